@@ -1,0 +1,87 @@
+"""Saving a long run and taking it up again, with Orbax.
+
+A checkpoint holds the leaves of a state and a JSON note. Orbax makes it visible by one
+rename, so that a run that dies while saving finds the one before it.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoint:
+    """What a store holds of one moment."""
+
+    leaves: list[np.ndarray]
+    note: dict[str, Any]
+
+
+class Store:
+    """A folder of checkpoints of one run; owns Orbax's saving thread until `close`."""
+
+    def __init__(self, folder: Path, run: str):
+        import orbax.checkpoint as ocp
+
+        self._ocp, self._run, self._folder = ocp, run, folder
+        self._manager = ocp.CheckpointManager(
+            folder.resolve(),
+            options=ocp.CheckpointManagerOptions(max_to_keep=2, create=True),
+            item_names=("state", "note"),
+        )
+
+    def latest(self) -> Checkpoint | None:
+        """The newest checkpoint; None if there is none.
+
+        Raises:
+          ValueError: if it belongs to another run.
+        """
+        step = self._manager.latest_step()
+        if step is None:
+            return None
+        args = self._ocp.args
+        note = self._manager.restore(
+            step, args=args.Composite(note=args.JsonRestore())
+        )["note"]
+        if note["run"] != self._run:
+            raise ValueError(
+                f"{self._folder} holds a checkpoint of another run; "
+                "choose another folder or remove it."
+            )
+        like = {
+            name: jax.ShapeDtypeStruct(tuple(shape), dtype)
+            for name, shape, dtype in note["leaves"]
+        }
+        state = self._manager.restore(
+            step, args=args.Composite(state=args.StandardRestore(like))
+        )["state"]
+        leaves = [np.asarray(state[name]) for name, *_ in note["leaves"]]
+        return Checkpoint(leaves, note["note"])
+
+    def save(self, step: int, leaves: Sequence[Any], note: dict[str, Any]) -> None:
+        """Saves in the background; the leaves are copied before this returns."""
+        args = self._ocp.args
+        # Copies: the caller donates these buffers to its next computation.
+        state = {f"leaf{i:05d}": np.array(leaf) for i, leaf in enumerate(leaves)}
+        shapes = [[k, list(v.shape), str(v.dtype)] for k, v in state.items()]
+        self._manager.save(
+            step,
+            args=args.Composite(
+                state=args.StandardSave(state),
+                note=args.JsonSave({"run": self._run, "leaves": shapes, "note": note}),
+            ),
+        )
+
+    def close(self) -> None:
+        """Waits for what is being saved."""
+        self._manager.wait_until_finished()
+        self._manager.close()
+
+
+def open_store(folder: str | Path | None, run: str) -> Store | None:
+    """A store in `folder` for the run that `run` identifies; None without a folder."""
+    return None if folder is None else Store(Path(folder), run)

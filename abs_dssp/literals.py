@@ -1,0 +1,123 @@
+"""Reads calls with literal arguments, such as `"ssp(s=3)"`; never evaluates anything."""
+
+import ast
+import dataclasses
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Call:
+    """A call as it was written; arguments may be calls themselves."""
+
+    name: str
+    args: tuple[Any, ...] = ()
+    kwargs: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+def parse_call(text: str, where: str) -> Call:
+    """The call that `text` spells; a bare name is a call without arguments.
+
+    Args:
+      text: for instance `"weighted(ssp(s=3), inverse())"`.
+      where: the caller's name, for error messages.
+
+    Raises:
+      ValueError: if `text` is not a call, or an argument neither a literal nor a call.
+    """
+    try:
+        tree = ast.parse(text.strip(), mode="eval").body
+    except (SyntaxError, ValueError, MemoryError, RecursionError):
+        tree = None
+    if isinstance(tree, ast.Name):
+        return Call(tree.id)
+    if not isinstance(tree, ast.Call):
+        raise ValueError(
+            f"{where}: expected the form name(argument=value), got {text!r}."
+        )
+    return _call(tree, text, where)
+
+
+def build(
+    text: str, where: str, known: Mapping[str, Callable[..., Any]], **fixed: Any
+) -> Any:
+    """Calls the constructor that `text` names, nested calls first.
+
+    Args:
+      text: what `parse_call` reads.
+      where: the caller's name, for error messages.
+      known: constructors by name.
+      **fixed: arguments for every constructor that accepts them; `text` may not give
+        them.
+
+    Raises:
+      ValueError: for an unknown name or argument (with the known ones), a missing
+        argument, or whatever the constructor refuses.
+    """
+    return _build(parse_call(text, where), where, known, fixed)
+
+
+def _build(call: Call, where, known, fixed) -> Any:
+    if call.name not in known:
+        names = ", ".join(sorted(known))
+        raise ValueError(f"{where}: unknown name {call.name!r}; known: {names}.")
+
+    def value(argument):
+        if isinstance(argument, Call):
+            return _build(argument, where, known, fixed)
+        return argument
+
+    function = known[call.name]
+    signature = inspect.signature(function)
+    given = {k: v for k, v in fixed.items() if k in signature.parameters}
+    free = [name for name in signature.parameters if name not in given]
+    listed = ", ".join(free) or "none"
+    if len(call.args) > len(free):
+        raise ValueError(
+            f"{where}: {call.name} takes at most {len(free)} arguments ({listed}), "
+            f"got {len(call.args)}."
+        )
+    arguments = dict(zip(free, call.args, strict=False))
+    for name, argument in call.kwargs.items():
+        if name not in free:
+            raise ValueError(
+                f"{where}: {call.name} has no argument {name!r}; known: {listed}."
+            )
+        if name in arguments:
+            raise ValueError(f"{where}: {call.name} got {name!r} twice.")
+        arguments[name] = argument
+    for name in free:
+        parameter = signature.parameters[name]
+        if name not in arguments and parameter.default is parameter.empty:
+            raise ValueError(
+                f"{where}: {call.name} needs the argument {name!r}; known: {listed}."
+            )
+    values = {name: value(argument) for name, argument in arguments.items()}
+    try:
+        return function(**given, **values)
+    except TypeError as error:
+        raise ValueError(f"{where}: {call.name}: {error}.") from error
+
+
+def _call(node: ast.Call, text: str, where: str) -> Call:
+    def value(argument: ast.expr):
+        if isinstance(argument, ast.Call):
+            return _call(argument, text, where)
+        try:
+            return ast.literal_eval(argument)
+        except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
+            written = ast.get_source_segment(text.strip(), argument) or "?"
+            raise ValueError(
+                f"{where}: {written!r} in {text!r} is not a literal value."
+            ) from None
+
+    named = all(keyword.arg is not None for keyword in node.keywords)
+    if not isinstance(node.func, ast.Name) or not named:
+        raise ValueError(
+            f"{where}: expected the form name(argument=value), got {text!r}."
+        )
+    if len({keyword.arg for keyword in node.keywords}) < len(node.keywords):
+        raise ValueError(f"{where}: an argument is given twice in {text!r}.")
+    kwargs = {str(k.arg): value(k.value) for k in node.keywords}
+    return Call(node.func.id, tuple(value(a) for a in node.args), kwargs)

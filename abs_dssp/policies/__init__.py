@@ -1,0 +1,136 @@
+"""The rules: who pushes into which commit, who runs, who waits, who starts again.
+
+A constructor takes `num_workers` and the rule's own arguments and returns a `Policy`.
+`parse` reads the form that flags use. To add a rule, see WORKSPACE.md.
+"""
+
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+from abs_dssp import literals
+from abs_dssp.policies.adaptive_bounded_staleness import (
+    adaptive_bounded_staleness,
+    loss_growth,
+    rounds_growth,
+)
+from abs_dssp.policies.adasync import adasync, sa_adasync
+from abs_dssp.policies.asp import asp
+from abs_dssp.policies.base import (
+    Clocks,
+    Decision,
+    Policy,
+    State,
+    constructor,
+    describe,
+    gap,
+    only,
+)
+from abs_dssp.policies.bsp import bsp, local_sgd
+from abs_dssp.policies.dssp import controller, dssp
+from abs_dssp.policies.inspect import initial_clocks, reads_loss
+from abs_dssp.policies.k_async import k_async, k_batch_async
+from abs_dssp.policies.k_sync import k_batch_sync, k_sync
+from abs_dssp.policies.ssp import ssp
+from abs_dssp.policies.switch import switch
+from abs_dssp.policies.weighting import constant, inverse, polynomial, weighted
+
+__all__ = [
+    "Clocks",
+    "Decision",
+    "Policy",
+    "State",
+    "adaptive_bounded_staleness",
+    "adasync",
+    "asp",
+    "bsp",
+    "constant",
+    "constructor",
+    "controller",
+    "describe",
+    "dssp",
+    "gap",
+    "initial_clocks",
+    "inverse",
+    "k_async",
+    "k_batch_async",
+    "k_batch_sync",
+    "k_sync",
+    "local_sgd",
+    "loss_growth",
+    "names",
+    "only",
+    "parse",
+    "polynomial",
+    "reads_loss",
+    "rounds_growth",
+    "sa_adasync",
+    "ssp",
+    "switch",
+    "weighted",
+]
+
+_RULES: dict[str, Callable[..., Policy]] = {
+    "abs": adaptive_bounded_staleness,
+    "adasync": adasync,
+    "asp": asp,
+    "bsp": bsp,
+    "dssp": dssp,
+    "k_async": k_async,
+    "k_batch_async": k_batch_async,
+    "k_batch_sync": k_batch_sync,
+    "k_sync": k_sync,
+    "local_sgd": local_sgd,
+    "sa_adasync": sa_adasync,
+    "ssp": ssp,
+}
+_COMBINATORS = {"switch": switch, "weighted": weighted}
+_WEIGHTINGS = {"constant": constant, "inverse": inverse, "polynomial": polynomial}
+
+
+def names() -> tuple[str, ...]:
+    """The names of the rules, as `parse` reads them, in alphabetical order."""
+    return tuple(sorted(_RULES))
+
+
+def parse(text: str, num_workers: int) -> Policy:
+    """The policy that `text` describes.
+
+    Args:
+      text: a call with literal arguments, such as `"dssp(s_lower=3,s_upper=15)"`;
+        brackets may be left out where there are none: `"bsp"`. Combinators take calls:
+        `"weighted(asp(), inverse())"`, `"switch(bsp(), asp(), at=100)"`. A rule of
+        one's own is named with its module: `"my_rules:patient(s=3)"`.
+      num_workers: number of workers N.
+
+    Returns:
+      A `Policy`; the same text gives the same object.
+
+    Raises:
+      ValueError: for an unknown name or argument (the known ones are listed), for
+        anything that is not a literal, and for what the constructor itself refuses.
+    """
+    where = "policies.parse"
+    if isinstance(num_workers, bool) or num_workers < 1:
+        raise ValueError(f"{where}: num_workers must be at least 1, got {num_workers}.")
+    known: dict[str, Callable[..., Any]] = {**_RULES, **_COMBINATORS, **_WEIGHTINGS}
+    module, colon, call = text.strip().partition(":")
+    if colon and "(" not in module:
+        name = call.partition("(")[0].strip()
+        known[name] = _load(module.strip(), name, where)
+        text = call
+    policy = literals.build(text, where, known, num_workers=num_workers)
+    if not isinstance(policy, Policy):
+        raise ValueError(
+            f"{where}: {text!r} is not a policy; known: {', '.join(names())}."
+        )
+    return policy
+
+
+def _load(module: str, name: str, where: str) -> Callable[..., Policy]:
+    try:
+        rule = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"{where}: cannot load {module}:{name}: {error}.") from error
+    # Known by its module, so that a trace's header can be read back.
+    return constructor(rule, name=f"{module}:{name}")

@@ -1,0 +1,166 @@
+"""Adaptive bounded staleness (ABS): wait for K^t workers, restart the too stale.
+
+Tan, Zhu, Zhang, "ABS: Adaptive Bounded Staleness Converges Faster and Communicates
+Less", arXiv 2301.08895. The closed forms of K^t and tau_max^t are not in the text
+available to us; both are schedules here, with defaults of our own, and can be
+replaced.
+"""
+
+import functools
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from abs_dssp.policies import base, rounds
+
+Growth = Callable[[Int[Array, ""], Float[Array, ""]], Array]  # (t, F_0/F_t) -> K^t
+Bound = Callable[[Int[Array, ""], Int[Array, ""]], Array]  # (t, K^t) -> tau_max^t
+
+
+class AbsState(NamedTuple):
+    """The schedules' values in the present round."""
+
+    k: Int[Array, ""]  # K^t, pushes that end the round
+    tau_max: Int[Array, ""]  # tau_max^t, in versions
+    first_loss: Float[Array, ""]  # F(w_0); NaN until an estimate arrives
+
+
+def rounds_growth(k0: int, a: float | None) -> Growth:
+    """K^t = k0 + floor(t / a): one worker more every `a` rounds. Our default."""
+
+    def growth(version, loss_ratio):
+        del loss_ratio
+        if a is None:
+            return jnp.int32(k0)
+        if isinstance(a, int):
+            return k0 + version // a
+        return k0 + jnp.floor(version.astype(float) / a)
+
+    return growth
+
+
+def loss_growth(k0: int, a: float | None) -> Growth:
+    """K^t = ceil(k0 (F(w_0) / F(w_t))^a): AdaSync's growth at a = 1/2."""
+
+    def growth(version, loss_ratio):
+        del version
+        power = 0.0 if a is None else a
+        target = jnp.ceil(k0 * loss_ratio**power)
+        return jnp.where(jnp.isnan(target), jnp.float32(k0), target)
+
+    return growth
+
+
+_GROWTHS = {"rounds": rounds_growth, "loss": loss_growth}
+
+
+@functools.partial(base.constructor, name="abs")
+def adaptive_bounded_staleness(
+    num_workers: int,
+    k0: int = 1,
+    a: float | None = None,
+    tau_max: float | Bound | None = None,
+    growth: str | Growth = "rounds",
+) -> base.Policy:
+    """K-async with growing K^t; computations staler than tau_max^t are restarted.
+
+    Round t (the version) ends at K^t accepted pushes. Right after the commit that
+    makes version t + 1, every worker still computing from a version more than
+    tau_max^{t+1} old starts again, so no accepted push is staler than tau_max. K^t
+    never falls and stays in k0..N, tau_max^t never rises, whatever the schedules say.
+    Should a staler push arrive all the same (its restart crossed it on the way), it is
+    discarded and its worker released.
+
+    Args:
+      num_workers: number of workers N, alive or not.
+      k0: K^0, pushes that end the first round; 1..N.
+      a: the growth's parameter; `None` keeps K^t = k0.
+      tau_max: `None` for ceil(N / K^t), a number for a constant, or a function
+        `(t, K^t) -> tau_max^t` on int32 scalars.
+      growth: `"rounds"` (`rounds_growth`), `"loss"` (`loss_growth`), or a function
+        `(t, F(w_0)/F(w_t)) -> K^t`; the ratio is NaN while there is no estimate.
+
+    Returns:
+      A `Policy` with an `AbsState`. In text its name is `abs`.
+
+    Raises:
+      ValueError: for `k0` outside 1..N, `a` not above 0, a negative `tau_max` or an
+        unknown growth.
+    """
+    rounds.check("abs", num_workers, "k0", k0, most=num_workers)
+    base.require(a is None or a > 0, f"abs: a must be above 0 or None, got {a}.")
+    if tau_max is not None and not callable(tau_max):
+        base.require(
+            tau_max >= 0, f"abs: tau_max must be at least 0 or None, got {tau_max}."
+        )
+    if not callable(growth) and growth not in _GROWTHS:
+        known = ", ".join(sorted(_GROWTHS))
+        raise ValueError(f"abs: unknown growth {growth!r}; known: {known}.")
+    grow = growth if callable(growth) else _GROWTHS[growth](k0, a)
+    limit = tau_max if callable(tau_max) else _bound(num_workers, tau_max)
+
+    def schedules(version, ratio, k, tau):
+        grown = jnp.clip(jnp.asarray(grow(version, ratio)), k0, num_workers)
+        k = jnp.maximum(grown.astype(jnp.int32), k)
+        bound = jnp.clip(jnp.asarray(limit(version, k)), 0, _UNBOUNDED)
+        return k, jnp.minimum(bound.astype(jnp.int32), tau)
+
+    def init():
+        unknown = jnp.float32(jnp.nan)
+        start = schedules(jnp.int32(0), unknown, jnp.int32(k0), jnp.int32(_UNBOUNDED))
+        return AbsState(*start, first_loss=unknown)
+
+    def on_push(state, clocks, worker, now):
+        del now
+        loss = clocks.loss.astype(jnp.float32)
+        first = jnp.where(jnp.isfinite(state.first_loss), state.first_loss, loss)
+        accepted = clocks.version - clocks.pulled[worker] <= state.tau_max
+        commit, release = rounds.on_push(clocks, worker, state.k, accepted, False)
+        version = clocks.version + 1
+        k, tau = schedules(version, first / loss, state.k, state.tau_max)
+        stale = version - clocks.pulled > tau
+        return AbsState(
+            jnp.where(commit, k, state.k), jnp.where(commit, tau, state.tau_max), first
+        ), base.Decision(
+            weight=accepted.astype(jnp.float32),
+            commit=commit,
+            release=release,
+            restart=rounds.others(clocks, worker) & stale & commit,
+        )
+
+    def on_leave(state, clocks, worker, now):
+        # Commits only when nobody computes, so nobody is there to be restarted.
+        del worker, now
+        decision = rounds.decide_leave(clocks, batch=False)
+        k, tau = schedules(
+            clocks.version + 1,
+            state.first_loss / clocks.loss.astype(jnp.float32),
+            state.k,
+            state.tau_max,
+        )
+        commit = decision.commit
+        return AbsState(
+            jnp.where(commit, k, state.k),
+            jnp.where(commit, tau, state.tau_max),
+            state.first_loss,
+        ), decision
+
+    return base.Policy(init, on_push, on_leave)
+
+
+_UNBOUNDED = 2**30  # versions; clip first, since float -> int32 conversion may wrap
+
+
+def _bound(num_workers: int, tau_max: float | None) -> Bound:
+    def constant(version, k):
+        del version, k
+        return jnp.int32(min(math.floor(tau_max), _UNBOUNDED))
+
+    def concurrency(version, k):
+        del version
+        return -(-num_workers // k)  # ceil(N / K^t)
+
+    return concurrency if tau_max is None else constant

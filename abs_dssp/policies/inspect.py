@@ -1,0 +1,57 @@
+"""What a policy looks at, found by tracing it."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from abs_dssp.policies import base
+
+
+def initial_clocks(num_workers: int, time_dtype=jnp.float32) -> base.Clocks:
+    """Clocks at time 0: everybody alive and computing from version 0."""
+    count = jnp.zeros(num_workers, jnp.int32)
+    time = jnp.zeros(num_workers, time_dtype)
+    return base.Clocks(
+        clock=count,
+        pulled=count,
+        version=jnp.int32(0),
+        pending=jnp.int32(0),
+        latest=time,
+        previous=time,
+        waiting=jnp.zeros(num_workers, bool),
+        alive=jnp.ones(num_workers, bool),
+        loss=jnp.float32(jnp.nan),
+    )
+
+
+@functools.lru_cache(maxsize=256)
+def reads_loss(policy: base.Policy, num_workers: int) -> bool:
+    """Whether the decisions of `policy` may depend on `Clocks.loss`.
+
+    Such a policy cannot be scheduled ahead of the training that gives the loss.
+    """
+    arguments = (
+        policy.init(),
+        initial_clocks(num_workers),
+        jnp.int32(0),
+        jnp.float32(0),
+    )
+    leaves, structure = jax.tree.flatten(arguments)
+    place = [path for path, _ in jax.tree_util.tree_leaves_with_path(arguments)]
+    (loss,) = (
+        i
+        for i, path in enumerate(place)
+        if path[0].idx == 1 and getattr(path[-1], "name", None) == "loss"
+    )
+    for decide in (policy.on_push, policy.on_leave):
+
+        def flat(*values, decide=decide):
+            return decide(*jax.tree.unflatten(structure, values))
+
+        jaxpr = jax.make_jaxpr(flat)(*leaves).jaxpr
+        variable = jaxpr.invars[loss]
+        used = [v for equation in jaxpr.eqns for v in equation.invars]
+        if any(v is variable for v in [*used, *jaxpr.outvars]):
+            return True
+    return False

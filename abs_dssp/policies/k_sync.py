@@ -1,0 +1,49 @@
+"""K-sync and K-batch-sync SGD: wait for the K fastest, cancel the rest.
+
+Dutta, Wang, Joshi, "Slow and Stale Gradients Can Win the Race", IEEE JSAIT 2021
+(arXiv 2003.10579); Dutta et al., AISTATS 2018 (arXiv 1803.01113).
+"""
+
+from abs_dssp.policies import base, rounds
+
+
+@base.constructor
+def k_sync(num_workers: int, *, k: int) -> base.Policy:
+    """Commits at `k` fresh pushes; pushers wait, the others are restarted.
+
+    Only pushes of staleness 0 count; a staler one (possible only where a restart and a
+    push cross on their way) is discarded and its worker released at once.
+
+    Args:
+      num_workers: number of workers N, alive or not.
+      k: pushes per commit, 1..N; `k=N` is `bsp`.
+
+    Returns:
+      A `Policy` without state.
+
+    Raises:
+      ValueError: if `k` is not in 1..N.
+    """
+    rounds.check("k_sync", num_workers, "k", k, most=num_workers)
+    return rounds.policy(k, fresh=True, batch=False)
+
+
+@base.constructor
+def k_batch_sync(num_workers: int, *, k: int) -> base.Policy:
+    """Commits at `k` fresh pushes of any workers; nobody waits.
+
+    A pusher goes on at once with another batch at the same version; at the commit all
+    that still compute are restarted.
+
+    Args:
+      num_workers: number of workers N, alive or not.
+      k: pushes per commit; at least 1, may exceed N.
+
+    Returns:
+      A `Policy` without state.
+
+    Raises:
+      ValueError: if `k` is not at least 1.
+    """
+    rounds.check("k_batch_sync", num_workers, "k", k, most=None)
+    return rounds.policy(k, fresh=True, batch=True)

@@ -1,0 +1,120 @@
+"""Rounds that end at k accepted pushes: what K-sync, K-async, AdaSync and ABS share.
+
+Within a round a pusher either waits for the commit, or is released at once (the
+"batch" rules: the k pushes of a round may then come from the same worker).
+"""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Int
+
+from abs_dssp.policies import base
+
+
+def is_fresh(clocks: base.Clocks, worker) -> Bool[Array, ""]:
+    """Whether the push was computed from the current version (staleness 0)."""
+    return clocks.pulled[worker] == clocks.version
+
+
+def on_push(
+    clocks: base.Clocks, worker, k: Int[Array, ""], accepted: Bool[Array, ""], batch
+) -> tuple[Bool[Array, ""], Bool[Array, " N"]]:
+    """Commits at `k` accepted pushes, or when nobody else could deliver one.
+
+    Args:
+      clocks: clocks, already updated for this push.
+      worker: the pusher.
+      k: accepted pushes that end the round; may exceed what the living can deliver.
+      accepted: whether this push counts; a discarded pusher is released at once.
+      batch: whether an accepted pusher is released at once too (Python bool).
+
+    Returns:
+      `(commit, release)`.
+    """
+    pusher = base.only(worker, clocks.clock.shape[0])
+    pending = clocks.pending + accepted.astype(clocks.pending.dtype)
+    commit = (pending >= k) & (pending > 0)
+    if batch:
+        return commit, pusher & clocks.alive
+    arrived = clocks.waiting | pusher
+    nobody_else = accepted & ~jnp.any(clocks.alive & ~arrived)
+    commit = commit | nobody_else
+    release = jnp.where(commit, arrived, pusher & ~accepted)
+    return commit, release & clocks.alive
+
+
+def on_leave(
+    clocks: base.Clocks, batch: bool
+) -> tuple[Bool[Array, ""], Bool[Array, " N"]]:
+    """Ends the round early when only waiting workers are left alive.
+
+    Returns:
+      `(commit, release)`.
+    """
+    if batch:  # nobody waits
+        return jnp.bool_(False), jnp.zeros_like(clocks.alive)
+    stuck = ~jnp.any(clocks.alive & ~clocks.waiting)
+    commit = stuck & (clocks.pending > 0)
+    return commit, clocks.waiting & clocks.alive & commit
+
+
+def others(clocks: base.Clocks, worker) -> Bool[Array, " N"]:
+    """Living workers that still compute while `worker` has just pushed."""
+    pusher = base.only(worker, clocks.clock.shape[0])
+    return clocks.alive & ~clocks.waiting & ~pusher
+
+
+def decide(
+    clocks: base.Clocks, worker, k: Int[Array, ""], *, fresh: bool, batch: bool
+) -> base.Decision:
+    """The four rules of Dutta et al., at a push.
+
+    Args:
+      clocks: clocks, already updated for this push.
+      worker: the pusher.
+      k: pushes per round.
+      fresh: accept staleness 0 only, and restart the others at the commit ("sync").
+      batch: release every pusher at once.
+    """
+    accepted = is_fresh(clocks, worker) if fresh else jnp.bool_(True)
+    commit, release = on_push(clocks, worker, k, accepted, batch)
+    cancel = commit if fresh else jnp.bool_(False)
+    return base.Decision(
+        weight=accepted.astype(jnp.float32),
+        commit=commit,
+        release=release,
+        restart=others(clocks, worker) & cancel,
+    )
+
+
+def decide_leave(clocks: base.Clocks, *, batch: bool) -> base.Decision:
+    """The same rules, when a worker leaves."""
+    commit, release = on_leave(clocks, batch)
+    return base.no_push(commit, release, jnp.zeros_like(clocks.alive))
+
+
+def policy(k: int, *, fresh: bool, batch: bool) -> base.Policy:
+    """The four rules with a fixed `k`, without state."""
+
+    def push(state, clocks, worker, now):
+        del now
+        return state, decide(clocks, worker, jnp.int32(k), fresh=fresh, batch=batch)
+
+    def leave(state, clocks, worker, now):
+        del worker, now
+        return state, decide_leave(clocks, batch=batch)
+
+    return base.Policy(tuple, push, leave)
+
+
+def check(name: str, num_workers: int, argument: str, k, most: int | None) -> None:
+    """Refuses a round size that no set of workers can deliver."""
+    base.require(
+        base.whole(k), f"{name}: {argument} must be a whole number, got {k!r}."
+    )
+    base.require(k >= 1, f"{name}: {argument} must be at least 1, got {k}.")
+    if most is not None:
+        base.require(
+            k <= most,
+            f"{name}: {argument} must be at most the number of workers "
+            f"{num_workers}, got {k}.",
+        )

@@ -1,0 +1,51 @@
+"""Stale synchronous parallel (SSP): a worker more than s clocks ahead waits.
+
+Ho et al., "More Effective Distributed ML via a Stale Synchronous Parallel
+Parameter Server", NIPS 2013.
+"""
+
+import jax.numpy as jnp
+
+from abs_dssp.policies import base
+
+
+@base.constructor
+def ssp(num_workers: int, *, s: int) -> base.Policy:
+    """Commits every push alone; a worker waits while its gap exceeds `s`.
+
+    The gap of a worker is its clock minus the least clock among living workers,
+    counted after the push: it is at most `s` at every release and s + 1 at a push.
+    `s=0` locks the workers in step, and a large `s` never makes one wait.
+
+    Args:
+      num_workers: number of workers N, alive or not.
+      s: largest gap, in clocks, at which a worker is released; at least 0.
+
+    Returns:
+      A `Policy` without state.
+
+    Raises:
+      ValueError: if `s` is not a whole number of at least 0.
+    """
+    base.require(base.whole(s), f"ssp: s must be a whole number, got {s!r}.")
+    base.require(s >= 0, f"ssp: s must be at least 0, got {s}.")
+
+    def release(clocks, ready):
+        return ready & clocks.alive & (base.gap(clocks) <= s)
+
+    def on_push(state, clocks, worker, now):
+        del now  # SSP looks at clocks, not at times
+        return state, base.Decision(
+            weight=jnp.float32(1),
+            commit=jnp.bool_(True),
+            release=release(clocks, clocks.waiting | base.only(worker, num_workers)),
+            restart=base.nobody(num_workers),
+        )
+
+    def on_leave(state, clocks, worker, now):
+        del worker, now
+        nobody = base.nobody(num_workers)
+        released = release(clocks, clocks.waiting)
+        return state, base.no_push(jnp.bool_(False), released, nobody)
+
+    return base.Policy(tuple, on_push, on_leave)

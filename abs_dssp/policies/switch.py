@@ -1,0 +1,85 @@
+"""One policy first, another one later.
+
+The idea of Sync-Switch (Li et al., ICDCS 2021, arXiv 2104.08364): synchronous while
+it matters, asynchronous afterwards. Any two policies may be joined.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool
+
+from abs_dssp.policies import base
+
+
+class SwitchState(NamedTuple):
+    """The states of both policies, and which one decides."""
+
+    first: base.State
+    then: base.State
+    switched: Bool[Array, ""]
+
+
+@base.constructor
+def switch(
+    num_workers: int,
+    first: base.Policy,
+    then: base.Policy,
+    *,
+    at: float,
+    unit: str = "version",
+) -> base.Policy:
+    """Decides by `first` until `at` is reached, by `then` from the next event on.
+
+    At the event that `then` decides first, whoever still waits under the rule of
+    `first` is released, since `then` may not know that it owes them anything; pushes
+    that `first` accepted and did not commit go into the first commit of `then`.
+
+    Args:
+      num_workers: number of workers N, alive or not.
+      first: the policy at the start.
+      then: the policy afterwards, from its initial state.
+      at: when to switch, in `unit`; at least 0.
+      unit: `"version"` (commits made) or `"seconds"`.
+
+    Returns:
+      A `Policy` with a `SwitchState`.
+
+    Raises:
+      ValueError: for a negative `at` or an unknown unit.
+      TypeError: if `first` or `then` is not a `Policy`.
+    """
+    for name, policy in (("first", first), ("then", then)):
+        if not isinstance(policy, base.Policy):
+            raise TypeError(f"switch: {name} must be a Policy, got {policy!r}.")
+    base.require(at >= 0, f"switch: at must be at least 0, got {at}.")
+    if unit not in ("version", "seconds"):
+        raise ValueError(f"switch: unknown unit {unit!r}; known: seconds, version.")
+
+    def init():
+        return SwitchState(first.init(), then.init(), jnp.bool_(False))
+
+    def decide(ask_first, ask_then, state, clocks, worker, now):
+        reached = (now if unit == "seconds" else clocks.version) >= at
+        switched = state.switched | reached
+
+        def before(_):
+            inner, decision = ask_first(state.first, clocks, worker, now)
+            return SwitchState(inner, state.then, switched), decision
+
+        def after(_):
+            inner, decision = ask_then(state.then, clocks, worker, now)
+            left = clocks.waiting & clocks.alive & ~state.switched
+            decision = decision._replace(release=decision.release | left)
+            return SwitchState(state.first, inner, switched), decision
+
+        return jax.lax.cond(switched, after, before, None)
+
+    def on_push(state, clocks, worker, now):
+        return decide(first.on_push, then.on_push, state, clocks, worker, now)
+
+    def on_leave(state, clocks, worker, now):
+        return decide(first.on_leave, then.on_leave, state, clocks, worker, now)
+
+    return base.Policy(init, on_push, on_leave)
