@@ -7,6 +7,7 @@ still lets every sampler of `jax.random` be used.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -223,6 +224,35 @@ def recorded(durations: Any, num_workers: int | None = None) -> Delays:
         for i, row in enumerate(lists):
             cells[i, : row.size] = row
     return _model("recorded", _recorded, num_workers, durations=cells, lengths=lengths)
+
+
+def per_step(delays: Delays, local_steps: int) -> Delays:
+    """Durations of pushes of U local steps, where `delays` times a single step.
+
+    The n-th computation takes the sum of the steps n U up to n U + U - 1.
+
+    Raises:
+      ValueError: if `local_steps` is not at least 1.
+    """
+    if local_steps < 1:
+        raise ValueError(f"per_step: local_steps must be at least 1, got {local_steps}.")
+    if local_steps == 1:
+        return delays
+    return dataclasses.replace(delays, block=_summed(delays.block, local_steps))
+
+
+@functools.lru_cache(maxsize=64)  # the same function again, so that jit knows it
+def _summed(block: Block, local_steps: int) -> Block:
+    def summed(parameters, key, index, chain):
+        def one(chain, number):
+            steps, chain = block(parameters, key, index * local_steps + number, chain)
+            return chain, steps
+
+        numbers = jnp.arange(local_steps, dtype=jnp.int32)
+        chain, steps = jax.lax.scan(one, chain, numbers)
+        return steps.reshape(BLOCK, local_steps).sum(axis=1), chain
+
+    return summed
 
 
 MODELS: dict[str, Callable[..., Delays]] = {

@@ -1,0 +1,178 @@
+"""Models and data as pure functions: what is trained.
+
+Nothing outside this package knows Flax: variables are pytrees. `from_flax`, `from_nnx`
+and `from_functions` make a task of a model and a data set of one's own.
+"""
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from abs_dssp import literals
+from abs_dssp.tasks import images, models
+from abs_dssp.tasks.base import Constants, Task, Variables
+from abs_dssp.tasks.classification import classification
+from abs_dssp.tasks.custom import from_flax, from_functions, from_nnx
+from abs_dssp.tasks.images import DataError
+from abs_dssp.tasks.logistic import logistic
+from abs_dssp.tasks.quadratic import quadratic
+
+__all__ = [
+    "Constants",
+    "DataError",
+    "Task",
+    "Variables",
+    "cifar10",
+    "cifar100",
+    "classification",
+    "digits",
+    "from_flax",
+    "from_functions",
+    "from_nnx",
+    "logistic",
+    "names",
+    "parse",
+    "quadratic",
+    "tfds",
+]
+
+
+def digits(
+    num_workers: int,
+    *,
+    model: str = "mlp",
+    batch_size: int = 32,
+    partition: str = "equal",
+    seed: int = 0,
+    limit_train: int | None = None,
+    limit_test: int | None = None,
+) -> Task:
+    """scikit-learn's 8x8 digits: real data that need no network.
+
+    Args:
+      num_workers: number of workers N.
+      model: see `models.parse`.
+      batch_size: samples per gradient.
+      partition: which worker has which samples; see `partition.make`.
+      seed: of the partition.
+      limit_train: use so many training samples only.
+      limit_test: use so many test samples only.
+    """
+    found = images.subset(images.digits(), limit_train, limit_test)
+    return _images(
+        "digits", found, num_workers, model, batch_size, partition, False, seed
+    )
+
+
+def tfds(
+    num_workers: int,
+    name: str,
+    *,
+    model: str = "cnn",
+    batch_size: int = 128,
+    partition: str = "equal",
+    seed: int = 0,
+    data_dir: str | None = None,
+    download: bool = False,
+    augment: bool | None = None,
+    limit_train: int | None = None,
+    limit_test: int | None = None,
+) -> Task:
+    """Any labelled image set that TensorFlow Datasets knows; no TensorFlow needed.
+
+    Args:
+      num_workers: number of workers N.
+      name: the data set, e.g. `"fashion_mnist"`.
+      model: see `models.parse`.
+      batch_size: samples per gradient.
+      partition: which worker has which samples; see `partition.make`.
+      seed: of the partition.
+      data_dir: folder of prepared data.
+      download: let TFDS fetch what is missing.
+      augment: pad, crop and flip; for the CIFARs only, if None.
+      limit_train: use so many training samples only.
+      limit_test: use so many test samples only.
+
+    Raises:
+      DataError: if the data cannot be had.
+    """
+    found = images.subset(images.tfds(name, data_dir, download), limit_train, limit_test)
+    if augment is None:
+        augment = name.partition(":")[0] in ("cifar10", "cifar100")
+    return _images(
+        name, found, num_workers, model, batch_size, partition, augment, seed
+    )
+
+
+def cifar10(num_workers: int, **settings: Any) -> Task:
+    """`tfds` with CIFAR-10, augmented unless told otherwise."""
+    return tfds(num_workers, "cifar10", **settings)
+
+
+def cifar100(num_workers: int, **settings: Any) -> Task:
+    """`tfds` with CIFAR-100, augmented unless told otherwise."""
+    return tfds(num_workers, "cifar100", **settings)
+
+
+_TASKS: dict[str, Callable[..., Task]] = {
+    "cifar10": cifar10,
+    "cifar100": cifar100,
+    "digits": digits,
+    "logistic": logistic,
+    "quadratic": quadratic,
+    "tfds": tfds,
+}
+
+
+def names() -> tuple[str, ...]:
+    """The names that `parse` knows, in alphabetical order."""
+    return tuple(sorted(_TASKS))
+
+
+def parse(text: str, num_workers: int, **settings: Any) -> Task:
+    """The task that `text` describes, e.g. `"digits"` or `"quadratic(dim=100)"`.
+
+    Args:
+      text: a call with literal arguments; these win over `settings`.
+      num_workers: number of workers N.
+      **settings: given to tasks that have such an argument.
+
+    Raises:
+      ValueError: for an unknown task, argument or model, or data that cannot be had.
+    """
+    where = "tasks.parse"
+    call = literals.parse_call(text, where)
+    if call.name not in _TASKS:
+        raise ValueError(
+            f"{where}: unknown task {call.name!r}; known: {', '.join(names())}."
+        )
+    constructor = _TASKS[call.name]
+    shape = tfds if call.name.startswith("cifar") else constructor
+    accepted = inspect.signature(shape).parameters
+    merged = {k: v for k, v in settings.items() if k in accepted} | dict(call.kwargs)
+    for name in merged:
+        if name not in accepted or name == "num_workers":
+            known = ", ".join(p for p in accepted if p not in ("num_workers",))
+            raise ValueError(
+                f"{where}: {call.name} has no argument {name!r}; known: {known}."
+            )
+    try:
+        return constructor(num_workers, *call.args, **merged)
+    except TypeError as error:
+        raise ValueError(f"{where}: {call.name}: {error}.") from error
+
+
+def _images(name, found, num_workers, model, batch_size, partition, augment, seed):
+    if num_workers < 1:
+        raise ValueError(f"{name}: num_workers must be at least 1, got {num_workers}.")
+    return from_flax(
+        models.parse(model, found.num_classes),
+        (found.train, found.train_labels),
+        (found.test, found.test_labels),
+        num_workers,
+        name=f"{name}/{model}",
+        batch_size=batch_size,
+        partition=partition,
+        augment=augment,
+        seed=seed,
+    )

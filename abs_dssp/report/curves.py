@@ -1,0 +1,131 @@
+"""Accuracy against time and rounds, and how stale the pushes were."""
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from abs_dssp.history import History
+from abs_dssp.report import style
+from abs_dssp.traces import Trace
+
+_AXES = {
+    "seconds": "virtual time (s)",
+    "version": "communication rounds (commits)",
+    "epoch": "epochs of samples processed",
+    "push": "pushes received",
+}
+
+
+def save_accuracy(
+    runs: Mapping[str, Sequence[History]],
+    path: str | os.PathLike[str],
+    against: str = "seconds",
+    measure: str = "accuracy",
+    target: float | None = None,
+) -> Path:
+    """One line per policy, the mean over its runs, with a band of one deviation.
+
+    Args:
+      runs: histories of every policy's seeds, in the order of the legend.
+      path: PNG or PDF.
+      against: `"seconds"`, `"version"`, `"epoch"` or `"push"`.
+      measure: column of the histories.
+      target: value to mark with a horizontal line.
+    """
+    with style.figure() as plt:
+        figure, axes = plt.subplots(figsize=(5.6, 3.4))
+        for number, (name, histories) in enumerate(runs.items()):
+            x, values = _together(histories, against, measure)
+            if not x.size:
+                continue
+            look = style.line(number)
+            mean = values.mean(axis=0)
+            axes.plot(x, mean, label=name, **look)
+            if len(values) > 1:
+                spread = values.std(axis=0, ddof=1)
+                axes.fill_between(
+                    x, mean - spread, mean + spread, color=look["color"], alpha=0.12,
+                    linewidth=0,
+                )  # fmt: skip
+        if target is not None:
+            axes.axhline(target, color="0.5", linewidth=0.7, linestyle=":")
+            axes.annotate(
+                f"target {target:g}", (1.0, target), (-2, 2), ha="right", va="bottom",
+                xycoords=("axes fraction", "data"), textcoords="offset points",
+                fontsize=7, color="0.35",
+            )  # fmt: skip
+        axes.set_xlabel(_AXES[against])
+        axes.set_ylabel(f"test {measure}")
+        if against == "version":
+            axes.set_xscale("symlog", linthresh=10)
+        _zoom(axes, runs, measure)
+        figure.legend(loc="outside right center")
+        return style.save(figure, path)
+
+
+def save_staleness(
+    traces: Mapping[str, Trace], path: str | os.PathLike[str]
+) -> Path:
+    """A histogram per policy: share of pushes by staleness, in versions."""
+    columns = 2 if len(traces) > 1 else 1
+    lines = -(-len(traces) // columns)
+    with style.figure() as plt:
+        figure, panels = plt.subplots(
+            lines, columns, figsize=(6.4, 0.4 + 1.15 * lines), sharex=True, sharey=True,
+            squeeze=False,
+        )  # fmt: skip
+        most = max(int(t.staleness.max(initial=0)) for t in traces.values())
+        limit = min(most, max(8, int(max(_high(t) for t in traces.values()))))
+        for number, (axes, (name, trace)) in enumerate(
+            zip(panels.flat, traces.items(), strict=False)
+        ):
+            staleness = trace.staleness
+            shown = np.minimum(staleness, limit)
+            shares = np.bincount(shown, minlength=limit + 1) / max(len(trace), 1)
+            color = style.line(number)["color"]
+            axes.bar(np.arange(limit + 1), shares, width=0.85, color=color)
+            mean = float(staleness.mean())
+            axes.axvline(mean, color="0.3", linewidth=0.8, linestyle=":")
+            axes.set_title(
+                f"{name}   mean {mean:.2f}, max {int(staleness.max())}", loc="left"
+            )
+        for axes in panels.flat[len(traces) :]:
+            axes.set_visible(False)
+        over = f" ({limit}: or more)" if limit < most else ""
+        figure.supxlabel(f"staleness (versions){over}", fontsize=8)
+        figure.supylabel("share of pushes", fontsize=8)
+        return style.save(figure, path)
+
+
+def _high(trace: Trace) -> float:
+    return float(np.percentile(trace.staleness, 99.5)) if len(trace) else 0.0
+
+
+def _together(histories, against, measure):
+    """All seeds on one grid, up to where the shortest one ends."""
+    curves = []
+    for history in histories:
+        x, y = history.column(against), history.column(measure)
+        known = np.isfinite(y)
+        x, y = x[known], y[known]
+        # Of several records at one place (a version, say) the last one holds.
+        last = np.append(np.diff(x) > 0, True) if x.size else np.array([], bool)
+        if last.any():
+            curves.append((x[last], y[last]))
+    if not curves:
+        return np.array([]), np.empty((0, 0))
+    end = min(x[-1] for x, _ in curves)
+    grid = np.unique(np.concatenate([x[x <= end] for x, _ in curves]))
+    return grid, np.stack([np.interp(grid, x, y) for x, y in curves])
+
+
+def _zoom(axes, runs, measure):
+    """Leaves out the first steep part, where all curves lie on each other."""
+    finals = [
+        history.last(measure) for histories in runs.values() for history in histories
+    ]
+    finals = [value for value in finals if np.isfinite(value)]
+    if measure == "accuracy" and finals and min(finals) > 0.8:
+        axes.set_ylim(max(0.0, min(0.8, min(finals) - 0.1)), 1.0)

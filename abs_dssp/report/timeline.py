@@ -1,0 +1,181 @@
+"""What every worker did when: spans, a Chrome/Perfetto file, and a picture."""
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from abs_dssp.report import style
+from abs_dssp.traces import Trace
+
+KINDS = ("computing", "sending", "waiting", "cancelled")
+
+
+class Span(NamedTuple):
+    """One worker's activity over an interval of time."""
+
+    worker: int
+    start: float  # seconds
+    end: float  # seconds
+    kind: str  # one of KINDS
+    row: int  # row of the trace that it belongs to
+
+
+def spans(trace: Trace) -> Iterator[Span]:
+    """The activities of all workers, in order of the trace's rows.
+
+    A trace counts cancelled computations and does not time them, so those before one
+    push are a single span; where pushes travel, it includes the push's transfer.
+    """
+    started = trace.started
+    tolerance = 1e-9 * max(trace.seconds, 1e-12)
+    for row in range(len(trace)):
+        worker = int(trace.worker[row])
+        arrival, duration = float(trace.time[row]), float(trace.duration[row])
+        begin = float(started[row])
+        if trace.restarts[row] > 0:
+            yield Span(worker, begin, arrival - duration, "cancelled", row)
+            begin = arrival - duration
+        end = min(begin + duration, arrival)
+        yield Span(worker, begin, end, "computing", row)
+        if arrival - end > tolerance:
+            yield Span(worker, end, arrival, "sending", row)
+        wait = trace.wait[row]
+        until = trace.seconds if np.isnan(wait) else arrival + float(wait)
+        if until - arrival > tolerance:
+            yield Span(worker, arrival, until, "waiting", row)
+
+
+def chrome_events(trace: Trace) -> list[dict[str, Any]]:
+    """The trace in Chrome's Trace Event Format: a lane per worker, one for commits."""
+    server = trace.num_workers
+    lanes = [f"worker {i}" for i in range(server)] + ["server"]
+    events: list[dict[str, Any]] = [
+        {"ph": "M", "name": "process_name", "pid": 0, "args": {"name": trace.policy}}
+    ]
+    for lane, name in enumerate(lanes):
+        common = {"ph": "M", "pid": 0, "tid": lane}
+        events.append(common | {"name": "thread_name", "args": {"name": name}})
+        events.append(common | {"name": "thread_sort_index", "args": {"sort_index": lane}})
+    staleness = trace.staleness
+    for span in spans(trace):
+        row = span.row
+        name = span.kind
+        if span.kind == "cancelled":
+            name = f"cancelled x{int(trace.restarts[row])}"
+        events.append(
+            {
+                "ph": "X",
+                "name": name,
+                "cat": span.kind,
+                "pid": 0,
+                "tid": span.worker,
+                "ts": span.start * 1e6,  # the format's unit is a microsecond
+                "dur": (span.end - span.start) * 1e6,
+                "args": {
+                    "clock": int(trace.clock[row]),
+                    "pulled": int(trace.pulled[row]),
+                    "staleness": int(staleness[row]),
+                    "weight": float(trace.weight[row]),
+                },
+            }
+        )
+    for row in np.flatnonzero(trace.committed):
+        events.append(
+            {
+                "ph": "i",
+                "s": "t",
+                "name": f"version {int(trace.version[row]) + 1}",
+                "cat": "commit",
+                "pid": 0,
+                "tid": server,
+                "ts": float(trace.time[row]) * 1e6,
+            }
+        )
+    return events
+
+
+def save_chrome(trace: Trace, path: str | os.PathLike[str]) -> Path:
+    """Writes a JSON file that chrome://tracing and ui.perfetto.dev open."""
+    path = Path(path)
+    document = {"traceEvents": chrome_events(trace), "displayTimeUnit": "ms"}
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(document))
+    partial.replace(path)
+    return path
+
+
+def draw(axes, trace: Trace, start: float, end: float) -> None:
+    """Draws the workers' lanes between two times, in seconds, on Matplotlib axes."""
+    colors = {
+        "computing": style.COLORS["blue"],
+        "sending": style.COLORS["sky"],
+        "waiting": style.COLORS["light grey"],
+        "cancelled": style.COLORS["vermilion"],
+    }
+    bars: dict[tuple[int, str], list[tuple[float, float]]] = {}
+    for span in spans(trace):
+        if span.end > start and span.start < end:
+            bar = (span.start, span.end - span.start)
+            bars.setdefault((span.worker, span.kind), []).append(bar)
+    for (worker, kind), pieces in bars.items():
+        axes.broken_barh(
+            pieces,
+            (worker - 0.38, 0.76),
+            facecolor=colors[kind],
+            edgecolor="white",
+            linewidth=0.4,
+        )
+    commits = trace.time[trace.committed]
+    commits = commits[(commits >= start) & (commits <= end)]
+    top = np.full(len(commits), -0.62)
+    axes.plot(commits, top, "v", color="black", markersize=2.5, clip_on=False)
+    axes.set_xlim(start, end)
+    axes.set_ylim(trace.num_workers - 0.5, -0.75)
+    axes.set_yticks(range(trace.num_workers))
+    axes.set_ylabel("worker")
+
+
+def window(traces: list[Trace], rounds: int = 12) -> tuple[float, float]:
+    """A stretch early in the run in which a worker makes about `rounds` pushes."""
+    per_push = [t.seconds * t.num_workers / max(len(t), 1) for t in traces]
+    length = rounds * float(np.median(per_push))
+    return 0.0, min(length, max(t.seconds for t in traces))
+
+
+def save_picture(traces: list[Trace], path: str | os.PathLike[str]) -> Path:
+    """One panel per trace, over the same stretch of time."""
+    from matplotlib.patches import Patch
+
+    with style.figure() as plt:
+        height = 0.42 + sum(0.32 + 0.16 * t.num_workers for t in traces)
+        figure, panels = plt.subplots(
+            len(traces), 1, figsize=(7.0, height), sharex=True, squeeze=False,
+            gridspec_kw={"height_ratios": [t.num_workers + 1.5 for t in traces]},
+        )  # fmt: skip
+        start, end = window(traces)
+        for axes, trace in zip(panels[:, 0], traces, strict=True):
+            draw(axes, trace, start, end)
+            share = f"waiting {100 * trace.waiting_share:.0f} %"
+            if trace.restarts.any():
+                share += f", cancelled {100 * trace.cancelled_share:.0f} %"
+            axes.set_title(f"{trace.policy}   ({share} of the run)", loc="left")
+        panels[-1, 0].set_xlabel("virtual time (s)")
+        kinds = {
+            "computing": "blue", "sending": "sky",
+            "waiting": "light grey", "cancelled": "vermilion",
+        }  # fmt: skip
+        used = {span.kind for trace in traces for span in spans(trace)}
+        handles: list[Any] = [
+            Patch(color=style.COLORS[color], label=kind)
+            for kind, color in kinds.items()
+            if kind in used
+        ]
+        handles.append(
+            plt.Line2D([], [], color="black", marker="v", ls="", ms=3, label="commit")
+        )
+        figure.legend(handles=handles, loc="outside upper right", ncols=len(handles))
+        return style.save(figure, path)

@@ -1,0 +1,173 @@
+"""Built-in models, in Flax linen.
+
+`alexnet` is a downsized AlexNet of 3 convolutional and 2 fully connected layers, as the
+DSSP paper uses for CIFAR-10; its widths are not given there and are ours. `resnet` is
+the CIFAR network of depth 6n + 2 of He et al., "Deep Residual Learning for Image
+Recognition", CVPR 2016.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from abs_dssp import literals
+
+_he = nn.initializers.he_normal()
+
+
+class Mlp(nn.Module):
+    """Fully connected layers with ReLU."""
+
+    num_classes: int
+    hidden: tuple[int, ...] = (64,)
+
+    @nn.compact
+    def __call__(self, x, train: bool = False):
+        x = x.reshape(x.shape[0], -1)
+        for width in self.hidden:
+            x = nn.relu(nn.Dense(width, kernel_init=_he)(x))
+        return nn.Dense(self.num_classes)(x)
+
+
+class Convolutional(nn.Module):
+    """3x3 convolutions, each with ReLU and 2x2 pooling, then fully connected layers."""
+
+    num_classes: int
+    channels: tuple[int, ...] = (32, 64)
+    hidden: tuple[int, ...] = (64,)
+    kernel: int = 3
+
+    @nn.compact
+    def __call__(self, x, train: bool = False):
+        for width in self.channels:
+            size = (self.kernel, self.kernel)
+            x = nn.relu(nn.Conv(width, size, kernel_init=_he)(x))
+            x = nn.max_pool(x, (2, 2), strides=(2, 2))
+        x = x.reshape(x.shape[0], -1)
+        for width in self.hidden:
+            x = nn.relu(nn.Dense(width, kernel_init=_he)(x))
+        return nn.Dense(self.num_classes)(x)
+
+
+class Block(nn.Module):
+    """Two 3x3 convolutions with BatchNorm, around which the input is added."""
+
+    channels: int
+    stride: int
+    shortcuts: str
+
+    @nn.compact
+    def __call__(self, x, train: bool):
+        norm = partial(nn.BatchNorm, use_running_average=not train, momentum=0.9)
+        conv = partial(nn.Conv, use_bias=False, kernel_init=_he)
+        stride = (self.stride, self.stride)
+        y = nn.relu(norm()(conv(self.channels, (3, 3), strides=stride)(x)))
+        y = norm()(conv(self.channels, (3, 3))(y))
+        if x.shape != y.shape:
+            if self.shortcuts == "A":  # subsample and pad with zero channels
+                x = x[:, :: self.stride, :: self.stride]
+                more = self.channels - x.shape[-1]
+                x = jnp.pad(x, ((0, 0), (0, 0), (0, 0), (more // 2, more - more // 2)))
+            else:
+                x = norm()(conv(self.channels, (1, 1), strides=stride)(x))
+        return nn.relu(x + y)
+
+
+class ResNet(nn.Module):
+    """A CIFAR residual network: three stages of n blocks."""
+
+    num_classes: int
+    blocks: int
+    width: int = 16
+    shortcuts: str = "A"
+
+    @nn.compact
+    def __call__(self, x, train: bool = False):
+        norm = partial(nn.BatchNorm, use_running_average=not train, momentum=0.9)
+        x = nn.Conv(self.width, (3, 3), use_bias=False, kernel_init=_he)(x)
+        x = nn.relu(norm()(x))
+        for stage in range(3):
+            for block in range(self.blocks):
+                stride = 2 if stage > 0 and block == 0 else 1
+                x = Block(self.width * 2**stage, stride, self.shortcuts)(x, train)
+        return nn.Dense(self.num_classes)(jnp.mean(x, axis=(1, 2)))
+
+
+Maker = Callable[[int], nn.Module]  # number of classes -> module
+
+
+def mlp(hidden: Sequence[int] | int = (64,)) -> Maker:
+    """Fully connected layers of these widths."""
+    widths = (hidden,) if isinstance(hidden, int) else tuple(hidden)
+    return partial(_build, Mlp, hidden=_widths("mlp", "hidden", widths))
+
+
+def cnn(channels: Sequence[int] = (16, 32), hidden: int = 64) -> Maker:
+    """A small convolutional network; images of at least 4x4 pixels."""
+    return partial(
+        _build,
+        Convolutional,
+        channels=_widths("cnn", "channels", tuple(channels)),
+        hidden=_widths("cnn", "hidden", (hidden,)),
+    )
+
+
+def alexnet() -> Maker:
+    """The downsized AlexNet: 3 convolutional (5x5), 2 fully connected layers."""
+    return partial(
+        _build, Convolutional, channels=(64, 128, 256), hidden=(512,), kernel=5
+    )
+
+
+def resnet(depth: int = 20, width: int = 16, shortcuts: str = "A") -> Maker:
+    """The CIFAR ResNet of depth 6n + 2.
+
+    Args:
+      depth: layers with weights: 8, 14, 20, ..., 50, ..., 110.
+      width: channels of the first stage.
+      shortcuts: `"A"` (zero-padded) or `"B"` (projections) where the shape changes.
+
+    Raises:
+      ValueError: for another depth or kind of shortcut.
+    """
+    if depth < 8 or (depth - 2) % 6:
+        raise ValueError(f"resnet: depth must be 6n + 2 (8, 14, 20, ...), got {depth}.")
+    if shortcuts not in ("A", "B"):
+        raise ValueError(f"resnet: shortcuts must be 'A' or 'B', got {shortcuts!r}.")
+    _widths("resnet", "width", (width,))
+    return partial(
+        _build, ResNet, blocks=(depth - 2) // 6, width=width, shortcuts=shortcuts
+    )
+
+
+MODELS: dict[str, Callable[..., Maker]] = {
+    "alexnet": alexnet,
+    "cnn": cnn,
+    "mlp": mlp,
+    "resnet": resnet,
+}
+
+
+def parse(text: str, num_classes: int) -> nn.Module:
+    """The model that `text` describes, e.g. `"cnn"` or `"resnet(depth=50)"`.
+
+    Raises:
+      ValueError: for an unknown model or argument.
+    """
+    return literals.build(text, "model", MODELS)(num_classes)
+
+
+def _build(kind: Callable[..., nn.Module], num_classes: int, **settings: Any):
+    return kind(num_classes=num_classes, **settings)
+
+
+def _widths(name: str, argument: str, widths: tuple[int, ...]) -> tuple[int, ...]:
+    for width in widths:
+        if isinstance(width, bool) or not isinstance(width, int) or width < 1:
+            raise ValueError(
+                f"{name}: {argument} must be whole numbers above 0, got {width!r}."
+            )
+    return widths

@@ -1,0 +1,108 @@
+"""A quadratic with known constants and exactly known gradient noise."""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from abs_dssp.tasks.base import Constants, Task, Variables
+
+
+def quadratic(
+    num_workers: int,
+    *,
+    dim: int = 10,
+    smoothness: float = 1.0,
+    condition: float = 1.0,
+    eigenvalues: Sequence[float] | None = None,
+    noise: float = 1.0,
+    start: float = 1.0,
+    heterogeneity: float = 0.0,
+    batch_size: int = 1,
+    samples_per_epoch: int = 1000,
+) -> Task:
+    """F(w) = 1/2 sum_j lambda_j w_j^2, with isotropic Gaussian gradient noise.
+
+    F* = 0 at w = 0. A stochastic gradient is grad F(w) plus noise of total variance
+    `noise / batch_size`, fresh for every (worker, batch).
+
+    Args:
+      num_workers: number of workers N.
+      dim: dimension d.
+      smoothness: L, the largest eigenvalue.
+      condition: L over the smallest eigenvalue; those between are spaced evenly in
+        the logarithm.
+      eigenvalues: all lambda_j, in place of `dim`, `smoothness` and `condition`.
+      noise: sigma^2, the total variance E||g - grad F||^2 of one sample's gradient.
+      start: every coordinate of w^0.
+      heterogeneity: spread of the workers' own optima; they average to w = 0, so that
+        F is unchanged. Worker i's gradient has the constant shift
+        `heterogeneity * sin(2 pi (i + 1/4) / N)`, less its mean, in every coordinate.
+      batch_size: samples per gradient.
+      samples_per_epoch: what is called an epoch; there are no data.
+
+    Raises:
+      ValueError: for a dimension, condition or batch size below 1, or eigenvalues or
+        a noise that are negative.
+    """
+    if dim < 1 or batch_size < 1 or condition < 1:
+        raise ValueError(
+            "quadratic: dim, batch_size and condition must be at least 1, "
+            f"got {dim}, {batch_size}, {condition}."
+        )
+    if eigenvalues is None:
+        curvature = np.geomspace(smoothness / condition, smoothness, dim)
+    else:
+        curvature = np.asarray(eigenvalues, float)
+    if np.any(curvature < 0) or noise < 0:
+        raise ValueError("quadratic: eigenvalues and noise must be at least 0.")
+    size = len(curvature)
+    angle = 2 * np.pi * (np.arange(num_workers) + 0.25) / num_workers
+    shifts = heterogeneity * (np.sin(angle) - np.sin(angle).mean())
+    data = {
+        "curvature": jnp.asarray(curvature, jnp.float32),
+        "shifts": jnp.asarray(shifts, jnp.float32),
+    }
+    deviation = np.float32(np.sqrt(noise / size / batch_size))
+
+    def value(data, params):
+        return 0.5 * jnp.sum(data["curvature"] * params**2)
+
+    def init(key):
+        del key
+        return Variables(jnp.full((size,), start, jnp.float32), {})
+
+    def batch(data, key, worker, index):
+        stream = jax.random.fold_in(jax.random.fold_in(key, 0x9A4D), worker)
+        draws = jax.random.normal(jax.random.fold_in(stream, index), (size,))
+        # The curvature travels with the batch: `loss` sees no data.
+        shift = jnp.broadcast_to(data["shifts"][worker], (size,))
+        return data["curvature"], deviation * draws + shift
+
+    def loss(variables, batch, key):
+        del key
+        curvature, noise = batch
+        params = variables.params
+        return 0.5 * jnp.sum(curvature * params**2) + jnp.sum(noise * params), {}
+
+    def evaluate(data, variables):
+        slope = data["curvature"] * variables.params
+        return {
+            "loss": value(data, variables.params),
+            "gradient_norm_squared": jnp.sum(slope**2),
+        }
+
+    return Task(
+        name="quadratic",
+        num_workers=num_workers,
+        batch_size=batch_size,
+        samples_per_epoch=samples_per_epoch,
+        data=data,
+        init=init,
+        batch=batch,
+        loss=loss,
+        evaluate=evaluate,
+        objective=lambda data, variables: value(data, variables.params),
+        constants=Constants(float(curvature.max()), float(noise), 0.0),
+    )

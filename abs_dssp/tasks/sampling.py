@@ -1,0 +1,77 @@
+"""Which samples are in a batch: shuffled epochs with random access.
+
+A worker's stream of samples visits each of its samples once per epoch, in an order
+that changes from epoch to epoch. Position p of the stream is a pure function of
+(key, worker, p): the order comes from a keyed permutation (a Feistel network with
+cycle walking) and not from a shuffled array, so a batch costs O(batch).
+"""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Int, UInt32
+
+_ROUNDS = 6
+
+
+def permute(
+    place: UInt32[Array, " B"], size: UInt32[Array, " B"], keys: UInt32[Array, "B R"]
+) -> UInt32[Array, " B"]:
+    """The image of `place` under a permutation of 0..size-1.
+
+    Args:
+      place: elements, below `size`.
+      size: number of elements, 1..2^30; may differ from row to row.
+      keys: what determines the permutation, `_ROUNDS` words per row.
+    """
+    # Two halves of `half` bits, so that 4^half >= size: walks are short (< 4 steps on
+    # average), since at least a quarter of the domain lies below `size`.
+    bits = 32 - jax.lax.clz(jnp.maximum(size - 1, 1))
+    half = (bits + 1) // 2
+    mask = (jnp.uint32(1) << half) - 1
+
+    def network(x):
+        left, right = x >> half, x & mask
+        for number in range(_ROUNDS):
+            left, right = right, left ^ (_mix(right + keys[:, number]) & mask)
+        return (left << half) | right
+
+    # Walk the cycle until the value is inside; those inside stay where they are.
+    return jax.lax.while_loop(
+        lambda x: jnp.any(x >= size),
+        lambda x: jnp.where(x >= size, network(x), x),
+        network(place),
+    )
+
+
+def _mix(x: UInt32[Array, " B"]) -> UInt32[Array, " B"]:
+    """A bijective mixing of 32 bits (the finaliser of MurmurHash3)."""
+    x = (x ^ (x >> 16)) * jnp.uint32(0x85EBCA6B)
+    x = (x ^ (x >> 13)) * jnp.uint32(0xC2B2AE35)
+    return x ^ (x >> 16)
+
+
+def draw(
+    key, worker, index, batch_size: int, size: Int[Array, ""]
+) -> Int[Array, " B"]:
+    """Places, in the worker's own list, of the samples of its `index`-th batch.
+
+    Args:
+      key: random key of the run.
+      worker: int32 scalar.
+      index: batches drawn before by this worker; int32 scalar. The stream is exact
+        for the first 2^31 samples of a worker.
+      batch_size: samples per batch; a batch may straddle two epochs.
+      size: samples that the worker has.
+
+    Returns:
+      int32 places in 0..size-1.
+    """
+    position = index * batch_size + jnp.arange(batch_size, dtype=jnp.int32)
+    epoch = position // size
+    stream = jax.random.fold_in(jax.random.fold_in(key, 0x5A3), worker)
+    keys = jax.vmap(
+        lambda e: jax.random.bits(jax.random.fold_in(stream, e), (_ROUNDS,), jnp.uint32)
+    )(epoch)
+    place = (position % size).astype(jnp.uint32)
+    sizes = jnp.broadcast_to(size.astype(jnp.uint32), place.shape)
+    return permute(place, sizes, keys).astype(jnp.int32)
