@@ -235,7 +235,9 @@ def per_step(delays: Delays, local_steps: int) -> Delays:
       ValueError: if `local_steps` is not at least 1.
     """
     if local_steps < 1:
-        raise ValueError(f"per_step: local_steps must be at least 1, got {local_steps}.")
+        raise ValueError(
+            f"per_step: local_steps must be at least 1, got {local_steps}."
+        )
     if local_steps == 1:
         return delays
     return dataclasses.replace(delays, block=_summed(delays.block, local_steps))

@@ -228,6 +228,7 @@ def to_trace(
     rows: Float[np.ndarray, "P 9"],
     released: Float[np.ndarray, " N"],
     waiting: Bool[np.ndarray, " N"],
+    restarts: Int[np.ndarray, " N"],
     settings: dict[str, Any],
 ) -> traces.Trace:
     """Turns the loop's rows into a trace.
@@ -236,6 +237,7 @@ def to_trace(
       rows: what `advance` returned.
       released: time of each worker's latest release at the end.
       waiting: who waits at the end.
+      restarts: computations of each worker cancelled since its latest push.
       settings: the trace's remaining fields.
 
     Raises:
@@ -262,4 +264,5 @@ def to_trace(
         end = given[mine[1:]]
         last = [] if not mine.size else [np.nan if waiting[i] else released[i]]
         wait[mine] = np.concatenate([end, last]) - typed["time"][mine]
-    return traces.Trace(**typed, clock=clock, wait=wait, **settings)
+    left = tuple(int(n) for n in restarts)
+    return traces.Trace(**typed, clock=clock, wait=wait, open_restarts=left, **settings)

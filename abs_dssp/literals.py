@@ -1,4 +1,4 @@
-"""Reads calls with literal arguments, such as `"ssp(s=3)"`; never evaluates anything."""
+"""Reads calls with literal arguments, such as `"ssp(s=3)"`, and evaluates nothing."""
 
 import ast
 import dataclasses

@@ -89,8 +89,8 @@ def replay(
       local_steps: U; the trace's by default.
       aggregate: `"mean"` or `"sum"`, see `update.rule`.
       width: gradients computed side by side; 1 on a CPU and N elsewhere by default.
-      slots: versions kept; as many as the trace needs by default (more is allowed, so
-        that several traces share one compiled program).
+      slots: versions kept at least, so that several traces share one compiled program;
+        as many as the trace needs by default.
       eval_every_commits: evaluate after every so many commits.
       eval_every_seconds: evaluate at every multiple of this virtual time.
       target_accuracy: stop at the first evaluation of at least this accuracy.
@@ -113,10 +113,9 @@ def replay(
     steps = trace.local_steps if local_steps is None else local_steps
     rule = update.rule(optimizer, local_optimizer, steps, aggregate)
     needed = int(trace.staleness.max(initial=0)) + 1
-    if slots is not None and slots < needed:
-        raise ValueError(f"replay: slots must be at least {needed}, got {slots}.")
+    slots = max(needed, slots or 0)
     alone = bool(np.all(trace.committed & trace.accepted))
-    engine = Engine(task, rule, seed, slots or needed, len(trace), alone, width)
+    engine = Engine(task, rule, seed, slots, len(trace), alone, width)
     run = Run(
         engine,
         eval_every_commits=eval_every_commits,

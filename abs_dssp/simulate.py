@@ -123,7 +123,7 @@ def train(
       local_optimizer: see `update.rule`.
       aggregate: `"mean"` or `"sum"`, see `update.rule`.
       width: see `replay.replay`.
-      slots: see `replay.replay`; used where the policy does not read the loss.
+      slots: see `replay.replay`.
       loss_every: pushes per segment; 10 N by default.
       eval_every_commits: see `replay.replay`.
       eval_every_seconds: see `replay.replay`.
@@ -163,7 +163,7 @@ def train(
     )
     if policies.reads_loss(policy, delays.num_workers):
         every = loss_every or 10 * delays.num_workers
-        return _alternate(task, rule, source, every, settings)
+        return _alternate(task, rule, source, every, slots or 1, settings)
     trace = source.all()
     return replay.replay(task, optimizer, trace, seed, slots=slots, **settings)
 
@@ -243,6 +243,7 @@ class _Source:
             self.rows,
             np.asarray(workers.released),
             np.asarray(clocks.waiting),
+            np.asarray(workers.restarts),
             self.settings,
         )
         return trace[: self.count]
@@ -254,14 +255,15 @@ class _Source:
         return int(np.asarray(clocks.pulled)[running].min())
 
 
-def _alternate(task, rule, source: _Source, every: int, settings) -> Result:
+def _alternate(task, rule, source: _Source, every, slots, settings) -> Result:
     """Schedule a segment, replay it, tell the policy the loss, and so on."""
     store = checkpoints.open_store(
         settings["checkpoint_dir"],
-        f"{source.settings} {source.delays.spec} {source.pushes} {source.until} {every}",
+        repr((source.settings, source.delays.spec, source.pushes, source.until, every)),
     )
     limit = source.pushes or 1024
-    engine = replay.Engine(task, rule, source.seed, 1, limit, False, settings["width"])
+    width = settings["width"]
+    engine = replay.Engine(task, rule, source.seed, slots, limit, False, width)
     run = replay.Run(
         engine,
         store=store,
@@ -313,20 +315,20 @@ def _schedule(policy, delays, num_pushes, seeds, communication, local_steps, tas
             simulation, rows = _advance(
                 policy, delays, communication, simulation, pushes, capacity
             )
-            rows, released, waiting = jax.tree.map(
-                lambda leaf: np.asarray(leaf)[None],
-                (rows, simulation.workers.released, simulation.clocks.waiting),
+            columns = jax.tree.map(
+                lambda leaf: np.asarray(leaf)[None], (rows, *_ending(simulation))
             )
         else:
-            rows, released, waiting = jax.tree.map(
+            columns = jax.tree.map(
                 np.asarray,
                 _sweep(
                     policy, delays, communication, jnp.asarray(seeds), pushes, capacity
                 ),
             )
+    rows, *ending = columns
     return [
         eventloop.to_trace(
-            rows[i][:num_pushes], released[i], waiting[i], settings | {"seed": seed}
+            rows[i][:num_pushes], *(e[i] for e in ending), settings | {"seed": seed}
         ).validate()
         for i, seed in enumerate(seeds)
     ]
@@ -366,6 +368,12 @@ def _sweep(policy, delays, communication, seeds, num_pushes, capacity):
         simulation, rows = eventloop.advance(
             policy, delays, communication, simulation, num_pushes, capacity
         )
-        return rows, simulation.workers.released, simulation.clocks.waiting
+        return rows, *_ending(simulation)
 
     return jax.vmap(one)(seeds)
+
+
+def _ending(simulation):
+    """What a trace needs of the simulation's last state."""
+    workers = simulation.workers
+    return workers.released, simulation.clocks.waiting, workers.restarts

@@ -58,6 +58,8 @@ class Trace:
     seed: int = 0
     task: str = ""
     versions: dict[str, str] = dataclasses.field(default_factory=dict)  # of packages
+    # Computations of each worker cancelled after its last push; () where not known.
+    open_restarts: tuple[int, ...] = ()
 
     def __len__(self) -> int:
         return len(self.time)
@@ -65,7 +67,14 @@ class Trace:
     def __getitem__(self, rows: slice) -> "Trace":
         """The rows of a slice, with the same settings."""
         columns = {name: getattr(self, name)[rows] for name in COLUMNS}
-        return dataclasses.replace(self, **columns)
+        cut = range(*rows.indices(len(self)))
+        after = cut.stop if len(cut) else 0
+        left = list(self.open_restarts)
+        for worker in range(len(left)):  # what the first push left out tells of it
+            rest = np.flatnonzero(self.worker[after:] == worker)
+            if rest.size:
+                left[worker] = int(self.restarts[after + rest[0]])
+        return dataclasses.replace(self, **columns, open_restarts=tuple(left))
 
     # Derived quantities.
 
@@ -117,13 +126,31 @@ class Trace:
 
     @property
     def cancelled_seconds(self) -> float:
-        """Worker seconds in computations that were cancelled and followed by a push.
+        """Worker seconds in computations that were cancelled.
 
-        Where pushes travel (`communication`), the transfer of a push that follows a
-        cancelled computation is counted with it: the trace does not tell them apart.
+        After a worker's last push, all is counted if `open_restarts` tells that a
+        computation was cancelled there, since the trace does not tell when. Where
+        pushes travel (`communication`), the transfer of a push that follows a cancelled
+        computation is counted with it: the trace does not tell them apart.
         """
         lost = self.time - self.duration - self.started
-        return float(lost[self.restarts > 0].sum())
+        open_ended = sum(
+            self.seconds - begin
+            for worker, begin in self.unfinished.items()
+            if worker < len(self.open_restarts) and self.open_restarts[worker] > 0
+        )
+        return float(lost[self.restarts > 0].sum()) + open_ended
+
+    @property
+    def unfinished(self) -> dict[int, float]:
+        """For workers that compute at the end: when they began, in seconds."""
+        begun = {}
+        for worker in range(self.num_workers):
+            rows = np.flatnonzero(self.worker == worker)
+            begin = float(self.time[rows[-1]] + self.wait[rows[-1]]) if rows.size else 0
+            if begin < self.seconds:  # not NaN either: released for good
+                begun[worker] = begin
+        return begun
 
     @property
     def cancelled_share(self) -> float:
@@ -150,7 +177,8 @@ class Trace:
     def pulls(self) -> int:
         """Times that a worker received parameters, the first ones included."""
         released = int((~np.isnan(self.wait)).sum())
-        return self.num_workers + released + int(self.restarts.sum())
+        restarts = int(self.restarts.sum()) + sum(self.open_restarts)
+        return self.num_workers + released + restarts
 
     def bytes_sent(self, parameter_bytes: int) -> int:
         """Bytes of all pushes and pulls, of `parameter_bytes` each."""
@@ -229,6 +257,7 @@ class Trace:
             "seed": self.seed,
             "task": self.task,
             "versions": self.versions or package_versions(),
+            "open_restarts": list(self.open_restarts),
         }
 
     def save(self, path: str | os.PathLike[str]) -> Path:
@@ -285,6 +314,7 @@ class Trace:
                 "seed": int(header["seed"]),
                 "task": str(header["task"]),
                 "versions": dict(header["versions"]),
+                "open_restarts": tuple(int(n) for n in header["open_restarts"]),
             }
         except (KeyError, TypeError, ValueError) as error:
             raise TraceError(f"{path} has a damaged header: {error}.") from error

@@ -31,7 +31,9 @@ def folder(path: str) -> Path:
 
 def key(settings: Mapping[str, Any]) -> str:
     """A digest of settings: a finished run is found again by it."""
-    text = json.dumps([settings, traces.package_versions()], sort_keys=True, default=str)
+    text = json.dumps(
+        [settings, traces.package_versions()], sort_keys=True, default=str
+    )
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -71,7 +73,9 @@ def load_run(place: Path, identity: str) -> dict[str, Any] | None:
         return None
 
 
-def save_history(path: Path, runs: Mapping[tuple[str, int], history_lib.History]) -> None:
+def save_history(
+    path: Path, runs: Mapping[tuple[str, int], history_lib.History]
+) -> None:
     """All evaluations of all runs, one row each."""
     names = list(dict.fromkeys(n for h in runs.values() for n in h.names))
     partial = path.with_name(f".{path.name}.partial")

@@ -6,12 +6,13 @@ them is a ValueError with one sentence, which `run` turns into exit status 1.
 
 import ast
 import dataclasses
+import functools
 import math
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from absl import app, flags
+from absl import app, flags, logging
 
 from abs_dssp import communication, delays, optimizers, policies, simulate, tasks
 from abs_dssp.replay import Progress, Result
@@ -29,9 +30,7 @@ _COMMUNICATION = flags.DEFINE_string(
 _LOCAL_STEPS = flags.DEFINE_integer(
     "local_steps", 1, "Gradient steps per push, U.", lower_bound=1
 )
-_BATCH = flags.DEFINE_integer(
-    "batch_size", 32, "Samples per gradient.", lower_bound=1
-)
+_BATCH = flags.DEFINE_integer("batch_size", 32, "Samples per gradient.", lower_bound=1)
 _RATE = flags.DEFINE_float("learning_rate", 0.1, "Step size of SGD.", lower_bound=0)
 _MOMENTUM = flags.DEFINE_float("momentum", 0.0, "Momentum of the server's SGD.")
 _DECAY = flags.DEFINE_float("weight_decay", 0.0, "L2 weight decay.", lower_bound=0)
@@ -67,6 +66,10 @@ _EVAL_COMMITS = flags.DEFINE_integer(
 _WIDTH = flags.DEFINE_integer(
     "width", None, "Gradients computed side by side.", lower_bound=1
 )
+
+
+# Versions kept at least: policies and seeds then share one compiled program.
+_SLOTS = 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,9 +157,6 @@ def train(
 ) -> Result:
     """One run in virtual time, as the flags describe it."""
     step = build_delays()
-    schedule = optimizers.drops(
-        contender.learning_rate, [float(d) for d in _DROPS.value], _FACTOR.value
-    )
     speed = delays.per_step(step, contender.local_steps)
     size = _variable_bytes(task)
     limits: dict[str, Any] = {
@@ -168,20 +168,14 @@ def train(
         task,
         contender.policy,
         speed,
-        optimizers.sgd(
-            schedule,
-            momentum=_MOMENTUM.value,
-            weight_decay=_DECAY.value,
-            clock=_CLOCK.value,
-        ),
+        _optimizer(contender.learning_rate, _MOMENTUM.value),
         seed=seed,
         communication=transfers,
         local_steps=contender.local_steps,
-        local_optimizer=optimizers.sgd(
-            schedule, weight_decay=_DECAY.value, clock=_CLOCK.value
-        ),
+        local_optimizer=_optimizer(contender.learning_rate, 0.0),
         aggregate=_AGGREGATE.value,
         width=_WIDTH.value,
+        slots=_SLOTS,
         eval_every_commits=_EVAL_COMMITS.value,
         eval_every_seconds=_interval(task, step),
         target_accuracy=target_accuracy,
@@ -191,13 +185,29 @@ def train(
     )
 
 
+@functools.lru_cache  # the same object again, so that jit knows it
+def _optimizer(learning_rate: float, momentum: float):
+    drops = _numbers("learning_rate_drops", _DROPS.value)
+    return optimizers.sgd(
+        optimizers.drops(learning_rate, drops, _FACTOR.value),
+        momentum=momentum,
+        weight_decay=_DECAY.value,
+        clock=_CLOCK.value,
+    )
+
+
+def _numbers(flag: str, values: Sequence[str]) -> list[float]:
+    try:
+        return [float(value) for value in values]
+    except ValueError:
+        raise ValueError(f"--{flag}: expected numbers, got {values}.") from None
+
+
 def _variable_bytes(task: Task) -> int:
     import jax
 
     shapes = jax.eval_shape(task.init, jax.random.key(0))
-    return sum(
-        math.prod(s.shape) * s.dtype.itemsize for s in jax.tree.leaves(shapes)
-    )
+    return sum(math.prod(s.shape) * s.dtype.itemsize for s in jax.tree.leaves(shapes))
 
 
 def _interval(task: Task, step: delays.Delays) -> float:
@@ -214,6 +224,7 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
     """`app.run`, with one sentence and status 1 for a user's mistake."""
 
     def guarded(argv: Sequence[str]) -> None:
+        logging.set_verbosity(logging.WARNING)  # libraries' notes are not for users
         if len(argv) > 1:
             raise app.UsageError(f"Unexpected arguments: {' '.join(argv[1:])}")
         try:
@@ -235,6 +246,6 @@ def _ours(error: BaseException) -> bool:
         trace = trace.tb_next
     if trace is None:
         return False
-    module = trace.tb_frame.f_globals.get("__name__", "")
-    known = module.split(".")[0] in ("abs_dssp", "compare", "train", "__main__", __name__)
-    return known or isinstance(error, OSError)
+    module = trace.tb_frame.f_globals.get("__name__", "").split(".")[0]
+    ours = ("abs_dssp", "outputs", "__main__", __name__)
+    return module in ours or isinstance(error, OSError)

@@ -35,7 +35,7 @@ def save_accuracy(
       target: value to mark with a horizontal line.
     """
     with style.figure() as plt:
-        figure, axes = plt.subplots(figsize=(5.6, 3.4))
+        figure, axes = plt.subplots(figsize=(5.6, 4.4))
         for number, (name, histories) in enumerate(runs.items()):
             x, values = _together(histories, against, measure)
             if not x.size:
@@ -61,13 +61,11 @@ def save_accuracy(
         if against == "version":
             axes.set_xscale("symlog", linthresh=10)
         _zoom(axes, runs, measure)
-        figure.legend(loc="outside right center")
+        figure.legend(loc="outside lower center", ncols=2)
         return style.save(figure, path)
 
 
-def save_staleness(
-    traces: Mapping[str, Trace], path: str | os.PathLike[str]
-) -> Path:
+def save_staleness(traces: Mapping[str, Trace], path: str | os.PathLike[str]) -> Path:
     """A histogram per policy: share of pushes by staleness, in versions."""
     columns = 2 if len(traces) > 1 else 1
     lines = -(-len(traces) // columns)
@@ -88,9 +86,11 @@ def save_staleness(
             axes.bar(np.arange(limit + 1), shares, width=0.85, color=color)
             mean = float(staleness.mean())
             axes.axvline(mean, color="0.3", linewidth=0.8, linestyle=":")
-            axes.set_title(
-                f"{name}   mean {mean:.2f}, max {int(staleness.max())}", loc="left"
-            )
+            axes.set_title(name, loc="left", fontsize=7)
+            axes.text(
+                0.99, 0.9, f"mean {mean:.2f}, max {int(staleness.max())}", ha="right",
+                va="top", fontsize=7, transform=axes.transAxes,
+            )  # fmt: skip
         for axes in panels.flat[len(traces) :]:
             axes.set_visible(False)
         over = f" ({limit}: or more)" if limit < most else ""

@@ -17,6 +17,7 @@ COLORS = {
     "black": "#000000",
     "yellow": "#D9C400",
     "light grey": "#D5D5D5",
+    "pale blue": "#B5D3E7",
 }
 _LINES = ["blue", "vermilion", "green", "orange", "purple", "sky", "black"]
 _DASHES = ["-", (0, (5, 1.5)), (0, (1, 1))]

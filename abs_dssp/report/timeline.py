@@ -11,7 +11,7 @@ import numpy as np
 from abs_dssp.report import style
 from abs_dssp.traces import Trace
 
-KINDS = ("computing", "sending", "waiting", "cancelled")
+KINDS = ("computing", "sending", "waiting", "cancelled", "unfinished")
 
 
 class Span(NamedTuple):
@@ -21,7 +21,7 @@ class Span(NamedTuple):
     start: float  # seconds
     end: float  # seconds
     kind: str  # one of KINDS
-    row: int  # row of the trace that it belongs to
+    row: int  # row of the trace that it belongs to; -1: it led to no push
 
 
 def spans(trace: Trace) -> Iterator[Span]:
@@ -47,6 +47,10 @@ def spans(trace: Trace) -> Iterator[Span]:
         until = trace.seconds if np.isnan(wait) else arrival + float(wait)
         if until - arrival > tolerance:
             yield Span(worker, arrival, until, "waiting", row)
+    for worker, begin in trace.unfinished.items():
+        some = worker < len(trace.open_restarts) and trace.open_restarts[worker] > 0
+        kind = "cancelled" if some else "unfinished"
+        yield Span(worker, begin, trace.seconds, kind, -1)
 
 
 def chrome_events(trace: Trace) -> list[dict[str, Any]]:
@@ -59,13 +63,22 @@ def chrome_events(trace: Trace) -> list[dict[str, Any]]:
     for lane, name in enumerate(lanes):
         common = {"ph": "M", "pid": 0, "tid": lane}
         events.append(common | {"name": "thread_name", "args": {"name": name}})
-        events.append(common | {"name": "thread_sort_index", "args": {"sort_index": lane}})
+        events.append(
+            common | {"name": "thread_sort_index", "args": {"sort_index": lane}}
+        )
     staleness = trace.staleness
     for span in spans(trace):
         row = span.row
         name = span.kind
         if span.kind == "cancelled":
-            name = f"cancelled x{int(trace.restarts[row])}"
+            many = trace.restarts[row] if row >= 0 else trace.open_restarts[span.worker]
+            name = f"cancelled x{int(many)}"
+        told = {
+            "clock": int(trace.clock[row]),
+            "pulled": int(trace.pulled[row]),
+            "staleness": int(staleness[row]),
+            "weight": float(trace.weight[row]),
+        }
         events.append(
             {
                 "ph": "X",
@@ -75,12 +88,7 @@ def chrome_events(trace: Trace) -> list[dict[str, Any]]:
                 "tid": span.worker,
                 "ts": span.start * 1e6,  # the format's unit is a microsecond
                 "dur": (span.end - span.start) * 1e6,
-                "args": {
-                    "clock": int(trace.clock[row]),
-                    "pulled": int(trace.pulled[row]),
-                    "staleness": int(staleness[row]),
-                    "weight": float(trace.weight[row]),
-                },
+                "args": told if row >= 0 else {},
             }
         )
     for row in np.flatnonzero(trace.committed):
@@ -115,6 +123,7 @@ def draw(axes, trace: Trace, start: float, end: float) -> None:
         "sending": style.COLORS["sky"],
         "waiting": style.COLORS["light grey"],
         "cancelled": style.COLORS["vermilion"],
+        "unfinished": style.COLORS["pale blue"],
     }
     bars: dict[tuple[int, str], list[tuple[float, float]]] = {}
     for span in spans(trace):
@@ -165,8 +174,8 @@ def save_picture(traces: list[Trace], path: str | os.PathLike[str]) -> Path:
             axes.set_title(f"{trace.policy}   ({share} of the run)", loc="left")
         panels[-1, 0].set_xlabel("virtual time (s)")
         kinds = {
-            "computing": "blue", "sending": "sky",
-            "waiting": "light grey", "cancelled": "vermilion",
+            "computing": "blue", "sending": "sky", "waiting": "light grey",
+            "cancelled": "vermilion", "unfinished": "pale blue",
         }  # fmt: skip
         used = {span.kind for trace in traces for span in spans(trace)}
         handles: list[Any] = [

@@ -96,7 +96,9 @@ def tfds(
     Raises:
       DataError: if the data cannot be had.
     """
-    found = images.subset(images.tfds(name, data_dir, download), limit_train, limit_test)
+    found = images.subset(
+        images.tfds(name, data_dir, download), limit_train, limit_test
+    )
     if augment is None:
         augment = name.partition(":")[0] in ("cifar10", "cifar100")
     return _images(

@@ -51,9 +51,7 @@ def from_flax(
         tree["batch_stats"] = variables.stats
         if not train:
             return call(tree, inputs, train), variables.stats
-        logits, changed = call(
-            tree, inputs, train, rngs=rngs, mutable=["batch_stats"]
-        )
+        logits, changed = call(tree, inputs, train, rngs=rngs, mutable=["batch_stats"])
         return logits, changed["batch_stats"]
 
     settings.setdefault("name", type(module).__name__.lower())

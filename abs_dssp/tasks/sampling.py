@@ -50,9 +50,7 @@ def _mix(x: UInt32[Array, " B"]) -> UInt32[Array, " B"]:
     return x ^ (x >> 16)
 
 
-def draw(
-    key, worker, index, batch_size: int, size: Int[Array, ""]
-) -> Int[Array, " B"]:
+def draw(key, worker, index, batch_size: int, size: Int[Array, ""]) -> Int[Array, " B"]:
     """Places, in the worker's own list, of the samples of its `index`-th batch.
 
     Args:
