@@ -22,9 +22,9 @@ BLOCK = 64  # durations drawn at a time
 
 Seconds = float | Sequence[float] | np.ndarray | Array  # for all workers, or of each
 Chain = Any  # what a model with memory carries from block to block
-Start = Callable[[dict[str, Array]], Chain]
+Start = Callable[[dict[str, Any]], Chain]
 Block = Callable[
-    [dict[str, Array], Any, Int[Array, ""], Chain], tuple[Float[Array, " B"], Chain]
+    [dict[str, Any], Any, Int[Array, ""], Chain], tuple[Float[Array, " B"], Chain]
 ]
 
 
@@ -38,7 +38,7 @@ class Delays:
     parameters and key. Blocks are asked for in order.
     """
 
-    parameters: dict[str, Array]  # each with the workers as first axis
+    parameters: dict[str, Any]  # each with the workers as first axis
     start: Start
     block: Block
     spec: str = "delays"  # as `parse` reads it
@@ -50,7 +50,10 @@ class Delays:
 
 
 jax.tree_util.register_dataclass(
-    Delays, data_fields=["parameters"], meta_fields=["start", "block", "spec"]
+    Delays,
+    data_fields=["parameters"],
+    meta_fields=["start", "block"],
+    drop_fields=["spec"],  # two models that differ in words alone share a program
 )
 
 

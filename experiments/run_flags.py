@@ -44,7 +44,7 @@ _CLOCK = flags.DEFINE_enum(
 _AGGREGATE = flags.DEFINE_enum(
     "aggregate", "mean", ["mean", "sum"], "How a commit combines its pushes."
 )
-_EPOCHS = flags.DEFINE_float("epochs", 30.0, "Stop after so many epochs of samples.")
+_EPOCHS = flags.DEFINE_float("epochs", 20.0, "Stop after so many epochs of samples.")
 _UNTIL = flags.DEFINE_float("until", None, "Stop at this virtual time, in seconds.")
 _PARTITION = flags.DEFINE_string(
     "partition", "equal", "Data per worker: equal, shared or dirichlet(alpha=0.3)."
@@ -58,7 +58,7 @@ _LIMIT_TEST = flags.DEFINE_integer(
     "limit_test", None, "Evaluate on so many samples only.", lower_bound=1
 )
 _EVALUATIONS = flags.DEFINE_integer(
-    "evaluations", 60, "Evaluations at equal virtual times.", lower_bound=1
+    "evaluations", 120, "Evaluations at equal virtual times.", lower_bound=1
 )
 _EVAL_COMMITS = flags.DEFINE_integer(
     "eval_every_commits", None, "Evaluate after every so many commits too."

@@ -4,6 +4,7 @@ A constructor takes `num_workers` and the rule's own arguments and returns a `Po
 `parse` reads the form that flags use. To add a rule, see WORKSPACE.md.
 """
 
+import functools
 import importlib
 from collections.abc import Callable
 from typing import Any
@@ -127,6 +128,7 @@ def parse(text: str, num_workers: int) -> Policy:
     return policy
 
 
+@functools.cache  # the same constructor again, which knows what it made
 def _load(module: str, name: str, where: str) -> Callable[..., Policy]:
     try:
         rule = getattr(importlib.import_module(module), name)

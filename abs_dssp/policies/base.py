@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 State = Any  # what a policy remembers between pushes: any pytree of arrays
+Whole = int | Int[Array, ""]  # a hyper-parameter that vmap may sweep
 P = ParamSpec("P")
 
 

@@ -8,7 +8,7 @@ from abs_dssp.policies import base, rounds
 
 
 @base.constructor
-def k_async(num_workers: int, *, k: int) -> base.Policy:
+def k_async(num_workers: int, *, k: base.Whole) -> base.Policy:
     """Commits at `k` pushes of whatever staleness; those `k` waited, nobody restarts.
 
     Args:
@@ -26,7 +26,7 @@ def k_async(num_workers: int, *, k: int) -> base.Policy:
 
 
 @base.constructor
-def k_batch_async(num_workers: int, *, k: int) -> base.Policy:
+def k_batch_async(num_workers: int, *, k: base.Whole) -> base.Policy:
     """Commits at every `k`-th push; nobody waits.
 
     A pusher is released at once with the parameters it finds after any commit.

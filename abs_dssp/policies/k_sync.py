@@ -8,7 +8,7 @@ from abs_dssp.policies import base, rounds
 
 
 @base.constructor
-def k_sync(num_workers: int, *, k: int) -> base.Policy:
+def k_sync(num_workers: int, *, k: base.Whole) -> base.Policy:
     """Commits at `k` fresh pushes; pushers wait, the others are restarted.
 
     Only pushes of staleness 0 count; a staler one (possible only where a restart and a
@@ -29,7 +29,7 @@ def k_sync(num_workers: int, *, k: int) -> base.Policy:
 
 
 @base.constructor
-def k_batch_sync(num_workers: int, *, k: int) -> base.Policy:
+def k_batch_sync(num_workers: int, *, k: base.Whole) -> base.Policy:
     """Commits at `k` fresh pushes of any workers; nobody waits.
 
     A pusher goes on at once with another batch at the same version; at the commit all

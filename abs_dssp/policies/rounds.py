@@ -92,7 +92,7 @@ def decide_leave(clocks: base.Clocks, *, batch: bool) -> base.Decision:
     return base.no_push(commit, release, jnp.zeros_like(clocks.alive))
 
 
-def policy(k: int, *, fresh: bool, batch: bool) -> base.Policy:
+def policy(k: base.Whole, *, fresh: bool, batch: bool) -> base.Policy:
     """The four rules with a fixed `k`, without state."""
 
     def push(state, clocks, worker, now):

@@ -10,7 +10,7 @@ from abs_dssp.policies import base
 
 
 @base.constructor
-def ssp(num_workers: int, *, s: int) -> base.Policy:
+def ssp(num_workers: int, *, s: base.Whole) -> base.Policy:
     """Commits every push alone; a worker waits while its gap exceeds `s`.
 
     The gap of a worker is its clock minus the least clock among living workers,

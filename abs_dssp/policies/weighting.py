@@ -9,6 +9,7 @@ only relative to the others of the same commit; under a policy that commits ever
 push alone it matters with `aggregate="sum"`.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -20,6 +21,7 @@ from abs_dssp.policies import base
 Weighting = Callable[[Int[Array, ""]], Float[Array, ""]]  # staleness -> weight
 
 
+@functools.cache
 def constant() -> Weighting:
     """Every push weighs 1."""
 
@@ -29,6 +31,7 @@ def constant() -> Weighting:
     return _named(weight, "constant()")
 
 
+@functools.cache
 def inverse() -> Weighting:
     """1 / max(1, staleness)."""
 
@@ -38,6 +41,7 @@ def inverse() -> Weighting:
     return _named(weight, "inverse()")
 
 
+@functools.cache
 def polynomial(a: float = 0.5) -> Weighting:
     """(1 + staleness)^-a.
 

@@ -58,8 +58,9 @@ def save_accuracy(
             )  # fmt: skip
         axes.set_xlabel(_AXES[against])
         axes.set_ylabel(f"test {measure}")
+        axes.margins(x=0.01)
         if against == "version":
-            axes.set_xscale("symlog", linthresh=10)
+            axes.set_xscale("log")
         _zoom(axes, runs, measure)
         figure.legend(loc="outside lower center", ncols=2)
         return style.save(figure, path)

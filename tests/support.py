@@ -1,0 +1,126 @@
+"""Builders and the table of policies that the contract suite runs over."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+import reference
+
+from abs_dssp import policies, traces
+
+
+def clocks(
+    clock, *, waiting=(), gone=(), pulled=None, version=0, pending=0, times=None
+):
+    """Clocks with these counts; `waiting` and `gone` list workers."""
+    clock = jnp.asarray(clock, jnp.int32)
+    workers = np.arange(len(clock))
+    latest, previous = times or (np.zeros(len(clock)), np.zeros(len(clock)))
+    return policies.Clocks(
+        clock=clock,
+        pulled=jnp.zeros_like(clock) if pulled is None else jnp.asarray(pulled),
+        version=jnp.int32(version),
+        pending=jnp.int32(pending),
+        latest=jnp.asarray(latest, jnp.float32),
+        previous=jnp.asarray(previous, jnp.float32),
+        waiting=jnp.asarray(np.isin(workers, waiting)),
+        alive=jnp.asarray(~np.isin(workers, gone)),
+        loss=jnp.float32(jnp.nan),
+    )
+
+
+class Case(NamedTuple):
+    """A policy, the oracle's version of it, and what it promises."""
+
+    text: str  # for policies.parse
+    oracle: Callable[[int], Any]  # N -> rule of `reference`
+    least: int = 1  # workers that its arguments need
+    max_staleness: int | None = None  # of an accepted push
+    max_gap: int | None = None  # at a release
+    alone: bool = False  # every push is committed alone
+    restarts: bool = False  # may cancel computations
+    waits: bool = True  # may make a worker wait
+
+
+def _adasync(**arguments):
+    return lambda n: reference.AdaSync(**arguments)
+
+
+CASES = [
+    Case("bsp()", lambda n: reference.Bsp(), max_staleness=0, max_gap=0),
+    Case("local_sgd()", lambda n: reference.LocalSgd(), max_staleness=0, max_gap=0),
+    Case("asp()", lambda n: reference.Asp(), alone=True, waits=False),
+    Case("ssp(s=0)", lambda n: reference.Ssp(0), max_gap=0, alone=True),
+    Case("ssp(s=3)", lambda n: reference.Ssp(3), max_gap=3, alone=True),
+    Case("dssp(s_lower=1,s_upper=4)", lambda n: reference.Dssp(1, 4), alone=True),
+    Case("dssp()", lambda n: reference.Dssp(3, 15), alone=True),
+    Case(
+        'dssp(s_lower=1,s_upper=4,variant="bounded")',
+        lambda n: reference.Dssp(1, 4, "bounded"),
+        max_gap=4,
+        alone=True,
+    ),
+    Case(
+        'dssp(s_lower=0,s_upper=7,variant="bounded")',
+        lambda n: reference.Dssp(0, 7, "bounded"),
+        max_gap=7,
+        alone=True,
+    ),
+    Case(
+        "k_sync(k=2)",
+        lambda n: reference.k_sync(2),
+        least=2,
+        max_staleness=0,
+        restarts=True,
+    ),
+    Case(
+        "k_batch_sync(k=3)",
+        lambda n: reference.k_batch_sync(3),
+        max_staleness=0,
+        waits=False,
+        restarts=True,
+    ),
+    Case("k_async(k=2)", lambda n: reference.k_async(2), least=2),
+    Case("k_batch_async(k=3)", lambda n: reference.k_batch_async(3), waits=False),
+    Case("adasync(k0=2)", _adasync(k0=2), least=2),
+    Case(
+        'adasync(k0=1,base="k_batch_sync",interval=1.0)',
+        _adasync(k0=1, base="k_batch_sync", interval=1.0),
+        max_staleness=0,
+        waits=False,
+        restarts=True,
+    ),
+    Case(
+        "sa_adasync(k0=1)",
+        lambda n: reference.Weighted(reference.AdaSync(k0=1), lambda s: 1 / max(1, s)),
+    ),
+    Case(
+        "abs(k0=1,a=3,tau_max=2)",
+        lambda n: reference.Abs(1, a=3, tau_max=2),
+        max_staleness=2,
+        restarts=True,
+    ),
+    Case("abs(k0=2,a=5)", lambda n: reference.Abs(2, a=5), least=2, restarts=True),
+    Case(
+        'abs(k0=1,a=0.5,growth="loss")',
+        lambda n: reference.Abs(1, a=0.5, growth="loss"),
+        restarts=True,
+    ),
+    Case(
+        "weighted(k_async(k=2), polynomial(a=0.5))",
+        lambda n: reference.Weighted(
+            reference.k_async(2), lambda s: float(np.float32(1 + s) ** np.float32(-0.5))
+        ),
+        least=2,
+    ),
+]
+
+
+def trace_of(rows, num_workers, **settings):
+    """The oracle's rows as a `Trace`."""
+    columns = {
+        name: np.array([getattr(row, name) for row in rows], dtype)
+        for name, dtype in traces.COLUMNS.items()
+    }
+    return traces.Trace(**columns, num_workers=num_workers, **settings)
