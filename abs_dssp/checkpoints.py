@@ -4,6 +4,7 @@ A checkpoint holds the leaves of a state and a JSON note. Orbax makes it visible
 rename, so that a run that dies while saving finds the one before it.
 """
 
+import copy
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
@@ -63,8 +64,9 @@ class Store:
         return Checkpoint(leaves, note["note"])
 
     def save(self, step: int, leaves: Sequence[Any], note: dict[str, Any]) -> None:
-        """Saves in the background; the leaves are copied before this returns."""
+        """Saves in the background; everything is copied before this returns."""
         args = self._ocp.args
+        note = copy.deepcopy(note)
         # Copies: the caller donates these buffers to its next computation.
         state = {f"leaf{i:05d}": np.array(leaf) for i, leaf in enumerate(leaves)}
         shapes = [[k, list(v.shape), str(v.dtype)] for k, v in state.items()]

@@ -93,9 +93,8 @@ def drops(
     edges = tuple(float(a) for a in at)
 
     def schedule(time):
-        past = sum(
-            (jnp.asarray(time, jnp.float32) >= edge).astype(jnp.int32) for edge in edges
-        )
-        return jnp.float32(learning_rate) * jnp.float32(factor) ** past
+        time = jnp.asarray(time, jnp.float32)
+        past = jnp.sum(time >= jnp.asarray(edges, jnp.float32)).astype(jnp.float32)
+        return learning_rate * jnp.float32(factor) ** past
 
     return schedule
