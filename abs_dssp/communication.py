@@ -1,7 +1,7 @@
 """How long a push takes on its way: bytes, bandwidth and the server's link."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -78,6 +78,7 @@ def parse(text: str, num_bytes: float) -> Communication:
     ):
         return link(num_bytes, bandwidth, latency, shared)
 
+    known: dict[str, Callable[..., Communication]]
     known = {"none": none, "link": default_link}
     return literals.build(text, "communication.parse", known)
 

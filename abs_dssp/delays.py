@@ -293,7 +293,7 @@ def _positive(name: str, argument: str, value) -> None:
 
 def _model(name: str, block: Block, num_workers: int | None, **arguments) -> Delays:
     """Checks the arguments and spreads each over the workers."""
-    arrays = {
+    arrays: dict[str, Any] = {
         key: value if _traced(value) else _numbers(name, key, value)
         for key, value in arguments.items()
     }
@@ -319,6 +319,7 @@ def _model(name: str, block: Block, num_workers: int | None, **arguments) -> Del
 
 
 def _numbers(name: str, key: str, value) -> Any:
+    array: Any
     try:
         array = np.asarray(value, np.int32 if key == "lengths" else np.float64)
     except (TypeError, ValueError) as error:

@@ -1,6 +1,8 @@
 """Replay: a trace and a seed determine the parameters.
 
-The server's work is one compiled loop over the rows of the trace. Versions that a later
+The server's work is one compiled loop over the rows of the trace (on a CPU, where XLA
+runs the gradients of convolutions several times slower inside a loop, the host calls
+the compiled step row by row if there are convolutions). Versions that a later
 push was computed from are kept in a ring of max-staleness + 1 slots, never in N copies.
 Pushes whose pulled versions exist already can be computed side by side (a wavefront);
 width 1 gives the sequential order that a real server follows. Batches and random keys
@@ -71,6 +73,7 @@ def replay(
     aggregate: str = "mean",
     width: int | None = None,
     slots: int | None = None,
+    loop: str = "auto",
     eval_every_commits: int | None = None,
     eval_every_seconds: float | None = None,
     target_accuracy: float | None = None,
@@ -91,6 +94,7 @@ def replay(
       width: gradients computed side by side; 1 on a CPU and N elsewhere by default.
       slots: versions kept at least, so that several traces share one compiled program;
         as many as the trace needs by default.
+      loop: `"compiled"`, `"host"`, or `"auto"`: what is faster, see above.
       eval_every_commits: evaluate after every so many commits.
       eval_every_seconds: evaluate at every multiple of this virtual time.
       target_accuracy: stop at the first evaluation of at least this accuracy.
@@ -115,7 +119,7 @@ def replay(
     needed = int(trace.staleness.max(initial=0)) + 1
     slots = max(needed, slots or 0)
     alone = bool(np.all(trace.committed & trace.accepted))
-    engine = Engine(task, rule, seed, slots, len(trace), alone, width)
+    engine = Engine(task, rule, seed, slots, len(trace), alone, width, loop)
     run = Run(
         engine,
         eval_every_commits=eval_every_commits,
@@ -148,14 +152,26 @@ class Engine:
         num_pushes: int,
         alone: bool,
         width: int | None = None,
+        loop: str = "auto",
     ):
+        if loop not in ("auto", "compiled", "host"):
+            raise ValueError(
+                f"replay: loop must be 'auto', 'compiled' or 'host', got {loop!r}."
+            )
         if width is None:
             width = 1 if jax.default_backend() == "cpu" else task.num_workers
         if width < 1:
             raise ValueError(f"replay: width must be at least 1, got {width}.")
-        self.task, self.rule, self.alone, self.width = task, rule, alone, width
+        self.task, self.alone, self.width = task, alone, width
         self.key = jax.random.key(seed)
         self.functions = task._replace(data=None, constants=None)  # hashable
+        if loop == "auto":
+            slow = jax.default_backend() == "cpu" and width == 1
+            slow = slow and _has_convolutions(self.functions, task.data)
+            loop = "host" if slow else "compiled"
+        self.on_host = loop == "host" and width == 1
+        # Local steps are a loop as well.
+        self.rule = rule._replace(unroll=self.on_host)
         self.slots = slots
         self.capacity = max(64, 1 << (num_pushes - 1).bit_length())
         self.server = _begin(
@@ -195,6 +211,12 @@ class Engine:
         """Computes and applies the rows `start` up to, not including, `stop`."""
         assert self.rows is not None
         static = (self.functions, self.rule, self.alone)
+        if self.on_host:
+            for row in range(start, stop):
+                self.server = _run_one(
+                    *static, self.task.data, self.key, self.rows, self.server, row
+                )
+            return
         if self.width == 1:
             self.server = _run(
                 *static, self.task.data, self.key, self.rows, self.server, start, stop
@@ -447,6 +469,17 @@ def wavefronts(
     return np.array(first, np.int32), np.array(count, np.int32)
 
 
+def _has_convolutions(functions: Task, data) -> bool:
+    """Whether the loss of a task uses convolutions."""
+
+    def value(data, key):
+        variables = functions.init(key)
+        batch = functions.batch(data, key, jnp.int32(0), jnp.int32(0))
+        return functions.loss(variables, batch, key)
+
+    return "conv_general_dilated" in str(jax.make_jaxpr(value)(data, jax.random.key(0)))
+
+
 @functools.partial(jax.jit, static_argnums=(0, 1, 2, 3, 4))
 def _begin(functions, rule, slots, capacity, alone, key) -> Server:
     variables = functions.init(key)
@@ -523,12 +556,19 @@ def _receive(rule, alone: bool, server: Server, row: Rows, push, place) -> Serve
     return Server(ring, optimizer, sums, server.losses.at[place].set(push.loss))
 
 
+def _row(functions, rule, alone, data, key, rows, server, i) -> Server:
+    row = jax.tree.map(lambda column: column[i], rows)
+    push = _push(functions, rule, data, key, server.ring, row)
+    return _receive(rule, alone, server, row, push, i)
+
+
+_run_one = jax.jit(_row, static_argnums=(0, 1, 2), donate_argnums=(6,))
+
+
 @functools.partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=(6,))
 def _run(functions, rule, alone, data, key, rows, server, start, stop) -> Server:
     def one(i, server):
-        row = jax.tree.map(lambda column: column[i], rows)
-        push = _push(functions, rule, data, key, server.ring, row)
-        return _receive(rule, alone, server, row, push, i)
+        return _row(functions, rule, alone, data, key, rows, server, i)
 
     return jax.lax.fori_loop(start, stop, one, server)
 

@@ -7,7 +7,7 @@ them alternate, segment by segment.
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +95,7 @@ def train(
     aggregate: str = "mean",
     width: int | None = None,
     slots: int | None = None,
+    loop: str = "auto",
     loss_every: int | None = None,
     eval_every_commits: int | None = None,
     eval_every_seconds: float | None = None,
@@ -124,6 +125,7 @@ def train(
       aggregate: `"mean"` or `"sum"`, see `update.rule`.
       width: see `replay.replay`.
       slots: see `replay.replay`.
+      loop: see `replay.replay`.
       loss_every: pushes per segment; 10 N by default.
       eval_every_commits: see `replay.replay`.
       eval_every_seconds: see `replay.replay`.
@@ -151,6 +153,7 @@ def train(
         "local_optimizer": local_optimizer,
         "aggregate": aggregate,
         "width": width,
+        "loop": loop,
         "eval_every_commits": eval_every_commits,
         "eval_every_seconds": eval_every_seconds,
         "target_accuracy": target_accuracy,
@@ -262,8 +265,10 @@ def _alternate(task, rule, source: _Source, every, slots, settings) -> Result:
         repr((source.settings, source.delays.spec, source.pushes, source.until, every)),
     )
     limit = source.pushes or 1024
-    width = settings["width"]
-    engine = replay.Engine(task, rule, source.seed, slots, limit, False, width)
+    engine = replay.Engine(
+        task, rule, source.seed, slots, limit, False, settings["width"],
+        settings["loop"],
+    )  # fmt: skip
     run = replay.Run(
         engine,
         store=store,
@@ -325,10 +330,14 @@ def _schedule(policy, delays, num_pushes, seeds, communication, local_steps, tas
                     policy, delays, communication, jnp.asarray(seeds), pushes, capacity
                 ),
             )
-    rows, *ending = columns
+    rows, released, waiting, restarts = columns
     return [
         eventloop.to_trace(
-            rows[i][:num_pushes], *(e[i] for e in ending), settings | {"seed": seed}
+            rows[i][:num_pushes],
+            released[i],
+            waiting[i],
+            restarts[i],
+            settings | {"seed": seed},
         ).validate()
         for i, seed in enumerate(seeds)
     ]
@@ -349,14 +358,37 @@ def _capacity(num_pushes: int) -> int:
     return max(1 << (num_pushes - 1).bit_length(), BLOCK)
 
 
-@functools.partial(jax.jit, static_argnums=(0,))
+@functools.cache
+def _options() -> dict[str, Any] | None:
+    """XLA's settings for a loop of many tiny operations; None where it has no such.
+
+    On a CPU, ordering the operations for memory instead of concurrency and copying
+    fewer loop variables make the event loop 1.1 to 1.7 times as fast.
+    """
+    options = {
+        "xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED",
+        "xla_cpu_copy_insertion_use_region_analysis": True,
+    }
+    if jax.default_backend() != "cpu":
+        return None
+    try:
+        jax.jit(lambda x: x, compiler_options=options).lower(0).compile()
+    except jax.errors.JaxRuntimeError:  # another version of XLA
+        return None
+    return options
+
+
+@functools.cache
+def _jitted(function: Callable[..., Any], *static: int) -> Callable[..., Any]:
+    return jax.jit(function, static_argnums=static, compiler_options=_options())
+
+
 def _start(policy, delays, communication, seed):
-    return eventloop.start(policy, delays, communication, seed)
+    return _jitted(eventloop.start, 0)(policy, delays, communication, seed)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 5))
 def _advance(policy, delays, communication, simulation, num_pushes, capacity):
-    return eventloop.advance(
+    return _jitted(eventloop.advance, 0, 5)(
         policy, delays, communication, simulation, num_pushes, capacity
     )
 

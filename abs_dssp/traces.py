@@ -307,7 +307,7 @@ class Trace:
         except Exception as error:  # zlib and others, on damaged bytes
             raise TraceError(f"{path} is damaged: {error}.") from error
         try:
-            settings = {
+            settings: dict[str, Any] = {
                 "num_workers": int(header["num_workers"]),
                 "policy": str(header["policy"]),
                 "local_steps": int(header["local_steps"]),

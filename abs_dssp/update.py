@@ -49,6 +49,7 @@ class Rule(NamedTuple):
     local_optimizer: optax.GradientTransformation
     local_steps: int
     aggregate: str  # "mean" or "sum"
+    unroll: bool = False  # whether local steps are written out instead of looped over
 
 
 def rule(
@@ -120,7 +121,10 @@ def compute_push(
     zeros = jax.tree.map(jnp.zeros_like, variables.params)
     steps = jnp.arange(rule.local_steps, dtype=jnp.int32)
     (moved, _, total), losses = jax.lax.scan(
-        step, (variables, local.init(variables.params), zeros), steps
+        step,
+        (variables, local.init(variables.params), zeros),
+        steps,
+        unroll=rule.unroll,
     )
     return Push(total, moved.stats, jnp.mean(losses))
 

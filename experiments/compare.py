@@ -19,6 +19,7 @@ from absl import flags
 
 from abs_dssp.history import History
 from abs_dssp.report import curves, summary, timeline
+from abs_dssp.traces import Trace
 
 _POLICY = flags.DEFINE_multi_string(
     "policy", None, 'Policy, repeatable; settings of its own after ";".'
@@ -57,7 +58,9 @@ def main(argv):
     out = outputs.folder(_OUT.value)
     settings = run_flags.settings()
     outputs.write(out / "settings.json", json.dumps(settings, indent=1))
-    entries, histories, traces = [], {}, {}
+    entries = []
+    histories: dict[tuple[str, int], History] = {}
+    traces: dict[str, Trace] = {}
     for number, contender in enumerate(contenders, 1):
         runs = []
         for seed in range(_SEEDS.value):

@@ -85,8 +85,15 @@ _RULES: dict[str, Callable[..., Policy]] = {
     "sa_adasync": sa_adasync,
     "ssp": ssp,
 }
-_COMBINATORS = {"switch": switch, "weighted": weighted}
-_WEIGHTINGS = {"constant": constant, "inverse": inverse, "polynomial": polynomial}
+_COMBINATORS: dict[str, Callable[..., Policy]] = {
+    "switch": switch,
+    "weighted": weighted,
+}
+_WEIGHTINGS: dict[str, Callable[..., Any]] = {
+    "constant": constant,
+    "inverse": inverse,
+    "polynomial": polynomial,
+}
 
 
 def names() -> tuple[str, ...]:

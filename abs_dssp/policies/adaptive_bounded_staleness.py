@@ -110,8 +110,8 @@ def adaptive_bounded_staleness(
 
     def init():
         unknown = jnp.float32(jnp.nan)
-        start = schedules(jnp.int32(0), unknown, jnp.int32(k0), jnp.int32(_UNBOUNDED))
-        return AbsState(*start, first_loss=unknown)
+        k, tau = schedules(jnp.int32(0), unknown, jnp.int32(k0), jnp.int32(_UNBOUNDED))
+        return AbsState(k, tau, unknown)
 
     def on_push(state, clocks, worker, now):
         del now
@@ -155,12 +155,16 @@ _UNBOUNDED = 2**30  # versions; clip first, since float -> int32 conversion may 
 
 
 def _bound(num_workers: int, tau_max: float | None) -> Bound:
-    def constant(version, k):
-        del version, k
-        return jnp.int32(min(math.floor(tau_max), _UNBOUNDED))
-
     def concurrency(version, k):
         del version
         return -(-num_workers // k)  # ceil(N / K^t)
 
-    return concurrency if tau_max is None else constant
+    if tau_max is None:
+        return concurrency
+    limit = min(math.floor(tau_max), _UNBOUNDED)
+
+    def constant(version, k):
+        del version, k
+        return jnp.int32(limit)
+
+    return constant

@@ -37,7 +37,7 @@ def figure() -> Iterator[Any]:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    settings = {
+    settings: Any = {
         "figure.constrained_layout.use": True,
         "font.size": 8,
         "axes.titlesize": 8,

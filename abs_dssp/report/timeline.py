@@ -71,8 +71,9 @@ def chrome_events(trace: Trace) -> list[dict[str, Any]]:
         row = span.row
         name = span.kind
         if span.kind == "cancelled":
-            many = trace.restarts[row] if row >= 0 else trace.open_restarts[span.worker]
-            name = f"cancelled x{int(many)}"
+            left = trace.open_restarts
+            many = int(trace.restarts[row]) if row >= 0 else left[span.worker]
+            name = f"cancelled x{many}"
         told = {
             "clock": int(trace.clock[row]),
             "pulled": int(trace.pulled[row]),
@@ -91,7 +92,7 @@ def chrome_events(trace: Trace) -> list[dict[str, Any]]:
                 "args": told if row >= 0 else {},
             }
         )
-    for row in np.flatnonzero(trace.committed):
+    for row in np.flatnonzero(trace.committed).tolist():
         events.append(
             {
                 "ph": "i",

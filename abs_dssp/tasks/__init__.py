@@ -11,7 +11,7 @@ from typing import Any
 from abs_dssp import literals
 from abs_dssp.tasks import images, models
 from abs_dssp.tasks.base import Constants, Task, Variables
-from abs_dssp.tasks.classification import classification
+from abs_dssp.tasks.classifier import classification
 from abs_dssp.tasks.custom import from_flax, from_functions, from_nnx
 from abs_dssp.tasks.images import DataError
 from abs_dssp.tasks.logistic import logistic

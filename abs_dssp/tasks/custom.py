@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from abs_dssp.tasks.base import Task, Variables
-from abs_dssp.tasks.classification import classification
+from abs_dssp.tasks.classifier import classification
 
 Split = tuple[np.ndarray, np.ndarray]  # inputs (n, ...), labels (n,)
 
@@ -77,36 +77,29 @@ def from_nnx(
     """
     from flax import nnx
 
+    kinds = (nnx.Param, nnx.BatchStat, ...)
     abstract = nnx.eval_shape(lambda: make(nnx.Rngs(0)))
-    graph, *_ = nnx.split(abstract, nnx.Param, nnx.BatchStat, ...)
+    split: Any = nnx.split(abstract, *kinds)
+    graph, *templates = split
 
     def init(key, sample):
         del sample
-        _, params, stats, _ = nnx.split(
-            make(nnx.Rngs(key)), nnx.Param, nnx.BatchStat, ...
-        )
+        parts: Any = nnx.split(make(nnx.Rngs(key)), *kinds)
+        _, params, stats, _ = parts
         return Variables(nnx.to_pure_dict(params), nnx.to_pure_dict(stats))
 
     def apply(variables, inputs, train, key):
         del key
-        states = nnx.split(nnx.eval_shape(lambda: make(nnx.Rngs(0))))[1]
-        nnx.replace_by_pure_dict(states, _merged(variables.params, variables.stats))
-        module = nnx.merge(nnx.split(abstract)[0], states)
+        states = jax.tree.map(lambda leaf: leaf, templates)  # copies to be filled
+        for state, values in zip(states[:2], variables, strict=True):
+            nnx.replace_by_pure_dict(state, values)
+        module = nnx.merge(graph, *states)
         (module.train if train else module.eval)()
         logits = module(inputs)
         return logits, nnx.to_pure_dict(nnx.state(module, nnx.BatchStat))
 
-    del graph
     settings.setdefault("name", "nnx")
     return classification(init, apply, train, test, num_workers, **settings)
-
-
-def _merged(first: dict, second: dict) -> dict:
-    """Both nested dictionaries in one."""
-    both = dict(first)
-    for key, value in second.items():
-        both[key] = _merged(both[key], value) if key in both else value
-    return both
 
 
 def from_functions(

@@ -148,7 +148,8 @@ def _cache_file(cache_dir: str | None, source: str) -> Path:
 def _read_cache(path: Path) -> Images | None:
     try:
         with np.load(path, allow_pickle=False) as file:
-            return Images(*(file[f] for f in Images._fields[:4]), int(file["classes"]))
+            columns = {name: file[name] for name in Images._fields[:4]}
+            return Images(**columns, num_classes=int(file["classes"]))
     except Exception:  # whatever is wrong with a cache, the source is still there
         return None
 

@@ -70,7 +70,11 @@ def dirichlet(alpha: float) -> Splitter:
     return split
 
 
-SPLITTERS = {"dirichlet": dirichlet, "equal": equal, "shared": shared}
+SPLITTERS: dict[str, Callable[..., Splitter]] = {
+    "dirichlet": dirichlet,
+    "equal": equal,
+    "shared": shared,
+}
 
 
 def make(text: str, labels: np.ndarray, num_workers: int, seed: int = 0) -> Partition:

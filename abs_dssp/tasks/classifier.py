@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from abs_dssp.tasks import partition as partition_lib
 from abs_dssp.tasks import sampling
@@ -142,7 +142,7 @@ def classification(
     )
 
 
-def _cross_entropy(logits: Float[Array, "B K"], labels: Int[Array, " B"]):
+def _cross_entropy(logits, labels):
     return optax.softmax_cross_entropy_with_integer_labels(
         logits.astype(jnp.float32), labels
     )
