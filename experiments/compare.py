@@ -22,13 +22,16 @@ from abs_dssp.report import curves, summary, timeline
 from abs_dssp.traces import Trace
 
 _POLICY = flags.DEFINE_multi_string(
-    "policy", None, 'Policy, repeatable; settings of its own after ";".'
+    "policy",
+    None,
+    'Policy, repeatable; its own settings after ";", as in "bsp(); local_steps=4".',
 )
 _TARGET = flags.DEFINE_float(
     "target_accuracy", 0.95, "Accuracy whose time is taken.", lower_bound=0
 )
 _SEEDS = flags.DEFINE_integer("seeds", 3, "Runs per policy.", lower_bound=1)
 _OUT = flags.DEFINE_string("out", None, "Output folder.", required=True)
+flags.adopt_module_key_flags(run_flags)  # --help lists them too
 
 
 def default_policies(num_workers: int) -> list[str]:

@@ -23,6 +23,7 @@ _TARGET = flags.DEFINE_float(
 )
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of everything.", lower_bound=0)
 _OUT = flags.DEFINE_string("out", None, "Output folder.", required=True)
+flags.adopt_module_key_flags(run_flags)  # --help lists them too
 
 
 def main(argv):

@@ -105,7 +105,14 @@ def tfds(
 
 
 def subset(images: Images, limit_train: int | None, limit_test: int | None) -> Images:
-    """The first samples of each split after a fixed shuffle."""
+    """The first samples of each split after a fixed shuffle; all of them for None.
+
+    Raises:
+      ValueError: if a limit is below 1.
+    """
+    for name, limit in (("limit_train", limit_train), ("limit_test", limit_test)):
+        if limit is not None and limit < 1:
+            raise ValueError(f"{name} must be at least 1, got {limit}.")
 
     def first(pixels, labels, limit):
         if limit is None or limit >= len(labels):
@@ -155,6 +162,7 @@ def _read_cache(path: Path) -> Images | None:
 
 
 def _write_cache(path: Path, images: Images) -> None:
+    partial = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, partial = tempfile.mkstemp(dir=path.parent, suffix=".partial")
@@ -164,7 +172,8 @@ def _write_cache(path: Path, images: Images) -> None:
             np.savez(file, classes=classes, **columns)
         os.replace(partial, path)
     except OSError:  # a cache that cannot be written is only slower
-        return
+        if partial is not None and os.path.exists(partial):
+            os.unlink(partial)
 
 
 def _first_line(error: BaseException) -> str:

@@ -55,8 +55,11 @@ def quadratic(
         curvature = np.geomspace(smoothness / condition, smoothness, dim)
     else:
         curvature = np.asarray(eigenvalues, float)
-    if np.any(curvature < 0) or noise < 0:
-        raise ValueError("quadratic: eigenvalues and noise must be at least 0.")
+    if not curvature.size or np.any(curvature < 0) or noise < 0:
+        raise ValueError(
+            "quadratic: eigenvalues and noise must be at least 0, "
+            f"got {curvature.tolist()} and {noise}."
+        )
     size = len(curvature)
     angle = 2 * np.pi * (np.arange(num_workers) + 0.25) / num_workers
     shifts = heterogeneity * (np.sin(angle) - np.sin(angle).mean())
@@ -75,7 +78,9 @@ def quadratic(
 
     def batch(data, key, worker, index):
         stream = jax.random.fold_in(jax.random.fold_in(key, 0x9A4D), worker)
-        draws = jax.random.normal(jax.random.fold_in(stream, index), (size,))
+        draws = jax.random.normal(
+            jax.random.fold_in(stream, index), (size,), jnp.float32
+        )
         # The curvature travels with the batch: `loss` sees no data.
         shift = jnp.broadcast_to(data["shifts"][worker], (size,))
         return data["curvature"], deviation * draws + shift

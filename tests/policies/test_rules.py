@@ -176,12 +176,12 @@ def test_wrong_texts_get_one_clear_sentence(text, message):
 
 
 def test_a_rule_of_ones_own_is_named_with_its_module(tmp_path, monkeypatch):
-    (tmp_path / "my_rules.py").write_text(
+    (tmp_path / "own_rules.py").write_text(
         "from abs_dssp import policies\n"
         "def patient(num_workers, *, s):\n"
         "    return policies.Policy(*policies.ssp.__wrapped__(num_workers, s=s))\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
-    policy = policies.parse("my_rules:patient(s=2)", 3)
-    assert policies.describe(policy) == "my_rules:patient(s=2)"
-    assert policies.parse("my_rules:patient(s=2)", 3) is policy
+    policy = policies.parse("own_rules:patient(s=2)", 3)
+    assert policies.describe(policy) == "own_rules:patient(s=2)"
+    assert policies.parse("own_rules:patient(s=2)", 3) is policy

@@ -1,0 +1,156 @@
+"""The experiments as a user runs them: in a process of their own."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from abs_dssp import traces
+from abs_dssp.report import summary
+
+ROOT = Path(__file__).parents[1]
+SMALL = ["--epochs=1", "--evaluations=4", "--limit_train=320", "--seeds=1"]
+
+
+def run(script, *arguments):
+    """Exit status, what was printed, and the errors' last lines."""
+    done = subprocess.run(
+        [sys.executable, ROOT / "experiments" / script, *arguments],
+        capture_output=True, text=True, timeout=300,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    return done.returncode, done.stdout, done.stderr
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory):
+    out = tmp_path_factory.mktemp("compare")
+    arguments = [
+        "--policy=bsp()", "--policy=ssp(s=2)", "--policy=adasync(k0=1,interval=1)",
+        "--policy=local_sgd(); local_steps=2", f"--out={out}", *SMALL,
+    ]  # fmt: skip
+    return out, arguments, run("compare.py", *arguments)
+
+
+def test_compare_writes_everything_it_promises(compared):
+    out, _, (code, printed, errors) = compared
+    assert code == 0, errors
+    entries = json.loads((out / "summary.json").read_text())
+    assert [e["policy"] for e in entries] == [
+        "bsp()", "ssp(s=2)", "adasync(k0=1,interval=1)", "local_sgd(); local_steps=2"
+    ]  # fmt: skip
+    assert all(set(summary.FIELDS) < set(e) for e in entries)
+    assert entries[0]["max_staleness"] == 0 and entries[1]["max_staleness"] > 0
+    assert entries[3]["commits"] < entries[0]["commits"]
+    with open(out / "history.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert {r["policy"] for r in rows} == {e["policy"] for e in entries}
+    finals = [float(r["accuracy"]) for r in rows if r["policy"] == "ssp(s=2)"]
+    assert finals[-1] == entries[1]["final_accuracy"]
+    for name in ("accuracy_time", "accuracy_rounds", "staleness", "timeline"):
+        assert (out / f"{name}.png").stat().st_size > 5000
+    found = [traces.Trace.load(p) for p in sorted(out.glob("runs/*/trace.npz"))]
+    assert {t.local_steps for t in found} == {1, 2} and len(found) == 4
+    assert "s to target" in printed and "waiting" in printed
+    assert not list(out.rglob("*.partial"))
+
+
+def test_compare_keeps_what_is_finished(compared):
+    out, arguments, _ = compared
+    before = (out / "summary.json").read_bytes()
+    code, printed, _ = run("compare.py", *arguments)
+    assert code == 0 and printed.count("kept from before") == 4
+    assert (out / "summary.json").read_bytes() == before
+
+
+def test_train_writes_a_run(tmp_path):
+    out = tmp_path / "run"
+    code, _, errors = run(
+        "train.py", "--policy=k_async(k=2)", f"--out={out}", *SMALL[:3],
+        "--partition=dirichlet(alpha=0.5)", "--momentum=0.9", "--learning_rate=0.02",
+        "--learning_rate_drops=0.5", "--schedule_clock=epoch",
+        "--communication=link(bandwidth=1e6,shared=True)",
+    )  # fmt: skip
+    assert code == 0, errors
+    trace = traces.Trace.load(out / "trace.npz")
+    assert trace.policy == "k_async(k=2)" and trace.task == "digits/mlp"
+    assert (trace.time[1:] - trace.duration[1:] > 0).any()
+    events = json.loads((out / "timeline.json").read_text())["traceEvents"]
+    assert any(e["name"] == "sending" for e in events)
+    record = json.loads((out / "run.json").read_text())
+    assert np.isfinite(record["summary"]["final_loss"])
+
+
+WRONG = [
+    (["--policy=sssp(s=1)"], "unknown name 'sssp'; known: abs, adasync"),
+    (["--policy=ssp(s=1.5)"], "s must be a whole number, got 1.5"),
+    (["--policy=weighted(inverse(), inverse())"], "policy must be a Policy"),
+    (["--policy=k_sync(k=9)"], "k must be at most the number of workers 4, got 9"),
+    (["--policy=dssp(s_lower=5,s_upper=2)"], "s_upper must be at least s_lower=5"),
+    (["--policy=bsp(); steps=3"], "unknown setting 'steps'"),
+    (["--policy=bsp(); local_steps=x"], "local_steps must be a number, got 'x'"),
+    (["--task=mnist"], "unknown task 'mnist'; known: cifar10"),
+    (["--model=vgg"], "unknown name 'vgg'; known: alexnet, cnn"),
+    (["--delays=constant(seconds=[1,2])"], "one value per worker (4), got 2"),
+    (["--delays=constant(seconds=-1)"], "must be finite and at least 0, got -1.0"),
+    (["--delays=constant(seconds='x')"], "must be a number or a list of numbers"),
+    (["--task=cifar10", "--data_dir=/no/such"], "data_dir /no/such does not exist"),
+    (["--learning_rate_drops=5,3"], "at must be positive and increasing"),
+    (["--learning_rate_drops=x"], "expected numbers"),
+    (["--communication=link()"], "link needs the argument 'bandwidth'"),
+    (["--partition=sorted"], "unknown name 'sorted'"),
+    (["--epochs=-1"], "until_epochs must be above 0, got -1.0"),
+    (["--batch_size=many"], "--batch_size"),
+    (["--workers=0"], "--workers"),
+    (["surplus"], "Unexpected arguments: surplus"),
+    (["--policy=stuck:miser()"], "every worker waits, nobody computes, at push 5"),
+]
+
+
+@pytest.mark.parametrize("chunk", range(0, len(WRONG), 2))
+def test_a_users_mistake_gets_one_sentence_and_status_1(tmp_path, chunk, monkeypatch):
+    (tmp_path / "stuck.py").write_text(
+        "from abs_dssp import policies\n"
+        "def miser(num_workers):\n"
+        "    init, push, leave = policies.asp.__wrapped__(num_workers)\n"
+        "    def keep(state, clocks, worker, now):\n"
+        "        state, decision = push(state, clocks, worker, now)\n"
+        "        return state, decision._replace(release=decision.release & False)\n"
+        "    return policies.Policy(init, keep, leave)\n"
+    )
+    for arguments, message in WRONG[chunk : chunk + 2]:
+        out = tmp_path / "out"
+        done = subprocess.run(
+            [sys.executable, ROOT / "experiments" / "compare.py", f"--out={out}",
+             *SMALL, *arguments],
+            capture_output=True, text=True, timeout=120,
+            env=os.environ | {"PYTHONPATH": f"{ROOT}:{tmp_path}"},
+        )  # fmt: skip
+        assert done.returncode == 1, (arguments, done.stderr)
+        assert message in done.stderr + done.stdout, (arguments, done.stderr)
+        assert "Traceback" not in done.stderr
+        assert not (out / "summary.json").exists()
+        assert not list(tmp_path.rglob("trace.npz"))
+
+
+def test_help_explains_every_flag_in_one_line():
+    code, printed, _ = run("compare.py", "--help")
+    assert code in (0, 1)
+    for name in ("policy", "task", "delays", "local_steps", "seeds", "out", "until"):
+        assert f"--{name}" in printed or f"--[no]{name}" in printed
+
+
+def test_importing_the_package_is_light():
+    code = (
+        "import sys, abs_dssp\n"
+        "from abs_dssp import simulate, report, tasks, policies\n"
+        "heavy = {'tensorflow_datasets', 'zmq', 'matplotlib', 'sklearn', 'orbax'}\n"
+        "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
