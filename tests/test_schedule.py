@@ -21,9 +21,12 @@ EXACT = (
 
 @st.composite
 def tables(draw, num_workers):
-    """Durations of every worker: random, or whole numbers with many ties."""
-    if draw(st.booleans()):
+    """Durations: random, whole numbers (exact ties), or tenths (ties but for rounding)."""
+    kind = draw(st.sampled_from(["random", "whole", "tenths"]))
+    if kind == "whole":
         value = st.integers(1, 4).map(float)
+    elif kind == "tenths":
+        value = st.integers(1, 9).map(lambda tenths: tenths / 10)
     else:
         value = st.floats(0.05, 20.0)
     row = st.lists(value, min_size=5, max_size=5)
