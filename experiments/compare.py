@@ -68,10 +68,10 @@ def main(argv):
         runs = []
         for seed in range(_SEEDS.value):
             run = _run(task, contender, seed, out, settings, f"{number}/{len(texts)}")
-            runs.append(run["summary"])
-            histories[contender.text, seed] = History(
-                tuple(run["records"]), np.empty(0)
-            )
+            history = History(tuple(run["records"]), np.empty(0))
+            histories[contender.text, seed] = history
+            # A kept run may have been made for another target.
+            runs.append(run["summary"] | summary.to_target(history, _TARGET.value))
             traces.setdefault(contender.text, run["trace"])
         entries.append(summary.over_seeds(contender.text, runs))
     outputs.write(out / "summary.json", json.dumps(entries, indent=1))
@@ -95,8 +95,7 @@ def main(argv):
 def _run(task, contender, seed, out, settings, place):
     """One run, or what was kept of it."""
     own = [contender.text, contender.local_steps, contender.learning_rate]
-    identity = outputs.key({"settings": settings, "own": own, "seed": seed,
-                            "target": _TARGET.value})  # fmt: skip
+    identity = outputs.key({"settings": settings, "own": own, "seed": seed})
     folder = out / "runs" / f"{outputs.slug(contender.text)}-seed{seed}"
     label = f"[{place}] {contender.text} seed {seed}"
     kept = outputs.load_run(folder, identity)

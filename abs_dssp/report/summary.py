@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from abs_dssp.history import History
 from abs_dssp.replay import Result
 
 FIELDS = (
@@ -47,14 +48,8 @@ def summarise(result: Result, target_accuracy: float | None) -> dict[str, Any]:
     """
     trace, history = result.trace, result.history
     size = sum(leaf.nbytes for leaf in jax.tree.leaves(result.variables))
-    reached = None
-    if target_accuracy is not None:
-        reached = history.first_reaching(target_accuracy)
     staleness = trace.staleness
-    values = {
-        "seconds_to_target": reached["seconds"] if reached else None,
-        "pushes_to_target": reached["push"] if reached else None,
-        "commits_to_target": reached["version"] if reached else None,
+    values = to_target(history, target_accuracy) | {
         "final_accuracy": history.last("accuracy"),
         "final_loss": history.last("loss"),
         "pushes_per_second": trace.pushes_per_second,
@@ -67,6 +62,18 @@ def summarise(result: Result, target_accuracy: float | None) -> dict[str, Any]:
         "bytes_sent": trace.bytes_sent(size),
     }
     return {name: _finite(values[name]) for name in FIELDS}
+
+
+def to_target(history: History, target_accuracy: float | None) -> dict[str, Any]:
+    """Where the first evaluation of at least this accuracy lies; None if nowhere."""
+    reached = None
+    if target_accuracy is not None:
+        reached = history.first_reaching(target_accuracy)
+    places = {"seconds": "seconds", "pushes": "push", "commits": "version"}
+    return {
+        f"{name}_to_target": reached[column] if reached else None
+        for name, column in places.items()
+    }
 
 
 def over_seeds(policy: str, runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

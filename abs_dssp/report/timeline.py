@@ -170,15 +170,18 @@ def save_picture(traces: list[Trace], path: str | os.PathLike[str]) -> Path:
         for axes, trace in zip(panels[:, 0], traces, strict=True):
             draw(axes, trace, start, end)
             share = f"waiting {100 * trace.waiting_share:.0f} %"
-            if trace.restarts.any():
+            if trace.cancelled_share > 0:
                 share += f", cancelled {100 * trace.cancelled_share:.0f} %"
-            axes.set_title(f"{trace.policy}   ({share} of the run)", loc="left")
+            name = trace.policy
+            if trace.local_steps > 1:
+                name += f", {trace.local_steps} local steps"
+            axes.set_title(f"{name}   ({share} of the run)", loc="left")
         panels[-1, 0].set_xlabel("virtual time (s)")
         kinds = {
             "computing": "blue", "sending": "sky", "waiting": "light grey",
             "cancelled": "vermilion", "unfinished": "pale blue",
         }  # fmt: skip
-        used = {span.kind for trace in traces for span in spans(trace)}
+        used = {s.kind for t in traces for s in spans(t) if s.start < end}
         handles: list[Any] = [
             Patch(color=style.COLORS[color], label=kind)
             for kind, color in kinds.items()
