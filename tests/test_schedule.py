@@ -21,7 +21,7 @@ EXACT = (
 
 @st.composite
 def tables(draw, num_workers):
-    """Durations: random, whole numbers (exact ties), or tenths (ties but for rounding)."""
+    """Durations: random, whole (exact ties), or tenths (ties but for rounding)."""
     kind = draw(st.sampled_from(["random", "whole", "tenths"]))
     if kind == "whole":
         value = st.integers(1, 4).map(float)
