@@ -1,8 +1,6 @@
 """Replay: a trace and a seed determine the parameters.
 
-The server's work is one compiled loop over the rows of the trace (on a CPU, where XLA
-runs the gradients of convolutions several times slower inside a loop, the host calls
-the compiled step row by row if there are convolutions). Versions that a later
+The server's work is one compiled loop over the rows of the trace. Versions that a later
 push was computed from are kept in a ring of max-staleness + 1 slots, never in N copies.
 Pushes whose pulled versions exist already can be computed side by side (a wavefront);
 width 1 gives the sequential order that a real server follows. Batches and random keys
@@ -10,19 +8,18 @@ are functions of (seed, worker, clock, local step), so it does not matter who co
 """
 
 import dataclasses
-import functools
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float, Int
 
 from abs_dssp import checkpoints, history, traces, update
+from abs_dssp.engine import Engine
 from abs_dssp.history import History
 from abs_dssp.tasks.base import Task, Variables
 from abs_dssp.traces import Trace
@@ -38,28 +35,6 @@ class Result:
     variables: Variables  # after the last of them
     history: History
     stopped: str = "end"  # "end", "target", or why the loss was not finite
-
-
-class Server(NamedTuple):
-    """The server between two pushes."""
-
-    ring: Variables  # each leaf with a leading axis of slots; version v at v % slots
-    optimizer: Any
-    sums: Any  # Accumulated; () where every push is committed alone
-    losses: Float[Array, " C"]  # training loss of every push; NaN before it came
-
-
-class Rows(NamedTuple):
-    """The trace as the compiled loop reads it, padded to its capacity C."""
-
-    worker: Int[Array, " C"]
-    clock: Int[Array, " C"]
-    pulled: Int[Array, " C"]
-    version: Int[Array, " C"]
-    weight: Float[Array, " C"]
-    committed: Array  # bool (C,)
-    epoch: Float[Array, " C"]  # of `version`
-    pulled_epoch: Float[Array, " C"]  # of `pulled`
 
 
 def replay(
@@ -94,7 +69,7 @@ def replay(
       width: gradients computed side by side; 1 on a CPU and N elsewhere by default.
       slots: versions kept at least, so that several traces share one compiled program;
         as many as the trace needs by default.
-      loop: `"compiled"`, `"host"`, or `"auto"`: what is faster, see above.
+      loop: `"compiled"`, `"host"`, or `"auto"`: what is faster, see `engine`.
       eval_every_commits: evaluate after every so many commits.
       eval_every_seconds: evaluate at every multiple of this virtual time.
       target_accuracy: stop at the first evaluation of at least this accuracy.
@@ -135,155 +110,6 @@ def replay(
     run.resume()
     run.follow(trace, total=len(trace), final=True)
     return run.result(trace)
-
-
-class Engine:
-    """Compiled loop, its rows and the server's state. Owns device buffers it donates.
-
-    Not thread-safe; the caller's thread uses it.
-    """
-
-    def __init__(
-        self,
-        task: Task,
-        rule: update.Rule,
-        seed: int,
-        slots: int,
-        num_pushes: int,
-        alone: bool,
-        width: int | None = None,
-        loop: str = "auto",
-    ):
-        if loop not in ("auto", "compiled", "host"):
-            raise ValueError(
-                f"replay: loop must be 'auto', 'compiled' or 'host', got {loop!r}."
-            )
-        if width is None:
-            width = 1 if jax.default_backend() == "cpu" else task.num_workers
-        if width < 1:
-            raise ValueError(f"replay: width must be at least 1, got {width}.")
-        self.task, self.alone, self.width = task, alone, width
-        self.key = jax.random.key(seed)
-        self.functions = task._replace(data=None, constants=None)  # hashable
-        if loop == "auto":
-            slow = jax.default_backend() == "cpu" and width == 1
-            slow = slow and _has_convolutions(self.functions, task.data)
-            loop = "host" if slow else "compiled"
-        self.on_host = loop == "host" and width == 1
-        # Local steps are a loop as well.
-        self.rule = rule._replace(unroll=self.on_host)
-        self.slots = slots
-        self.capacity = max(64, 1 << (num_pushes - 1).bit_length())
-        self.server = _begin(
-            self.functions, rule, slots, self.capacity, alone, self.key
-        )
-        self.rows: Rows | None = None
-        self.columns: Mapping[str, np.ndarray] = {}
-
-    def load(self, columns: Mapping[str, np.ndarray]) -> None:
-        """Gives the loop its rows: all of the trace that is known so far."""
-        rows = len(columns["worker"])
-        if rows > self.capacity:
-            raise ValueError(f"replay: {rows} rows exceed {self.capacity}.")
-        samples = self.task.batch_size * self.rule.local_steps
-        epochs = history.versions_epochs(
-            columns["committed"], samples, self.task.samples_per_epoch
-        )
-
-        def pad(values, dtype):
-            padded = np.zeros(self.capacity, dtype)
-            padded[:rows] = values
-            return jnp.asarray(padded)
-
-        self.columns = columns
-        self.rows = Rows(
-            worker=pad(columns["worker"], np.int32),
-            clock=pad(columns["clock"], np.int32),
-            pulled=pad(columns["pulled"], np.int32),
-            version=pad(columns["version"], np.int32),
-            weight=pad(columns["weight"], np.float32),
-            committed=pad(columns["committed"], bool),
-            epoch=pad(epochs[columns["version"]], np.float32),
-            pulled_epoch=pad(epochs[columns["pulled"]], np.float32),
-        )
-
-    def run(self, start: int, stop: int) -> None:
-        """Computes and applies the rows `start` up to, not including, `stop`."""
-        assert self.rows is not None
-        static = (self.functions, self.rule, self.alone)
-        if self.on_host:
-            for row in range(start, stop):
-                self.server = _run_one(
-                    *static, self.task.data, self.key, self.rows, self.server, row
-                )
-            return
-        if self.width == 1:
-            self.server = _run(
-                *static, self.task.data, self.key, self.rows, self.server, start, stop
-            )
-            return
-        first, count = wavefronts(
-            self.columns["pulled"], self.columns["version"], start, stop, self.width
-        )
-        size = 1 << max(0, len(first) - 1).bit_length()
-        pad = (0, size - len(first))
-        self.server = _run_wide(
-            *static,
-            self.width,
-            self.task.data,
-            self.key,
-            self.rows,
-            self.server,
-            jnp.asarray(np.pad(first, pad)),
-            jnp.asarray(np.pad(count, pad)),
-            len(first),
-        )
-
-    def variables(self, version: int) -> Variables:
-        """A copy of a version that is still kept."""
-        return _slot(self.server.ring, jnp.int32(version % self.slots))
-
-    def evaluate(self, version: int) -> dict[str, float]:
-        """The task's measures at a version, as Python floats."""
-        measures = _evaluate(
-            self.functions,
-            self.task.data,
-            self.server.ring,
-            jnp.int32(version % self.slots),
-        )
-        return {name: float(value) for name, value in measures.items()}
-
-    def losses(self, start: int, stop: int) -> np.ndarray:
-        """Training losses of the rows `start` to `stop`."""
-        return np.asarray(self.server.losses)[start:stop]
-
-    def objective(self) -> float:
-        """The training objective at version 0."""
-        ring = self.server.ring
-        return float(_objective(self.functions, self.task.data, ring, jnp.int32(0)))
-
-    def reserve(self, num_pushes: int) -> None:
-        """Makes room for so many rows."""
-        if num_pushes > self.capacity:
-            capacity = 1 << (num_pushes - 1).bit_length()
-            longer = jnp.full(capacity, jnp.nan, jnp.float32)
-            losses = longer.at[: self.capacity].set(self.server.losses)
-            self.server = self.server._replace(losses=losses)
-            self.capacity = capacity
-
-    def grow(self, slots: int, version: int) -> None:
-        """Keeps more versions from now on; `version` is the present one."""
-        if slots <= self.slots:
-            return
-        kept = np.arange(max(0, version - self.slots + 1), version + 1)
-        source, target = kept % self.slots, kept % slots
-
-        def move(leaf):
-            larger = jnp.zeros((slots, *leaf.shape[1:]), leaf.dtype)
-            return larger.at[target].set(leaf[source])
-
-        self.server = self.server._replace(ring=jax.tree.map(move, self.server.ring))
-        self.slots = slots
 
 
 class Run:
@@ -440,158 +266,3 @@ class Run:
             }
             self.store.save(self.done, jax.tree.leaves(self.engine.server), note)
             self._saved = self.done
-
-
-def wavefronts(
-    pulled: np.ndarray, version: np.ndarray, start: int, stop: int, width: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Cuts rows into runs whose pulled versions exist before the run begins.
-
-    Args:
-      pulled: version each push was computed from.
-      version: version on each arrival.
-      start: first row.
-      stop: row after the last.
-      width: longest run.
-
-    Returns:
-      First row and length of every run, int32.
-    """
-    first, count = [], []
-    row = start
-    while row < stop:
-        end = row + 1
-        while end < min(stop, row + width) and pulled[end] <= version[row]:
-            end += 1
-        first.append(row)
-        count.append(end - row)
-        row = end
-    return np.array(first, np.int32), np.array(count, np.int32)
-
-
-def _has_convolutions(functions: Task, data) -> bool:
-    """Whether the loss of a task uses convolutions."""
-
-    def value(data, key):
-        variables = functions.init(key)
-        batch = functions.batch(data, key, jnp.int32(0), jnp.int32(0))
-        return functions.loss(variables, batch, key)
-
-    return "conv_general_dilated" in str(jax.make_jaxpr(value)(data, jax.random.key(0)))
-
-
-@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3, 4))
-def _begin(functions, rule, slots, capacity, alone, key) -> Server:
-    variables = functions.init(key)
-    ring = jax.tree.map(
-        lambda leaf: jnp.zeros((slots, *leaf.shape), leaf.dtype).at[0].set(leaf),
-        variables,
-    )
-    return Server(
-        ring=ring,
-        optimizer=rule.optimizer.init(variables.params),
-        sums=() if alone else update.nothing(variables),
-        losses=jnp.full(capacity, jnp.nan, jnp.float32),
-    )
-
-
-@jax.jit
-def _slot(ring, slot) -> Variables:
-    return jax.tree.map(
-        lambda leaf: jax.lax.dynamic_index_in_dim(leaf, slot, keepdims=False), ring
-    )
-
-
-@functools.partial(jax.jit, static_argnums=(0,))
-def _evaluate(functions, data, ring, slot):
-    return functions.evaluate(data, _slot(ring, slot))
-
-
-@functools.partial(jax.jit, static_argnums=(0,))
-def _objective(functions, data, ring, slot):
-    return functions.objective(data, _slot(ring, slot))
-
-
-def _push(functions, rule, data, key, ring, row: Rows) -> update.Push:
-    slots = jax.tree.leaves(ring)[0].shape[0]
-    origin = update.Origin(row.worker, row.clock, row.pulled, row.pulled_epoch)
-    pulled = _slot(ring, row.pulled % slots)
-    return update.compute_push(rule, functions, data, key, pulled, origin)
-
-
-def _receive(rule, alone: bool, server: Server, row: Rows, push, place) -> Server:
-    """What the server does with one push."""
-    slots = jax.tree.leaves(server.ring)[0].shape[0]
-    current = _slot(server.ring, row.version % slots)
-    if alone:
-        gradient = push.gradient
-        if rule.aggregate == "sum":
-            gradient = jax.tree.map(lambda g: row.weight * g, gradient)
-        variables, optimizer = update.apply(
-            rule, current, server.optimizer, gradient, push.stats,
-            row.epoch, row.version,
-        )  # fmt: skip
-        sums: Any = ()
-    else:
-        sums = update.accumulate(server.sums, push, row.weight)
-
-        def commit(sums, optimizer):
-            variables, optimizer = update.commit(
-                rule, current, optimizer, sums, row.epoch, row.version
-            )
-            return variables, optimizer, update.nothing(current)
-
-        def keep(sums, optimizer):
-            return current, optimizer, sums
-
-        variables, optimizer, sums = jax.lax.cond(
-            row.committed, commit, keep, sums, server.optimizer
-        )
-    slot = (row.version + row.committed.astype(jnp.int32)) % slots
-    ring = jax.tree.map(
-        lambda leaf, new: jax.lax.dynamic_update_index_in_dim(leaf, new, slot, 0),
-        server.ring,
-        variables,
-    )
-    return Server(ring, optimizer, sums, server.losses.at[place].set(push.loss))
-
-
-def _row(functions, rule, alone, data, key, rows, server, i) -> Server:
-    row = jax.tree.map(lambda column: column[i], rows)
-    push = _push(functions, rule, data, key, server.ring, row)
-    return _receive(rule, alone, server, row, push, i)
-
-
-_run_one = jax.jit(_row, static_argnums=(0, 1, 2), donate_argnums=(6,))
-
-
-@functools.partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=(6,))
-def _run(functions, rule, alone, data, key, rows, server, start, stop) -> Server:
-    def one(i, server):
-        return _row(functions, rule, alone, data, key, rows, server, i)
-
-    return jax.lax.fori_loop(start, stop, one, server)
-
-
-@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3), donate_argnums=(7,))
-def _run_wide(
-    functions, rule, alone, width, data, key, rows, server, first, count, num_runs
-) -> Server:
-    def some(number, server):
-        capacity = rows.worker.shape[0]
-        places = first[number] + jnp.arange(width, dtype=jnp.int32)
-        # Rows past the run's end are computed and not used.
-        wave = jax.tree.map(
-            lambda column: column[jnp.minimum(places, capacity - 1)], rows
-        )
-        pushes = jax.vmap(
-            lambda row: _push(functions, rule, data, key, server.ring, row)
-        )(wave)
-
-        def one(i, server):
-            row, push = jax.tree.map(lambda leaf: leaf[i], (wave, pushes))
-            return _receive(rule, alone, server, row, push, places[i])
-
-        return jax.lax.fori_loop(0, count[number], one, server)
-
-    return jax.lax.fori_loop(0, num_runs, some, server)

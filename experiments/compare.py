@@ -79,16 +79,19 @@ def main(argv):
     by_policy = {
         text: [histories[text, seed] for seed in range(_SEEDS.value)] for text in texts
     }
-    for against in ("seconds", "version"):
-        path = out / f"accuracy_{'time' if against == 'seconds' else 'rounds'}.png"
-        curves.save_accuracy(by_policy, path, against, target=_TARGET.value)
+    names = {name for history in histories.values() for name in history.names}
+    measure = "accuracy" if "accuracy" in names else "loss"
+    target = _TARGET.value if measure == "accuracy" else None
+    for against, name in (("seconds", "time"), ("version", "rounds")):
+        path = out / f"{measure}_{name}.png"
+        curves.save_curves(by_policy, path, against, measure, target)
     curves.save_staleness(traces, out / "staleness.png")
     timeline.save_picture(list(traces.values()), out / "timeline.png")
     print(
         f"\n{task.name}, {task.num_workers} workers, {_SEEDS.value} seed(s); "
         f"target accuracy {_TARGET.value}\n\n{summary.table(entries)}\n\n"
-        f"Written to {out}: summary.json, history.csv, runs/, accuracy_time.png, "
-        "accuracy_rounds.png, staleness.png, timeline.png"
+        f"Written to {out}: summary.json, history.csv, runs/, {measure}_time.png, "
+        f"{measure}_rounds.png, staleness.png, timeline.png"
     )
 
 

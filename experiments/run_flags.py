@@ -160,7 +160,7 @@ def train(
     speed = delays.per_step(step, contender.local_steps)
     size = _variable_bytes(task)
     limits: dict[str, Any] = {
-        "until_epochs": _EPOCHS.value,
+        "until_epochs": _epochs(),
         "until_seconds": _UNTIL.value,
     }
     transfers = communication.parse(_COMMUNICATION.value, 2 * size)
@@ -201,6 +201,13 @@ def _numbers(flag: str, values: Sequence[str]) -> list[float]:
         return [float(value) for value in values]
     except ValueError:
         raise ValueError(f"--{flag}: expected numbers, got {values}.") from None
+
+
+def _epochs() -> float | None:
+    """The limit in epochs; the default one yields to --until."""
+    if _UNTIL.value is not None and not flags.FLAGS["epochs"].present:
+        return None
+    return _EPOCHS.value
 
 
 def _variable_bytes(task: Task) -> int:

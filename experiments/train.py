@@ -54,11 +54,9 @@ def main(argv):
     )
     timeline.save_chrome(result.trace, out / "timeline.json")
     timeline.save_picture([result.trace], out / "timeline.png")
-    if "accuracy" in result.history.names:
-        curves.save_accuracy(
-            {contender.text: [result.history]}, out / "accuracy.png",
-            target=_TARGET.value,
-        )  # fmt: skip
+    measure = "accuracy" if "accuracy" in result.history.names else "loss"
+    runs = {contender.text: [result.history]}
+    curves.save_curves(runs, out / f"{measure}.png", "seconds", measure, _TARGET.value)
     outputs.save_run(out, result, identity, _TARGET.value)
     entry = summary.over_seeds(
         contender.text, [summary.summarise(result, _TARGET.value)]

@@ -115,7 +115,7 @@ def adaptive_bounded_staleness(
 
     def on_push(state, clocks, worker, now):
         del now
-        loss = clocks.loss.astype(jnp.float32)
+        loss = jnp.asarray(clocks.loss, jnp.float32)
         first = jnp.where(jnp.isfinite(state.first_loss), state.first_loss, loss)
         accepted = clocks.version - clocks.pulled[worker] <= state.tau_max
         commit, release = rounds.on_push(clocks, worker, state.k, accepted, False)
@@ -137,7 +137,7 @@ def adaptive_bounded_staleness(
         decision = rounds.decide_leave(clocks, batch=False)
         k, tau = schedules(
             clocks.version + 1,
-            state.first_loss / clocks.loss.astype(jnp.float32),
+            state.first_loss / jnp.asarray(clocks.loss, jnp.float32),
             state.k,
             state.tau_max,
         )

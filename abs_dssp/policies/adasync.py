@@ -91,7 +91,7 @@ def _adasync(name, num_workers, k0, kind, interval):
 
     def update(state, clocks, now):
         now = jnp.asarray(now, state.updated.dtype)
-        loss = clocks.loss.astype(jnp.float32)
+        loss = jnp.asarray(clocks.loss, jnp.float32)
         first = jnp.where(jnp.isfinite(state.first_loss), state.first_loss, loss)
         due = (now - state.updated >= interval) & jnp.isfinite(loss)
         target = jnp.ceil(k0 * jnp.sqrt(first / loss))  # inf at loss 0: clipped

@@ -31,7 +31,7 @@ def on_push(
       `(commit, release)`.
     """
     pusher = base.only(worker, clocks.clock.shape[0])
-    pending = clocks.pending + accepted.astype(clocks.pending.dtype)
+    pending = clocks.pending + accepted.astype(jnp.int32)
     commit = (pending >= k) & (pending > 0)
     if batch:
         return commit, pusher & clocks.alive

@@ -18,7 +18,7 @@ _AXES = {
 }
 
 
-def save_accuracy(
+def save_curves(
     runs: Mapping[str, Sequence[History]],
     path: str | os.PathLike[str],
     against: str = "seconds",
@@ -49,6 +49,8 @@ def save_accuracy(
                     x, mean - spread, mean + spread, color=look["color"], alpha=0.12,
                     linewidth=0,
                 )  # fmt: skip
+        if measure == "loss":
+            axes.set_yscale("log")
         if target is not None:
             axes.axhline(target, color="0.5", linewidth=0.7, linestyle=":")
             axes.annotate(

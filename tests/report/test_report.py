@@ -79,8 +79,8 @@ def test_pictures_are_written_whole_and_reproducibly(trace, tmp_path):
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()
         timeline.save_picture([trace, trace], tmp_path / folder / "timeline.png")
-        curves.save_accuracy(runs, tmp_path / folder / "time.png", target=0.5)
-        curves.save_accuracy(runs, tmp_path / folder / "rounds.png", "version")
+        curves.save_curves(runs, tmp_path / folder / "time.png", target=0.5)
+        curves.save_curves(runs, tmp_path / folder / "rounds.png", "version")
         curves.save_staleness({"x": trace}, tmp_path / folder / "staleness.png")
     first = sorted((tmp_path / "a").iterdir())
     assert [p.name for p in first] == [
