@@ -74,7 +74,7 @@ def save_staleness(traces: Mapping[str, Trace], path: str | os.PathLike[str]) ->
     lines = -(-len(traces) // columns)
     with style.figure() as plt:
         figure, panels = plt.subplots(
-            lines, columns, figsize=(6.4, 0.4 + 1.15 * lines), sharex=True, sharey=True,
+            lines, columns, figsize=(6.4, 0.8 + 1.15 * lines), sharex=True, sharey=True,
             squeeze=False,
         )  # fmt: skip
         most = max(int(t.staleness.max(initial=0)) for t in traces.values())
