@@ -108,6 +108,16 @@ def adaptive_bounded_staleness(
         bound = jnp.clip(jnp.asarray(limit(version, k)), 0, _UNBOUNDED)
         return k, jnp.minimum(bound.astype(jnp.int32), tau)
 
+    # A rule that never looks at the loss can be scheduled ahead of the training.
+    looks = growth != "rounds"
+
+    def ratio(state, clocks):
+        if not looks:
+            return state.first_loss, state.first_loss
+        loss = jnp.asarray(clocks.loss, jnp.float32)
+        first = jnp.where(jnp.isfinite(state.first_loss), state.first_loss, loss)
+        return first, first / loss
+
     def init():
         unknown = jnp.float32(jnp.nan)
         k, tau = schedules(jnp.int32(0), unknown, jnp.int32(k0), jnp.int32(_UNBOUNDED))
@@ -115,12 +125,11 @@ def adaptive_bounded_staleness(
 
     def on_push(state, clocks, worker, now):
         del now
-        loss = jnp.asarray(clocks.loss, jnp.float32)
-        first = jnp.where(jnp.isfinite(state.first_loss), state.first_loss, loss)
+        first, fallen = ratio(state, clocks)
         accepted = clocks.version - clocks.pulled[worker] <= state.tau_max
         commit, release = rounds.on_push(clocks, worker, state.k, accepted, False)
         version = clocks.version + 1
-        k, tau = schedules(version, first / loss, state.k, state.tau_max)
+        k, tau = schedules(version, fallen, state.k, state.tau_max)
         stale = version - clocks.pulled > tau
         return AbsState(
             jnp.where(commit, k, state.k), jnp.where(commit, tau, state.tau_max), first
@@ -137,7 +146,7 @@ def adaptive_bounded_staleness(
         decision = rounds.decide_leave(clocks, batch=False)
         k, tau = schedules(
             clocks.version + 1,
-            state.first_loss / jnp.asarray(clocks.loss, jnp.float32),
+            ratio(state, clocks)[1],
             state.k,
             state.tau_max,
         )

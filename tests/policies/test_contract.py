@@ -129,7 +129,8 @@ def test_vmap_sweeps_a_parameter():
     ("text", "reads"),
     [
         ("dssp()", False),
-        ("abs(k0=1,a=10)", True),  # its growth may look at the loss
+        ("abs(k0=1,a=10)", False),
+        ('abs(k0=1,a=0.5,growth="loss")', True),
         ("adasync()", True),
         ("weighted(adasync(), inverse())", True),
         ("switch(bsp(), asp(), at=3)", False),
