@@ -53,17 +53,18 @@ def save_curves(
             axes.set_yscale("log")
         if target is not None:
             axes.axhline(target, color="0.5", linewidth=0.7, linestyle=":")
-            axes.annotate(
+            note = axes.annotate(
                 f"target {target:g}", (1.0, target), (-2, 2), ha="right", va="bottom",
                 xycoords=("axes fraction", "data"), textcoords="offset points",
                 fontsize=7, color="0.35",
             )  # fmt: skip
+            note.set_in_layout(False)
         axes.set_xlabel(_AXES[against])
         axes.set_ylabel(f"test {measure}")
         axes.margins(x=0.01)
         if against == "version":
             axes.set_xscale("log")
-        _zoom(axes, runs, measure)
+        _zoom(axes, runs, measure, target)
         figure.legend(loc="outside lower center", ncols=2)
         return style.save(figure, path)
 
@@ -124,11 +125,12 @@ def _together(histories, against, measure):
     return grid, np.stack([np.interp(grid, x, y) for x, y in curves])
 
 
-def _zoom(axes, runs, measure):
+def _zoom(axes, runs, measure, target):
     """Leaves out the first steep part, where all curves lie on each other."""
     finals = [
         history.last(measure) for histories in runs.values() for history in histories
     ]
     finals = [value for value in finals if np.isfinite(value)]
+    finals += [] if target is None else [target]
     if measure == "accuracy" and finals and min(finals) > 0.8:
-        axes.set_ylim(max(0.0, min(0.8, min(finals) - 0.1)), 1.0)
+        axes.set_ylim(min(0.8, min(finals) - 0.1), 1.0)

@@ -161,7 +161,7 @@ def save_picture(traces: list[Trace], path: str | os.PathLike[str]) -> Path:
     from matplotlib.patches import Patch
 
     with style.figure() as plt:
-        height = 0.42 + sum(0.32 + 0.16 * t.num_workers for t in traces)
+        height = 0.75 + sum(0.32 + 0.16 * t.num_workers for t in traces)
         figure, panels = plt.subplots(
             len(traces), 1, figsize=(7.0, height), sharex=True, squeeze=False,
             gridspec_kw={"height_ratios": [t.num_workers + 1.5 for t in traces]},
