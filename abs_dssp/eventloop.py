@@ -257,8 +257,7 @@ def to_trace(
     worker = typed["worker"]
     clock = np.empty(len(worker), np.int32)
     wait = np.full(len(worker), np.nan)
-    for i in range(num_workers):
-        mine = np.flatnonzero(worker == i)
+    for i, mine in enumerate(traces.rows_of_workers(worker, num_workers)):
         clock[mine] = np.arange(1, len(mine) + 1)
         # A worker's push is followed by the release that its next push started from.
         end = given[mine[1:]]

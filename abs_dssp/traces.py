@@ -145,8 +145,7 @@ class Trace:
     def unfinished(self) -> dict[int, float]:
         """For workers that compute at the end: when they began, in seconds."""
         begun = {}
-        for worker in range(self.num_workers):
-            rows = np.flatnonzero(self.worker == worker)
+        for worker, rows in enumerate(rows_of_workers(self.worker, self.num_workers)):
             begin = float(self.time[rows[-1]] + self.wait[rows[-1]]) if rows.size else 0
             if begin < self.seconds:  # not NaN either: released for good
                 begun[worker] = begin
@@ -167,8 +166,7 @@ class Trace:
     def started(self) -> Float[np.ndarray, " P"]:
         """Seconds; when the pusher was released before this push (0 at first)."""
         started = np.zeros(len(self))
-        for worker in range(self.num_workers):
-            rows = np.flatnonzero(self.worker == worker)
+        for rows in rows_of_workers(self.worker, self.num_workers):
             released = self.time[rows[:-1]] + self.wait[rows[:-1]]
             started[rows[1:]] = released
         return started
@@ -215,9 +213,8 @@ class Trace:
         outside = (self.worker < 0) | (self.worker >= self.num_workers)
         _first(outside, "worker={worker} is not one of 0..N-1", self)
         expected = np.empty(rows, np.int64)
-        for worker in range(self.num_workers):
-            mine = self.worker == worker
-            expected[mine] = np.arange(1, mine.sum() + 1)
+        for mine in rows_of_workers(self.worker, self.num_workers):
+            expected[mine] = np.arange(1, len(mine) + 1)
         _first(
             self.clock != expected,
             "clock={clock} does not count the pushes of worker {worker}",
@@ -333,6 +330,15 @@ def package_versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return versions
+
+
+def rows_of_workers(
+    worker: Int[np.ndarray, " P"], num_workers: int
+) -> list[Int[np.ndarray, " _"]]:
+    """The rows of each worker, in order."""
+    order = np.argsort(worker, kind="stable")
+    ends = np.searchsorted(worker[order], np.arange(1, num_workers))
+    return np.split(order, ends)
 
 
 def fingerprint(trace: Trace) -> str:

@@ -51,6 +51,9 @@ _PARTITION = flags.DEFINE_string(
 )
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Folder of prepared TFDS data.")
 _DOWNLOAD = flags.DEFINE_bool("download", False, "Let TFDS download the data set.")
+_AUGMENT = flags.DEFINE_bool(
+    "augment", None, "Pad, crop and flip images; the CIFARs by default."
+)
 _LIMIT = flags.DEFINE_integer(
     "limit_train", None, "Train on so many samples only.", lower_bound=1
 )
@@ -124,6 +127,7 @@ def build_task() -> Task:
         "download": _DOWNLOAD.value,
         "limit_train": _LIMIT.value,
         "limit_test": _LIMIT_TEST.value,
+        "augment": _AUGMENT.value,
     }
     if _MODEL.value is not None:
         settings["model"] = _MODEL.value
