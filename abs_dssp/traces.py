@@ -262,6 +262,7 @@ class Trace:
         path = Path(path)
         header = np.frombuffer(json.dumps(self.header).encode(), np.uint8)
         columns = {name: getattr(self, name) for name in COLUMNS}
+        path.parent.mkdir(parents=True, exist_ok=True)
         handle, partial = tempfile.mkstemp(dir=path.parent, suffix=".partial")
         try:
             with os.fdopen(handle, "wb") as file:
