@@ -137,13 +137,12 @@ def controller(clocks: base.Clocks, worker, r_max: int, limit=None) -> Int[Array
     """
     unreachable = jnp.iinfo(clocks.clock.dtype).max
     slowest = jnp.argmin(jnp.where(clocks.alive, clocks.clock, unreachable))
-    interval = clocks.latest - clocks.previous
+    latest = jnp.asarray(clocks.latest)
+    interval = latest - clocks.previous
     steps = jnp.arange(r_max + 1, dtype=jnp.int32)
     ahead = steps.astype(interval.dtype)
-    mine = clocks.latest[worker] + _rounded(ahead * interval[worker], clocks.version)
-    theirs = clocks.latest[slowest] + _rounded(
-        (ahead + 1) * interval[slowest], clocks.version
-    )
+    mine = latest[worker] + _rounded(ahead * interval[worker], clocks.version)
+    theirs = latest[slowest] + _rounded((ahead + 1) * interval[slowest], clocks.version)
     distance = jnp.abs(theirs[None, :] - mine[:, None])
     if limit is not None:
         inside = steps <= limit
