@@ -151,17 +151,36 @@ def parse(text: str, num_workers: int, **settings: Any) -> Task:
     constructor = _TASKS[call.name]
     shape = tfds if call.name.startswith("cifar") else constructor
     accepted = inspect.signature(shape).parameters
-    merged = {k: v for k, v in settings.items() if k in accepted} | dict(call.kwargs)
+    given = {name: _spelled(value) for name, value in call.kwargs.items()}
+    merged = {k: v for k, v in settings.items() if k in accepted} | given
     for name in merged:
         if name not in accepted or name == "num_workers":
             known = ", ".join(p for p in accepted if p not in ("num_workers",))
             raise ValueError(
                 f"{where}: {call.name} has no argument {name!r}; known: {known}."
             )
+    for name in ("model", "partition"):
+        if not isinstance(merged.get(name, ""), str):
+            raise ValueError(
+                f"{where}: {name} must be a name or a call, got {merged[name]!r}."
+            )
     try:
-        return constructor(num_workers, *call.args, **merged)
+        return constructor(num_workers, *map(_spelled, call.args), **merged)
     except TypeError as error:
         raise ValueError(f"{where}: {call.name}: {error}.") from error
+
+
+def _spelled(value: Any) -> Any:
+    """A nested call as text again, since constructors read models themselves."""
+    if not isinstance(value, literals.Call):
+        return value
+
+    def text(argument):
+        nested = isinstance(argument, literals.Call)
+        return _spelled(argument) if nested else repr(argument)
+
+    named = [f"{name}={text(argument)}" for name, argument in value.kwargs.items()]
+    return f"{value.name}({','.join([*map(text, value.args), *named])})"
 
 
 def _images(name, found, num_workers, model, batch_size, partition, augment, seed):

@@ -133,6 +133,7 @@ def resnet(depth: int = 20, width: int = 16, shortcuts: str = "A") -> Maker:
     Raises:
       ValueError: for another depth or kind of shortcut.
     """
+    _widths("resnet", "depth", (depth,))
     if depth < 8 or (depth - 2) % 6:
         raise ValueError(f"resnet: depth must be 6n + 2 (8, 14, 20, ...), got {depth}.")
     if shortcuts not in ("A", "B"):

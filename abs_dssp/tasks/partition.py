@@ -81,8 +81,12 @@ def make(text: str, labels: np.ndarray, num_workers: int, seed: int = 0) -> Part
     """The partition that `text` describes, e.g. `"dirichlet(alpha=0.3)"`.
 
     Raises:
-      ValueError: for an unknown partition, or fewer samples than workers.
+      ValueError: for an unknown partition, no workers, or fewer samples than workers.
     """
+    if num_workers < 1:
+        raise ValueError(
+            f"partition: num_workers must be at least 1, got {num_workers}."
+        )
     if len(labels) < num_workers:
         raise ValueError(
             f"partition: {num_workers} workers need at least as many samples, "

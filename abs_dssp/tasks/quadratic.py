@@ -43,10 +43,18 @@ def quadratic(
       samples_per_epoch: what is called an epoch; there are no data.
 
     Raises:
-      ValueError: for a dimension, condition or batch size below 1, or eigenvalues or
-        a noise that are negative.
+      ValueError: for a number of workers, dimension, condition, batch size or epoch
+        below 1, a smoothness not above 0, or eigenvalues or a noise that are negative
+        or not finite.
     """
-    if dim < 1 or batch_size < 1 or condition < 1:
+    if num_workers < 1 or samples_per_epoch < 1:
+        raise ValueError(
+            "quadratic: num_workers and samples_per_epoch must be at least 1, "
+            f"got {num_workers}, {samples_per_epoch}."
+        )
+    if not smoothness > 0:
+        raise ValueError(f"quadratic: smoothness must be above 0, got {smoothness}.")
+    if dim < 1 or batch_size < 1 or not condition >= 1:
         raise ValueError(
             "quadratic: dim, batch_size and condition must be at least 1, "
             f"got {dim}, {batch_size}, {condition}."
@@ -55,9 +63,10 @@ def quadratic(
         curvature = np.geomspace(smoothness / condition, smoothness, dim)
     else:
         curvature = np.asarray(eigenvalues, float)
-    if not curvature.size or np.any(curvature < 0) or noise < 0:
+    known = np.append(curvature, noise)
+    if not curvature.size or not np.all(np.isfinite(known) & (known >= 0)):
         raise ValueError(
-            "quadratic: eigenvalues and noise must be at least 0, "
+            "quadratic: eigenvalues and noise must be at least 0 and finite, "
             f"got {curvature.tolist()} and {noise}."
         )
     size = len(curvature)

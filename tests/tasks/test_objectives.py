@@ -58,11 +58,34 @@ def test_heterogeneous_shifts_average_to_the_common_gradient():
 
 
 @pytest.mark.parametrize(
-    "settings", [{"dim": 0}, {"batch_size": 0}, {"condition": 0.5}, {"noise": -1.0}]
+    "settings",
+    [
+        {"dim": 0},
+        {"batch_size": 0},
+        {"condition": 0.5},
+        {"condition": float("nan")},
+        {"noise": -1.0},
+        {"noise": float("nan")},
+        {"eigenvalues": [1.0, float("inf")]},
+        {"eigenvalues": []},
+        {"samples_per_epoch": 0},
+    ],
 )
 def test_quadratic_refuses(settings):
     with pytest.raises(ValueError, match="quadratic: .*must be at least"):
         tasks.quadratic(2, **settings)
+
+
+@pytest.mark.parametrize("smoothness", [0.0, -1.0, float("nan")])
+def test_quadratic_needs_curvature(smoothness):
+    with pytest.raises(ValueError, match="quadratic: smoothness must be above 0"):
+        tasks.quadratic(2, smoothness=smoothness)
+
+
+@pytest.mark.parametrize("make", [tasks.quadratic, tasks.logistic, tasks.digits])
+def test_a_task_needs_a_worker(make):
+    with pytest.raises(ValueError, match="num_workers"):
+        make(0)
 
 
 def test_logistic_constants_agree_with_gradient_descent():

@@ -12,6 +12,15 @@ def test_parse_merges_the_text_with_the_settings():
     assert task.samples_per_epoch == 1437
 
 
+def test_parse_reads_nested_calls():
+    text = "digits(model=mlp(hidden=(4, 5)),partition=dirichlet(0.3))"
+    task = tasks.parse(text, 3)
+    assert task.name == "digits/mlp(hidden=(4, 5))"
+    plain = tasks.digits(3, model="mlp((4, 5))", partition="dirichlet(alpha=0.3)")
+    assert task.data["sizes"].tolist() == plain.data["sizes"].tolist()
+    assert sum(task.data["sizes"].tolist()) == 1437
+
+
 def test_parse_gives_settings_only_to_tasks_that_have_them():
     task = tasks.parse("quadratic(dim=10,noise=2.0)", 3, model="cnn", data_dir=None)
     assert task.data["curvature"].shape == (10,)
@@ -38,6 +47,8 @@ def test_names_are_what_parse_knows():
         pytest.param("tfds", "'name'", id="missing"),
         pytest.param("digits(model='vgg')", "model: unknown name 'vgg'", id="model"),
         pytest.param("digits(partition='x')", "partition: unknown", id="partition"),
+        pytest.param("digits(model=3)", "model must be a name or a call", id="number"),
+        pytest.param("digits(batch_size=f(3))", "digits: ", id="call-for-a-number"),
         pytest.param("digits(", "expected the form", id="unfinished"),
     ],
 )
