@@ -1,68 +1,82 @@
 """The rules and the event loop again, slowly, in plain Python: the tests' oracle.
 
-Nothing here uses the package, JAX or NumPy. Workers are lists, sets and loops, written
-from the definitions of the rules and not from the code under test.
+Written from the definitions and not from the code under test; nothing here uses the
+package, JAX or NumPy. A rule object keeps the state of one run. A loss estimate is
+positive, or NaN where there is none.
 """
 
 import math
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 
 class Row(NamedTuple):
-    time: float
+    """One push."""
+
+    time: float  # of arrival
     worker: int
-    clock: int
+    clock: int  # 1-based, this push included
     pulled: int
-    version: int
+    version: int  # on arrival
     weight: float
     committed: bool
-    wait: float
-    duration: float
-    restarts: int
+    wait: float  # seconds until released; NaN if that is not within the run
+    duration: float  # of the computation that was pushed
+    restarts: int  # computations cancelled since the worker's push before
 
 
 class Deadlock(Exception):
-    """Every worker waits; holds the number of the push that cannot come."""
+    """Nobody computes; holds the number (from 1) of the push that cannot come."""
+
+
+class Decision(NamedTuple):
+    weight: float = 1.0
+    commit: bool = False
+    release: Iterable[int] = ()
+    restart: Iterable[int] = ()
 
 
 class World:
-    """What a rule may look at."""
+    """What a rule may look at. While a push is decided, its worker is in no set but
+    `alive`: `alive` is `computing`, `waiting` and the pusher.
+    """
 
-    def __init__(self, num_workers):
-        self.n = num_workers
+    def __init__(self, num_workers: int):
+        self.num_workers = num_workers
         self.clock = [0] * num_workers
         self.pulled = [0] * num_workers
         self.latest = [0.0] * num_workers
         self.previous = [0.0] * num_workers
-        self.waiting = set()
         self.alive = set(range(num_workers))
+        self.computing = set(range(num_workers))
+        self.waiting: set[int] = set()
         self.version = 0
         self.pending = 0
         self.loss = math.nan
 
-    def gap(self, worker):
-        return self.clock[worker] - min(self.clock[i] for i in self.alive)
-
-    def computing(self, pusher=None):
-        return {i for i in self.alive if i not in self.waiting and i != pusher}
-
     def staleness(self, worker):
         return self.version - self.pulled[worker]
 
+    def gap(self, worker):
+        return self.clock[worker] - min(self.clock[i] for i in self.alive)
 
-NONE = frozenset()
+    def within(self, workers, bound):
+        return {i for i in workers if self.gap(i) <= bound}
+
+
+# The rules: `push` decides on a push, `leave` on what a departure sets free.
 
 
 class Bsp:
     def push(self, world, p, now):
-        arrived = (world.waiting | {p}) & world.alive
-        everybody = arrived == world.alive
-        return 1.0, everybody, arrived if everybody else NONE, NONE
+        if world.computing:
+            return Decision()
+        return Decision(commit=True, release=world.waiting | {p})
 
     def leave(self, world):
-        if world.pending and world.waiting >= world.alive:
-            return True, world.waiting & world.alive
-        return False, NONE
+        if world.computing or world.pending == 0:
+            return Decision()
+        return Decision(commit=True, release=set(world.waiting))
 
 
 LocalSgd = Bsp
@@ -70,109 +84,110 @@ LocalSgd = Bsp
 
 class Asp:
     def push(self, world, p, now):
-        return 1.0, True, {p}, NONE
+        return Decision(commit=True, release={p})
 
     def leave(self, world):
-        return False, NONE
+        return Decision()
 
 
 class Ssp:
     def __init__(self, s):
         self.s = s
 
-    def ready(self, world, candidates):
-        return {i for i in candidates if i in world.alive and world.gap(i) <= self.s}
-
     def push(self, world, p, now):
-        return 1.0, True, self.ready(world, world.waiting | {p}), NONE
+        released = world.within(world.waiting | {p}, self.s)
+        return Decision(commit=True, release=released)
 
     def leave(self, world):
-        return False, self.ready(world, world.waiting)
+        return Decision(release=world.within(world.waiting, self.s))
 
 
 class Dssp:
-    def __init__(self, s_lower, s_upper, variant="printed"):
-        self.lower, self.upper, self.variant = s_lower, s_upper, variant
-        self.r = None
-
-    def controller(self, world, p, r_max):
-        slowest = min(world.alive, key=lambda i: (world.clock[i], i))
-        mine = world.latest[p] - world.previous[p]
-        theirs = world.latest[slowest] - world.previous[slowest]
-        best, chosen = None, None
-        for r in range(r_max + 1):
-            for k in range(r_max + 1):
-                sim_p = world.latest[p] + r * mine
-                sim_slowest = world.latest[slowest] + (k + 1) * theirs
-                distance = abs(sim_slowest - sim_p)
-                if best is None or distance < best:
-                    best, chosen = distance, r
-        return chosen
+    def __init__(self, s_lower=3, s_upper=15, variant="printed"):
+        self.s_lower, self.s_upper = s_lower, s_upper
+        self.runs = {"printed": self.printed, "bounded": self.bounded}[variant]
+        self.r: dict[int, int] = {}  # extra iterations granted and not yet used
 
     def push(self, world, p, now):
-        self.r = self.r or [0] * world.n
-        freed = {i for i in world.waiting & world.alive if world.gap(i) <= self.lower}
-        runs = self.printed(world, p) if self.variant == "printed" else None
-        if runs is None:
-            runs = self.bounded(world, p)
-        return 1.0, True, freed | ({p} if runs else set()), NONE
+        released = world.within(world.waiting, self.s_lower)
+        if self.runs(world, p):
+            released = released | {p}
+        return Decision(commit=True, release=released)
+
+    def leave(self, world):
+        return Decision(release=world.within(world.waiting, self.s_lower))
 
     def printed(self, world, p):
-        if self.r[p] > 0:
+        if self.r.get(p, 0) > 0:
             self.r[p] -= 1
             return True
-        if world.gap(p) <= self.lower:
+        if world.gap(p) <= self.s_lower:
             return True
-        if world.clock[p] == max(world.clock[i] for i in world.alive):
-            self.r[p] = self.controller(world, p, self.upper - self.lower)
-            return self.r[p] > 0
-        return False
+        if not self.is_fastest(world, p):
+            return False
+        self.r[p] = self.controller(world, p, self.s_upper - self.s_lower)
+        return self.r[p] > 0
 
     def bounded(self, world, p):
         gap = world.gap(p)
-        if gap <= self.lower:
+        if gap <= self.s_lower:
             self.r[p] = 0
             return True
-        if self.r[p] > 0 and gap <= self.upper:
+        if gap > self.s_upper:
+            return False
+        if self.r.get(p, 0) > 0:
             self.r[p] -= 1
             return True
-        fastest = world.clock[p] == max(world.clock[i] for i in world.alive)
-        if gap <= self.upper and fastest:
-            granted = self.controller(world, p, self.upper - gap + 1)
-            if granted > 0:
-                self.r[p] = granted - 1
-                return True
-        return False
+        if not self.is_fastest(world, p):
+            return False
+        granted = self.controller(world, p, self.s_upper - gap + 1)
+        if granted == 0:
+            return False
+        self.r[p] = granted - 1  # the release that follows is the first of them
+        return True
 
-    def leave(self, world):
-        waiting = world.waiting & world.alive
-        return False, {i for i in waiting if world.gap(i) <= self.lower}
+    def is_fastest(self, world, p):
+        return world.clock[p] == max(world.clock[i] for i in world.alive)
+
+    def controller(self, world, p, r_max):
+        least = min(world.clock[i] for i in world.alive)
+        slowest = min(i for i in world.alive if world.clock[i] == least)
+        interval_p = world.latest[p] - world.previous[p]
+        interval_slowest = world.latest[slowest] - world.previous[slowest]
+        pairs = []
+        for r in range(r_max + 1):
+            sim_p = world.latest[p] + r * interval_p
+            for k in range(r_max + 1):
+                sim_slowest = world.latest[slowest] + (k + 1) * interval_slowest
+                pairs.append((abs(sim_slowest - sim_p), r))
+        return min(pairs)[1]  # the least distance, then the smallest r
 
 
 class KRule:
-    """K-sync, K-async and their batch forms."""
+    """`sync`: accept staleness 0 only and cancel the rest at a commit.
+    `batch`: a pusher does not wait for the commit.
+    """
 
     def __init__(self, k, sync, batch):
         self.k, self.sync, self.batch = k, sync, batch
 
-    def accepts(self, world, p):
-        return not self.sync or world.staleness(p) == 0
-
     def push(self, world, p, now):
-        if not self.accepts(world, p):
-            return 0.0, False, {p}, NONE
-        others = world.computing(p)
-        full = world.pending + 1 >= self.k
-        commit = full or (not self.batch and not others)
-        restart = others if self.sync and commit else NONE
+        if self.sync and world.staleness(p) > 0:
+            return Decision(weight=0.0, release={p})
+        commit = world.pending + 1 >= self.k
+        if not self.batch and not world.computing:
+            commit = True  # nobody is left to bring the k-th
         if self.batch:
-            return 1.0, commit, {p}, restart
-        return 1.0, commit, (world.waiting | {p}) if commit else NONE, restart
+            release = {p}
+        else:
+            release = world.waiting | {p} if commit else set()
+        restart = set(world.computing) if self.sync and commit else set()
+        return Decision(1.0, commit, release, restart)
 
     def leave(self, world):
-        if self.batch or not world.pending or world.computing():
-            return False, NONE
-        return True, world.waiting & world.alive
+        if self.batch or world.computing or world.pending == 0:
+            return Decision()
+        return Decision(commit=True, release=set(world.waiting))
 
 
 def k_sync(k):
@@ -191,144 +206,272 @@ def k_batch_async(k):
     return KRule(k, sync=False, batch=True)
 
 
-class AdaSync(KRule):
+BASES: dict[str, Callable[[int], KRule]] = {
+    "k_sync": k_sync,
+    "k_batch_sync": k_batch_sync,
+    "k_async": k_async,
+    "k_batch_async": k_batch_async,
+}
+
+
+class AdaSync:
+    """F(w_0) is the first finite estimate; k is looked at again at the first push that
+    finds a finite estimate `interval` seconds or more after the last time (time 0).
+    """
+
     def __init__(self, k0=1, base="k_async", interval=60.0):
-        super().__init__(k0, sync=base.endswith("_sync"), batch="batch" in base)
         self.k0, self.interval = k0, interval
-        self.first, self.updated = None, 0.0
+        self.rule = BASES[base](k0)
+        self.first = math.nan
+        self.updated = 0.0
 
     def push(self, world, p, now):
-        if math.isfinite(world.loss):
-            self.first = world.loss if self.first is None else self.first
-            if now - self.updated >= self.interval:
-                grown = math.ceil(self.k0 * math.sqrt(self.first / world.loss))
-                self.k = min(world.n, max(self.k0, grown))
-                self.updated = now
-        return super().push(world, p, now)
-
-
-class Abs(KRule):
-    def __init__(self, k0, a=None, tau_max=None, growth="rounds"):
-        super().__init__(k0, sync=False, batch=False)
-        self.k0, self.a, self.given, self.growth = k0, a, tau_max, growth
-        self.first, self.tau = None, None
-
-    def tau_of(self, world, k):
-        return math.ceil(world.n / k) if self.given is None else self.given
-
-    def accepts(self, world, p):
-        if self.tau is None:
-            self.tau = self.tau_of(world, self.k)
-        return world.staleness(p) <= self.tau
-
-    def push(self, world, p, now):
-        if self.first is None and math.isfinite(world.loss):
+        if math.isnan(self.first):
             self.first = world.loss
-        weight, commit, release, _ = super().push(world, p, now)
-        restart = self.commit(world, p) if commit else NONE
-        return weight, commit, release, restart
-
-    def commit(self, world, p):
-        t = world.version + 1
-        k = self.k0
-        if self.growth == "rounds" and self.a is not None:
-            k = self.k0 + math.floor(t / self.a)
-        if self.growth == "loss" and self.first is not None and self.a is not None:
-            k = math.ceil(self.k0 * (self.first / world.loss) ** self.a)
-        self.k = min(world.n, max(self.k, k))
-        self.tau = min(self.tau, self.tau_of(world, self.k))
-        return {i for i in world.computing(p) if t - world.pulled[i] > self.tau}
-
-
-class Weighted:
-    def __init__(self, rule, weight):
-        self.rule, self.weight = rule, weight
-
-    def push(self, world, p, now):
-        weight, *rest = self.rule.push(world, p, now)
-        return weight * self.weight(world.staleness(p)), *rest
+        if not math.isnan(world.loss) and now - self.updated >= self.interval:
+            k = math.ceil(self.k0 * math.sqrt(self.first / world.loss))
+            self.rule.k = min(world.num_workers, max(self.k0, k))
+            self.updated = now
+        return self.rule.push(world, p, now)
 
     def leave(self, world):
         return self.rule.leave(world)
 
 
-def run(rule, durations, num_pushes, loss=None, seconds=0.0, shared=False, leaves=()):
-    """The rows of a run.
+class Abs:
+    """K^t and tau_max^t change at the commit that makes version t, from the estimate
+    that it finds; F(w_0) is the first finite one. Without an estimate K^t stays.
+    """
 
-    `durations[i]` are cycled over the computations that worker i starts. `loss` is a
-    function of the push's number (from 0). `seconds` is a push's time on its way;
-    `shared` sends one at a time. `leaves` has (after row, worker).
+    def __init__(self, k0=1, a=None, tau_max=None, growth="rounds"):
+        self.k0, self.a, self.tau_max, self.growth = k0, a, tau_max, growth
+        self.k = None
+        self.first = math.nan
+
+    def push(self, world, p, now):
+        self.look(world)
+        if world.staleness(p) > self.bound(world):
+            return Decision(weight=0.0, release={p})
+        if world.pending + 1 < self.k and world.computing:
+            return Decision()
+        return self.commit(world, world.waiting | {p})
+
+    def leave(self, world):
+        if world.computing or world.pending == 0:
+            return Decision()
+        self.look(world)
+        return self.commit(world, set(world.waiting))
+
+    def look(self, world):
+        if self.k is None:
+            self.k = min(world.num_workers, self.k0)
+        if math.isnan(self.first):
+            self.first = world.loss
+
+    def bound(self, world):
+        if self.tau_max is not None:
+            return self.tau_max
+        return math.ceil(world.num_workers / self.k)
+
+    def commit(self, world, released):
+        t = world.version + 1
+        wanted = self.k0
+        if self.a is not None and self.growth == "rounds":
+            wanted = self.k0 + math.floor(t / self.a)
+        if self.a is not None and self.growth == "loss":
+            if not math.isnan(world.loss):
+                wanted = math.ceil(self.k0 * (self.first / world.loss) ** self.a)
+        self.k = min(world.num_workers, max(self.k, wanted))
+        bound = self.bound(world)
+        stale = {i for i in world.computing if t - world.pulled[i] > bound}
+        return Decision(commit=True, release=released, restart=stale)
+
+
+class Rennala:
+    def __init__(self, batch_size):
+        self.batch_size = batch_size
+
+    def push(self, world, p, now):
+        if world.staleness(p) > 0:
+            return Decision(weight=0.0, release={p})
+        commit = world.pending + 1 >= self.batch_size
+        return Decision(commit=commit, release={p})
+
+    def leave(self, world):
+        return Decision()
+
+
+class Ringmaster:
+    def __init__(self, threshold, stop=False):
+        self.threshold, self.stop = threshold, stop
+
+    def push(self, world, p, now):
+        if world.staleness(p) >= self.threshold:
+            return Decision(weight=0.0, release={p})
+        version = world.version + 1
+        doomed = {
+            i
+            for i in world.computing
+            if self.stop and version - world.pulled[i] >= self.threshold
+        }
+        return Decision(commit=True, release={p}, restart=doomed)
+
+    def leave(self, world):
+        return Decision()
+
+
+class Weighted:
+    """`weight` is a function of the staleness."""
+
+    def __init__(self, rule, weight):
+        self.rule, self.weight = rule, weight
+
+    def push(self, world, p, now):
+        decision = self.rule.push(world, p, now)
+        factor = self.weight(world.staleness(p))
+        return decision._replace(weight=decision.weight * factor)
+
+    def leave(self, world):
+        return self.rule.leave(world)
+
+
+def constant(staleness):
+    return 1.0
+
+
+def inverse(staleness):
+    return 1 / max(1, staleness)
+
+
+def polynomial(a):
+    return lambda staleness: (1 + staleness) ** -a
+
+
+def sa_adasync(k0=1, base="k_async", interval=60.0):
+    return Weighted(AdaSync(k0, base, interval), inverse)
+
+
+def run(
+    rule,
+    durations: Sequence[Sequence[float]],
+    num_pushes: int,
+    losses: Callable[[int], float] | None = None,
+    *,
+    seconds: float = 0.0,
+    shared: bool = False,
+    leaves: Sequence[tuple[int, int]] = (),
+) -> list[Row]:
+    """The rows of a run; fewer than `num_pushes` if everybody left.
+
+    `durations[i]` is cycled over the computations that worker i starts. `losses` maps a
+    push's index (from 0) to the estimate that it finds. `seconds` is a push's time on
+    its way, on a link of its own or, if `shared`, on one that carries one push at a
+    time, first finished first. `leaves` holds (index of the push after which, worker).
     """
     n = len(durations)
     world = World(n)
-    started = [0] * n
-    begun = [0.0] * n
-    duration = [0.0] * n
-    cancelled = [0] * n
-    link = 0.0
-    rows, owed = [], {}
+    count = [0] * n  # computations started
+    start, duration = [0.0] * n, [0.0] * n
+    restarts = [0] * n
+    rows: list[Row] = []
+    unreleased: dict[int, int] = {}  # worker -> row of its push
+    link_is_free = 0.0
 
-    def begin(i, now):
-        duration[i] = durations[i][started[i] % len(durations[i])]
-        started[i] += 1
-        begun[i] = now
-        world.pulled[i] = world.version
+    def begin(worker, now):
+        cycle = durations[worker]
+        duration[worker] = float(cycle[count[worker] % len(cycle)])
+        count[worker] += 1
+        start[worker] = now
+        world.pulled[worker] = world.version
+        world.computing.add(worker)
 
-    def release(who, now):
-        for i in sorted(who):
-            if i in owed:
-                row = owed.pop(i)
-                rows[row] = rows[row]._replace(wait=now - rows[row].time)
-            world.waiting.discard(i)
-            begin(i, now)
-
-    def due(i):
-        return begun[i] + duration[i] + (0.0 if shared else seconds)
-
-    for i in range(n):
-        begin(i, 0.0)
-    leaves = list(leaves)
-    for number in range(num_pushes):
-        candidates = sorted(world.computing())
-        if not candidates:
-            raise Deadlock(number + 1)
-        p = min(candidates, key=lambda i: (due(i), i))
-        now = max(due(p), link) + seconds if shared else due(p)
-        link = now
-        world.clock[p] += 1
-        world.previous[p], world.latest[p] = world.latest[p], now
-        world.loss = loss(number) if loss else math.nan
-        weight, commit, released, restarted = rule.push(world, p, now)
-        rows.append(
-            Row(
-                now, p, world.clock[p], world.pulled[p], world.version, weight,
-                commit, math.nan, duration[p], cancelled[p],
-            )
-        )  # fmt: skip
-        owed[p] = number
-        cancelled[p] = 0
-        world.pending += weight > 0
-        if commit:
+    def apply(decision, now):
+        if decision.commit:
             world.version += 1
             world.pending = 0
+        released = set(decision.release) & world.waiting
+        restarted = set(decision.restart) & world.computing
+        for worker in released:
+            row = unreleased.pop(worker)
+            rows[row] = rows[row]._replace(wait=now - rows[row].time)
+            world.waiting.remove(worker)
+            begin(worker, now)
+        for worker in restarted:
+            restarts[worker] += 1
+            begin(worker, now)
+
+    def leave(worker, now):
+        world.alive.remove(worker)
+        world.computing.discard(worker)
+        world.waiting.discard(worker)
+        if not world.alive:
+            return
+        decision = rule.leave(world)
+        if decision.commit:
+            assert not rows[-1].committed, "a departure commits with nothing pending"
+            rows[-1] = rows[-1]._replace(committed=True)
+        apply(decision, now)
+
+    for worker in range(n):
+        begin(worker, 0.0)
+    while len(rows) < num_pushes and world.alive:
+        if not world.computing:
+            raise Deadlock(len(rows) + 1)
+        # The next to arrive is the first to finish: every transfer takes as long.
+        p = min(
+            sorted(world.computing),
+            key=lambda i: start[i] + duration[i] + (0.0 if shared else seconds),
+        )
+        now = start[p] + duration[p] + (0.0 if shared else seconds)
+        if shared:
+            now = max(now, link_is_free) + seconds
+            link_is_free = now
+        world.computing.remove(p)
+        world.clock[p] += 1
+        world.previous[p] = world.latest[p]
+        world.latest[p] = now
+        world.loss = math.nan if losses is None else losses(len(rows))
+        decision = rule.push(world, p, now)
+        unreleased[p] = len(rows)
+        rows.append(
+            Row(
+                time=now,
+                worker=p,
+                clock=world.clock[p],
+                pulled=world.pulled[p],
+                version=world.version,
+                weight=decision.weight,
+                committed=bool(decision.commit),
+                wait=math.nan,
+                duration=duration[p],
+                restarts=restarts[p],
+            )
+        )
+        restarts[p] = 0
         world.waiting.add(p)
-        computing = world.alive - world.waiting
-        released = set(released) & world.waiting & world.alive
-        restarted = set(restarted) & computing
-        release(released, now)
-        for i in restarted:
-            cancelled[i] += 1
-            begin(i, now)
-        while leaves and leaves[0][0] == number:
-            gone = leaves.pop(0)[1]
-            world.alive.discard(gone)
-            if not world.alive:
-                return rows
-            commit, released = rule.leave(world)
-            if commit:
-                assert not rows[-1].committed
-                rows[-1] = rows[-1]._replace(committed=True)
-                world.version += 1
-                world.pending = 0
-            release(set(released) & world.waiting & world.alive, now)
+        if decision.weight > 0:
+            world.pending += 1
+        apply(decision, now)
+        for index, worker in leaves:
+            if index == len(rows) - 1:
+                leave(worker, now)
     return rows
+
+
+def check(rows: Sequence[Row]) -> None:
+    """Raises ValueError at the first row that breaks a rule of every trace."""
+    clock: dict[int, int] = {}
+    version, time = 0, 0.0
+    for i, row in enumerate(rows):
+        if row.time < time:
+            raise ValueError(f"row {i}: time {row.time} is before {time}.")
+        expected = clock.get(row.worker, 0) + 1
+        if row.clock != expected:
+            raise ValueError(f"row {i}: clock must be {expected}, got {row.clock}.")
+        if row.version != version:
+            raise ValueError(f"row {i}: version must be {version}, got {row.version}.")
+        if row.pulled > row.version:
+            raise ValueError(f"row {i}: pulled {row.pulled} exceeds {row.version}.")
+        clock[row.worker] = row.clock
+        time = row.time
+        version += row.committed
