@@ -563,6 +563,23 @@ def test_abs_accepts_nothing_staler_than_its_bound(k, tau_max):
         assert all(r.weight == 1 for r in rows)  # nothing to discard
 
 
+@pytest.mark.parametrize(("s_lower", "s_upper"), [(0, 0), (0, 7), (1, 4), (3, 4)])
+def test_bounded_dssp_releases_nobody_above_s_upper(s_lower, s_upper):
+    gaps = []  # of every worker released
+
+    class Watched(reference.Dssp):
+        def push(self, world, p, now):
+            decision = super().push(world, p, now)
+            gaps.extend(world.gap(i) for i in decision.release)
+            return decision
+
+    for seed in range(30):
+        source = random.Random(seed)
+        table = random_table(source.randint(2, 6), source)
+        schedule(Watched(s_lower, s_upper, "bounded"), table, 200)
+    assert max(gaps) == s_upper
+
+
 EQUIVALENT = {
     "ssp-asp": (reference.Ssp(10**6), reference.Asp()),
     "k_async-asp": (reference.k_async(1), reference.Asp()),
