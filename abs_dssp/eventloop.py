@@ -14,8 +14,8 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from abs_dssp import communication as communication_lib
+from abs_dssp import decisions, policies, traces
 from abs_dssp import delays as delays_lib
-from abs_dssp import policies, traces
 from abs_dssp.communication import Communication
 from abs_dssp.delays import BLOCK, Delays
 from abs_dssp.policies import Clocks, Policy
@@ -141,23 +141,15 @@ def _step(policy: Policy, seconds, shared: bool, simulation: Simulation):
     if shared:
         now = jnp.maximum(now, simulation.link) + seconds[worker]
     pusher = policies.only(worker, clocks.clock.shape[0])
-    clocks = clocks._replace(
-        clock=clocks.clock + pusher.astype(jnp.int32),
-        previous=jnp.where(pusher, clocks.latest, clocks.previous),
-        latest=jnp.where(pusher, now, clocks.latest),
+    state, after, answer = decisions.push(
+        policy, simulation.policy, clocks, worker, now
     )
-    state, decision = policy.on_push(simulation.policy, clocks, worker, now)
-
-    accepted = decision.weight > 0
-    version = clocks.version + decision.commit.astype(jnp.int32)
-    pending = clocks.pending + accepted.astype(jnp.int32)
     arrived = clocks.waiting | pusher
-    release = decision.release & arrived
-    restart = decision.restart & ~arrived
+    release, restart = answer.release, answer.restart
     begin = release | restart
     row = (
-        now, worker, clocks.pulled[worker], clocks.version, decision.weight,
-        decision.commit, workers.released[worker], workers.duration[worker],
+        now, worker, answer.pulled, answer.version, answer.weight,
+        answer.commit, workers.released[worker], workers.duration[worker],
         workers.restarts[worker],
     )  # fmt: skip
 
@@ -173,14 +165,8 @@ def _step(policy: Policy, seconds, shared: bool, simulation: Simulation):
         restarts=jnp.where(arrived, 0, workers.restarts + restart.astype(jnp.int32)),
         started=workers.started + begin.astype(jnp.int32),
     )
-    clocks = clocks._replace(
-        pulled=jnp.where(begin, version, clocks.pulled),
-        version=version,
-        pending=jnp.where(decision.commit, 0, pending),
-        waiting=arrived & ~release,
-    )
     values = jnp.stack([jnp.asarray(value).astype(jnp.float64) for value in row])
-    return Simulation(clocks, workers, state, now, simulation.keys), values
+    return Simulation(after, workers, state, now, simulation.keys), values
 
 
 def _fill(delays: Delays, keys, workers: Workers) -> Workers:
