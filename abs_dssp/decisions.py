@@ -11,9 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from abs_dssp import policies, traces
+from abs_dssp import policies
 from abs_dssp.policies import Clocks, Policy
-from abs_dssp.traces import Trace
 
 
 class Answer(NamedTuple):
@@ -52,9 +51,7 @@ def leave(
     A commit with nothing accumulated does not happen: no row could tell of it.
     """
     gone = policies.only(worker, clocks.clock.shape[0])
-    clocks = clocks._replace(
-        alive=clocks.alive & ~gone, waiting=clocks.waiting & ~gone
-    )
+    clocks = clocks._replace(alive=clocks.alive & ~gone, waiting=clocks.waiting & ~gone)
     state, decision = policy.on_leave(state, clocks, worker, now)
     decision = decision._replace(
         weight=jnp.zeros_like(decision.weight),

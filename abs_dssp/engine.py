@@ -1,8 +1,9 @@
 """The server's arithmetic, compiled: rows of a trace in, parameters out.
 
-Normally one compiled loop over the rows. On a CPU, XLA runs the gradients of
-convolutions several times slower inside a loop than outside; where there are any, the
-host calls the compiled step row by row instead.
+`Engine` is one compiled loop over the rows. `HostEngine` calls a cluster's own compiled
+functions row by row and so gives a cluster's bits. It is also faster where XLA runs a
+computation several times slower inside a loop than outside: gradients of convolutions
+on a CPU.
 """
 
 import functools
@@ -14,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from abs_dssp import history, update
+from abs_dssp import flat, history, update
 from abs_dssp.tasks.base import Task, Variables
 
 
@@ -46,6 +47,8 @@ class Engine:
     Not thread-safe; the caller's thread uses it.
     """
 
+    on_host = False
+
     def __init__(
         self,
         task: Task,
@@ -54,27 +57,12 @@ class Engine:
         slots: int,
         num_pushes: int,
         alone: bool,
-        width: int | None = None,
-        loop: str = "auto",
+        width: int = 1,
     ):
-        if loop not in ("auto", "compiled", "host"):
-            raise ValueError(
-                f"replay: loop must be 'auto', 'compiled' or 'host', got {loop!r}."
-            )
-        if width is None:
-            width = 1 if jax.default_backend() == "cpu" else task.num_workers
-        if width < 1:
-            raise ValueError(f"replay: width must be at least 1, got {width}.")
         self.task, self.alone, self.width = task, alone, width
         self.key = jax.random.key(seed)
         self.functions = task._replace(data=None, constants=None)  # hashable
-        if loop == "auto":
-            slow = jax.default_backend() == "cpu" and width == 1
-            slow = slow and _has_convolutions(self.functions, task.data)
-            loop = "host" if slow else "compiled"
-        self.on_host = loop == "host" and width == 1
-        # Local steps are a loop as well.
-        self.rule = rule._replace(unroll=self.on_host)
+        self.rule = rule
         self.slots = slots
         self.capacity = max(64, 1 << (num_pushes - 1).bit_length())
         self.server = _begin(
@@ -114,12 +102,6 @@ class Engine:
         """Computes and applies the rows `start` up to, not including, `stop`."""
         assert self.rows is not None
         static = (self.functions, self.rule, self.alone)
-        if self.on_host:
-            for row in range(start, stop):
-                self.server = _run_one(
-                    *static, self.task.data, self.key, self.rows, self.server, row
-                )
-            return
         if self.width == 1:
             self.server = _run(
                 *static, self.task.data, self.key, self.rows, self.server, start, stop
@@ -189,6 +171,175 @@ class Engine:
         self.slots = slots
 
 
+class HostEngine:
+    """The same, row by row, with the functions that a cluster's processes call.
+
+    Not thread-safe; the caller's thread uses it.
+    """
+
+    on_host = True
+    width = 1
+
+    def __init__(
+        self,
+        task: Task,
+        rule: update.Rule,
+        seed: int,
+        slots: int,
+        formats: flat.Wire = flat.Wire(),  # noqa: B008
+    ):
+        self.task, self.rule, self.slots = task, rule, slots
+        self.key = jax.random.key(seed)
+        self.functions = flat.Functions(task, rule, formats)
+        self.parameters = flat.Parameters(
+            self.functions, self.functions.initial(self.key)
+        )
+        self.version = 0
+        self.capacity = 0
+        self.kept = {0: self.functions.pulled(self.parameters.vector)}
+        self.columns: Mapping[str, np.ndarray] = {}
+        self.epochs = np.zeros(1, np.float32)
+        self._losses: list[Any] = []
+
+    def load(self, columns: Mapping[str, np.ndarray]) -> None:
+        """See `Engine.load`."""
+        samples = self.task.batch_size * self.rule.local_steps
+        self.columns = columns
+        self.epochs = history.versions_epochs(
+            columns["committed"], samples, self.task.samples_per_epoch
+        ).astype(np.float32)
+
+    def run(self, start: int, stop: int) -> None:
+        """See `Engine.run`."""
+        names = ("worker", "clock", "pulled", "weight", "committed")
+        rows = zip(
+            *(self.columns[name][start:stop].tolist() for name in names), strict=True
+        )
+        for worker, clock, pulled, weight, committed in rows:
+            push, loss = self.functions.compute(
+                self.kept[pulled], self.task.data, self.key,
+                worker, clock, pulled, self.epochs[pulled],
+            )  # fmt: skip
+            self.receive(push, loss, weight, committed)
+
+    def receive(self, push, loss, weight: float, committed: bool) -> None:
+        """What the server does with one push."""
+        self._losses.append(loss)
+        self.parameters.receive(push, weight)
+        if committed:
+            self.parameters.commit(float(self.epochs[self.version]), self.version)
+            self.version += 1
+            self.kept[self.version] = self.functions.pulled(self.parameters.vector)
+            self.kept.pop(self.version - self.slots, None)
+
+    def variables(self, version: int) -> Variables:
+        """See `Engine.variables`; versions before the present one as they travelled."""
+        vector = self.parameters.vector
+        if version != self.version:
+            vector = self.kept[version].astype(jnp.float32)
+        return jax.tree.map(jnp.copy, self.functions.layout.unflatten(vector))
+
+    def evaluate(self, version: int) -> dict[str, float]:
+        """See `Engine.evaluate`."""
+        assert version == self.version
+        measures = self.functions.evaluate(self.task.data, self.parameters.vector)
+        return {name: float(value) for name, value in measures.items()}
+
+    def losses(self, start: int, stop: int) -> np.ndarray:
+        """See `Engine.losses`."""
+        self._losses[start:stop] = jax.device_get(self._losses[start:stop])
+        return np.array(self._losses[start:stop], np.float32)
+
+    def objective(self) -> float:
+        """See `Engine.objective`."""
+        return float(self.functions.objective(self.task.data, self.kept[0]))
+
+    def reserve(self, num_pushes: int) -> None:
+        """Nothing to do: rows are kept in lists."""
+
+    def grow(self, slots: int, version: int) -> None:
+        """See `Engine.grow`."""
+        self.slots = max(slots, self.slots)
+
+    @property
+    def server(self) -> Any:
+        """The state, as a checkpoint holds it."""
+        done = np.array(jax.device_get(self._losses), np.float32)
+        missing = jnp.zeros_like(self.kept[self.version])
+        numbers = range(self.version - self.slots + 1, self.version + 1)
+        return [
+            np.int32(self.version),
+            done,
+            *self.parameters.leaves(),
+            *(self.kept.get(number, missing) for number in numbers),
+        ]
+
+    @server.setter
+    def server(self, leaves: Any) -> None:
+        version, done, *rest = leaves
+        kept, rest = rest[-self.slots :], rest[: -self.slots]
+        self.version = int(version)
+        self._losses = list(np.asarray(done))
+        self.parameters.restore(rest)
+        first = self.version - self.slots + 1
+        self.kept = {
+            first + i: jnp.array(vector)
+            for i, vector in enumerate(kept)
+            if first + i >= 0
+        }
+
+
+def make(
+    task: Task,
+    rule: update.Rule,
+    seed: int,
+    slots: int,
+    num_pushes: int,
+    alone: bool,
+    width: int | None = None,
+    loop: str = "auto",
+    *,
+    formats: flat.Wire = flat.Wire(),  # noqa: B008
+    recorded: bool = False,
+) -> Engine | HostEngine:
+    """The engine for a trace.
+
+    Args:
+      task: model and data.
+      rule: how pushes become updates.
+      seed: of the run.
+      slots: versions to keep.
+      num_pushes: rows, at least.
+      alone: whether every push is committed alone.
+      width: gradients computed side by side; 1 on a CPU and N elsewhere by default.
+      loop: `"compiled"`, `"host"` or `"auto"`.
+      formats: of what travelled; other than float32 only on the host.
+      recorded: whether a cluster wrote the trace, so that its bits are wanted.
+
+    Raises:
+      ValueError: for an unknown loop, or settings that exclude each other.
+    """
+    if loop not in ("auto", "compiled", "host"):
+        raise ValueError(
+            f"replay: loop must be 'auto', 'compiled' or 'host', got {loop!r}."
+        )
+    if width is not None and width < 1:
+        raise ValueError(f"replay: width must be at least 1, got {width}.")
+    cpu = jax.default_backend() == "cpu"
+    recorded = recorded or formats != flat.Wire()
+    if loop == "auto":
+        slow = recorded or (cpu and _has_convolutions(task))
+        loop = "host" if slow and width in (None, 1) else "compiled"
+    if loop == "host":
+        if width not in (None, 1):
+            raise ValueError(f"replay: loop 'host' has width 1, got {width}.")
+        return HostEngine(task, rule, seed, slots, formats)
+    if formats != flat.Wire():
+        raise ValueError("replay: formats other than float32 need loop='host'.")
+    width = width or (1 if cpu else task.num_workers)
+    return Engine(task, rule, seed, slots, num_pushes, alone, width)
+
+
 def wavefronts(
     pulled: np.ndarray, version: np.ndarray, start: int, stop: int, width: int
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -216,8 +367,9 @@ def wavefronts(
     return np.array(first, np.int32), np.array(count, np.int32)
 
 
-def _has_convolutions(functions: Task, data) -> bool:
+def _has_convolutions(task: Task) -> bool:
     """Whether the loss of a task uses convolutions."""
+    functions, data = task._replace(data=None, constants=None), task.data
 
     def value(data, key):
         variables = functions.init(key)
@@ -307,9 +459,6 @@ def _row(functions, rule, alone, data, key, rows, server, i) -> Server:
     row = jax.tree.map(lambda column: column[i], rows)
     push = _push(functions, rule, data, key, server.ring, row)
     return _receive(rule, alone, server, row, push, i)
-
-
-_run_one = jax.jit(_row, static_argnums=(0, 1, 2), donate_argnums=(6,))
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=(6,))

@@ -18,8 +18,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from abs_dssp import checkpoints, history, traces, update
-from abs_dssp.engine import Engine
+from abs_dssp import checkpoints, flat, history, traces, update
+from abs_dssp import engine as engines
+from abs_dssp.engine import Engine, HostEngine
 from abs_dssp.history import History
 from abs_dssp.tasks.base import Task, Variables
 from abs_dssp.traces import Trace
@@ -49,6 +50,7 @@ def replay(
     width: int | None = None,
     slots: int | None = None,
     loop: str = "auto",
+    formats: flat.Wire | None = None,
     eval_every_commits: int | None = None,
     eval_every_seconds: float | None = None,
     target_accuracy: float | None = None,
@@ -69,7 +71,9 @@ def replay(
       width: gradients computed side by side; 1 on a CPU and N elsewhere by default.
       slots: versions kept at least, so that several traces share one compiled program;
         as many as the trace needs by default.
-      loop: `"compiled"`, `"host"`, or `"auto"`: what is faster, see `engine`.
+      loop: `"compiled"`, `"host"`, or `"auto"`: what gives the bits of the run if a
+        cluster recorded the trace, and what is faster otherwise; see `engine`.
+      formats: number formats of pushes and pulls in that run; float32 by default.
       eval_every_commits: evaluate after every so many commits.
       eval_every_seconds: evaluate at every multiple of this virtual time.
       target_accuracy: stop at the first evaluation of at least this accuracy.
@@ -94,7 +98,10 @@ def replay(
     needed = int(trace.staleness.max(initial=0)) + 1
     slots = max(needed, slots or 0)
     alone = bool(np.all(trace.committed & trace.accepted))
-    engine = Engine(task, rule, seed, slots, len(trace), alone, width, loop)
+    engine = engines.make(
+        task, rule, seed, slots, len(trace), alone, width, loop,
+        formats=formats or flat.Wire(), recorded=trace.recorded,
+    )  # fmt: skip
     run = Run(
         engine,
         eval_every_commits=eval_every_commits,
@@ -117,7 +124,7 @@ class Run:
 
     def __init__(
         self,
-        engine: Engine,
+        engine: Engine | HostEngine,
         *,
         eval_every_commits: int | None,
         eval_every_seconds: float | None,

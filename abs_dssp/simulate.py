@@ -18,9 +18,9 @@ import optax
 
 from abs_dssp import checkpoints, eventloop, policies, replay, traces, update
 from abs_dssp import communication as communication_lib
+from abs_dssp import engine as engines
 from abs_dssp.communication import Communication
 from abs_dssp.delays import BLOCK, Delays
-from abs_dssp.engine import Engine
 from abs_dssp.eventloop import DeadlockError
 from abs_dssp.policies import Policy
 from abs_dssp.replay import Progress, Result
@@ -266,7 +266,7 @@ def _alternate(task, rule, source: _Source, every, slots, settings) -> Result:
         repr((source.settings, source.delays.spec, source.pushes, source.until, every)),
     )
     limit = source.pushes or 1024
-    engine = Engine(
+    engine = engines.make(
         task, rule, source.seed, slots, limit, False, settings["width"],
         settings["loop"],
     )  # fmt: skip

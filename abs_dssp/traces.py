@@ -12,7 +12,7 @@ import os
 import tempfile
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Float64, Int, Int32
@@ -32,6 +32,15 @@ COLUMNS: dict[str, np.dtype] = {
     "duration": np.dtype(np.float64),
     "restarts": np.dtype(np.int32),
 }
+
+
+class Event(NamedTuple):
+    """What a cluster did beside taking pushes; virtual time knows no such thing."""
+
+    rows: int  # pushes before it
+    seconds: float
+    kind: str  # "join", "leave" or "refuse" (a push that was not finite)
+    worker: int
 
 
 class TraceError(ValueError):
@@ -60,6 +69,8 @@ class Trace:
     versions: dict[str, str] = dataclasses.field(default_factory=dict)  # of packages
     # Computations of each worker cancelled after its last push; () where not known.
     open_restarts: tuple[int, ...] = ()
+    recorded: bool = False  # by a cluster, in real time
+    events: tuple[Event, ...] = ()  # what happened beside pushes, in order
 
     def __len__(self) -> int:
         return len(self.time)
@@ -74,7 +85,14 @@ class Trace:
             rest = np.flatnonzero(self.worker[after:] == worker)
             if rest.size:
                 left[worker] = int(self.restarts[after + rest[0]])
-        return dataclasses.replace(self, **columns, open_restarts=tuple(left))
+        events = tuple(
+            event._replace(rows=event.rows - cut.start)
+            for event in self.events
+            if cut.start <= event.rows <= after
+        )
+        return dataclasses.replace(
+            self, **columns, open_restarts=tuple(left), events=events
+        )
 
     # Derived quantities.
 
@@ -255,6 +273,8 @@ class Trace:
             "task": self.task,
             "versions": self.versions or package_versions(),
             "open_restarts": list(self.open_restarts),
+            "recorded": self.recorded,
+            "events": [list(event) for event in self.events],
         }
 
     def save(self, path: str | os.PathLike[str]) -> Path:
@@ -313,6 +333,11 @@ class Trace:
                 "task": str(header["task"]),
                 "versions": dict(header["versions"]),
                 "open_restarts": tuple(int(n) for n in header["open_restarts"]),
+                "recorded": bool(header.get("recorded", False)),
+                "events": tuple(
+                    Event(int(rows), float(seconds), str(kind), int(worker))
+                    for rows, seconds, kind, worker in header.get("events", [])
+                ),
             }
         except (KeyError, TypeError, ValueError) as error:
             raise TraceError(f"{path} has a damaged header: {error}.") from error

@@ -80,53 +80,86 @@ def rule(
     return Rule(optimizer, local_optimizer or optimizer, local_steps, aggregate)
 
 
+class Work(NamedTuple):
+    """A computation between two local steps."""
+
+    variables: Variables
+    optimizer: PyTree  # state of the local optimiser
+    total: PyTree  # gradients so far, summed
+    losses: Float[Array, " U"]
+
+
 def compute_push(
     rule: Rule, task: Task, data: PyTree, key: Any, variables: Variables, origin: Origin
 ) -> Push:
     """The gradients of one push, taken at `variables` and after."""
+    if rule.local_steps == 1:
+        return single(rule, task, data, key, variables, origin)
+
+    def step(work, number):
+        return local_step(rule, task, data, key, work, origin, number), None
+
+    steps = jnp.arange(rule.local_steps, dtype=jnp.int32)
+    work, _ = jax.lax.scan(step, begin(rule, variables), steps, unroll=rule.unroll)
+    return finish(work)
+
+
+def single(
+    rule: Rule, task: Task, data: PyTree, key: Any, variables: Variables, origin: Origin
+) -> Push:
+    """A push of one local step."""
+    return Push(*_gradient(rule, task, data, key, variables, origin, jnp.int32(0)))
+
+
+def begin(rule: Rule, variables: Variables) -> Work:
+    """A computation of several local steps, before the first."""
+    local = optax.with_extra_args_support(rule.local_optimizer)
+    return Work(
+        variables,
+        local.init(variables.params),
+        jax.tree.map(jnp.zeros_like, variables.params),
+        jnp.zeros(rule.local_steps, jnp.float32),
+    )
+
+
+def local_step(
+    rule: Rule, task: Task, data: PyTree, key: Any, work: Work, origin: Origin, number
+) -> Work:
+    """Local step `number`, 0..U-1: the local optimiser moves along one gradient."""
+    local = optax.with_extra_args_support(rule.local_optimizer)
+    variables = work.variables
+    slope, stats, loss = _gradient(rule, task, data, key, variables, origin, number)
+    change, state = local.update(
+        slope,
+        work.optimizer,
+        variables.params,
+        epoch=origin.epoch,
+        server_updates=origin.version,
+    )
+    moved = Variables(optax.apply_updates(variables.params, change), stats)
+    total = jax.tree.map(jnp.add, work.total, slope)
+    losses = work.losses.at[number].set(loss.astype(jnp.float32))
+    return Work(moved, state, total, losses)
+
+
+def finish(work: Work) -> Push:
+    """The push after the last local step."""
+    return Push(work.total, work.variables.stats, jnp.mean(work.losses))
+
+
+def _gradient(rule, task, data, key, variables: Variables, origin: Origin, step):
+    """Gradient, statistics and loss of one mini-batch."""
+    index = (origin.clock - 1) * rule.local_steps + step
+    batch = task.batch(data, key, origin.worker, index)
     work_key = jax.random.fold_in(jax.random.fold_in(key, origin.worker), origin.clock)
 
-    def gradient(variables, step):
-        index = (origin.clock - 1) * rule.local_steps + step
-        batch = task.batch(data, key, origin.worker, index)
-
-        def loss(params):
-            return task.loss(
-                variables._replace(params=params),
-                batch,
-                jax.random.fold_in(work_key, step),
-            )
-
-        (value, stats), slope = jax.value_and_grad(loss, has_aux=True)(variables.params)
-        return slope, stats, value
-
-    if rule.local_steps == 1:
-        return Push(*gradient(variables, jnp.int32(0)))
-
-    local = optax.with_extra_args_support(rule.local_optimizer)
-
-    def step(carry, number):
-        variables, state, total = carry
-        slope, stats, loss = gradient(variables, number)
-        change, state = local.update(
-            slope,
-            state,
-            variables.params,
-            epoch=origin.epoch,
-            server_updates=origin.version,
+    def loss(params):
+        return task.loss(
+            variables._replace(params=params), batch, jax.random.fold_in(work_key, step)
         )
-        moved = Variables(optax.apply_updates(variables.params, change), stats)
-        return (moved, state, jax.tree.map(jnp.add, total, slope)), loss
 
-    zeros = jax.tree.map(jnp.zeros_like, variables.params)
-    steps = jnp.arange(rule.local_steps, dtype=jnp.int32)
-    (moved, _, total), losses = jax.lax.scan(
-        step,
-        (variables, local.init(variables.params), zeros),
-        steps,
-        unroll=rule.unroll,
-    )
-    return Push(total, moved.stats, jnp.mean(losses))
+    (value, stats), slope = jax.value_and_grad(loss, has_aux=True)(variables.params)
+    return slope, stats, value
 
 
 def nothing(variables: Variables) -> Accumulated:
