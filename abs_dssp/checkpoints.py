@@ -23,15 +23,29 @@ class Checkpoint:
 
 
 class Store:
-    """A folder of checkpoints of one run; owns Orbax's saving thread until `close`."""
+    """A folder of checkpoints of one run; owns Orbax's saving thread until `close`.
 
-    def __init__(self, folder: Path, run: str):
+    `run` identifies the run; None reads those of any.
+    """
+
+    def __init__(self, folder: Path, run: str | None):
         import orbax.checkpoint as ocp
 
         self._ocp, self._run, self._folder = ocp, run, folder
+        folder.mkdir(parents=True, exist_ok=True)
+        me = jax.process_index()
         self._manager = ocp.CheckpointManager(
             folder.resolve(),
-            options=ocp.CheckpointManagerOptions(max_to_keep=2, create=True),
+            options=ocp.CheckpointManagerOptions(
+                max_to_keep=2,
+                create=False,
+                # In a cluster one process saves and waits for no other.
+                multiprocessing_options=ocp.options.MultiprocessingOptions(
+                    primary_host=me,
+                    active_processes={me},
+                    barrier_sync_key_prefix=f"store{me}",
+                ),
+            ),
             item_names=("state", "note"),
         )
 
@@ -48,7 +62,7 @@ class Store:
         note = self._manager.restore(
             step, args=args.Composite(note=args.JsonRestore())
         )["note"]
-        if note["run"] != self._run:
+        if self._run is not None and note["run"] != self._run:
             raise ValueError(
                 f"{self._folder} holds a checkpoint of another run; "
                 "choose another folder or remove it."
@@ -62,6 +76,10 @@ class Store:
         )["state"]
         leaves = [np.asarray(state[name]) for name, *_ in note["leaves"]]
         return Checkpoint(leaves, note["note"])
+
+    def latest_step(self) -> int | None:
+        """The number under which the newest checkpoint was saved, if there is one."""
+        return self._manager.latest_step()
 
     def save(self, step: int, leaves: Sequence[Any], note: dict[str, Any]) -> None:
         """Saves in the background; everything is copied before this returns."""

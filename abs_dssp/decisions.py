@@ -4,6 +4,8 @@ Virtual time, the cluster's server and the re-derivation of a trace all go throu
 pure functions, so that they cannot differ.
 """
 
+import dataclasses
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -11,8 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from abs_dssp import policies
+from abs_dssp import history, policies
 from abs_dssp.policies import Clocks, Policy
+from abs_dssp.traces import Trace
 
 
 class Answer(NamedTuple):
@@ -209,6 +212,98 @@ class Decider:
             release=values[4 : 4 + n] > 0,
             restart=values[4 + n :] > 0,
         )
+
+
+def rederive(
+    policy: Policy, trace: Trace, losses: np.ndarray | None = None, first: float = 0.0
+) -> Trace:
+    """Asks the policy again about every event of a trace, at the recorded times.
+
+    A run decided by this policy comes back unchanged: pulled versions, versions,
+    weights, commits, waits and restarts.
+
+    Args:
+      policy: the rule.
+      trace: of a cluster or of virtual time.
+      losses: training loss of every push, for a policy that reads it.
+      first: the objective at version 0, for such a policy.
+
+    Returns:
+      The trace as the policy decides it, given the same arrivals.
+    """
+    n = trace.num_workers
+    decider = Decider(policy, n)
+    estimate = history.LossEstimate(n, first if losses is not None else math.nan)
+    columns = {
+        name: getattr(trace, name).copy()
+        for name in ("pulled", "version", "weight", "committed", "wait", "restarts")
+    }
+    columns["wait"][:] = np.nan
+    open_row = [-1] * n  # the push of each worker that was not released yet
+    cancelled = [0] * n
+    events = sorted(trace.events, key=lambda event: event.rows)
+    at = 0
+
+    def settle(verdict: Verdict, now: float) -> None:
+        for worker in np.flatnonzero(verdict.release):
+            if open_row[worker] >= 0:
+                columns["wait"][open_row[worker]] = now - trace.time[open_row[worker]]
+                open_row[worker] = -1
+        for worker in np.flatnonzero(verdict.restart):
+            cancelled[worker] += 1
+
+    for row in range(len(trace) + 1):
+        while at < len(events) and events[at].rows == row:
+            event = events[at]
+            at += 1
+            if event.kind == "leave":
+                verdict = decider.leave(event.worker, event.seconds, estimate.value)
+                if verdict.commit and row:
+                    columns["committed"][row - 1] = True
+                settle(verdict, event.seconds)
+            elif event.kind == "join":
+                decider.join(event.worker, event.seconds)
+            else:
+                decider.refuse(event.worker)
+            if event.kind == "refuse":
+                cancelled[event.worker] += 1
+            else:
+                cancelled[event.worker], open_row[event.worker] = 0, -1
+        if row == len(trace):
+            break
+        worker, now = int(trace.worker[row]), float(trace.time[row])
+        verdict = decider.push(worker, now, estimate.value)
+        columns["pulled"][row], columns["version"][row] = (
+            verdict.pulled, verdict.version
+        )  # fmt: skip
+        columns["weight"][row] = verdict.weight
+        columns["committed"][row] = verdict.commit
+        columns["restarts"][row] = cancelled[worker]
+        cancelled[worker], open_row[worker] = 0, row
+        settle(verdict, now)
+        if losses is not None:
+            estimate.add(float(losses[row]))
+    return dataclasses.replace(trace, **columns, open_restarts=tuple(cancelled))
+
+
+def first_difference(one: Trace, other: Trace) -> str:
+    """The first row in which two traces decide differently, in words; "" if none.
+
+    Waits are compared to a nanosecond: they are differences of times.
+    """
+    if len(one) != len(other):
+        return f"{len(one)} rows against {len(other)}"
+    for name in ("worker", "clock", "pulled", "version", "weight", "committed", "wait",
+                 "restarts"):  # fmt: skip
+        a, b = getattr(one, name), getattr(other, name)
+        if name == "wait":
+            same = np.isclose(a, b, rtol=0, atol=1e-9, equal_nan=True)
+        else:
+            same = a == b
+        if not same.all():
+            row = int(np.flatnonzero(~same)[0])
+            return f"row {row}: {name} is {a[row]} and {b[row]}"
+    return ""
 
 
 class Verdict(NamedTuple):

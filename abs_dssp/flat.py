@@ -111,6 +111,7 @@ class Functions:
         self.apply = functools.partial(_apply, *place)
         self.commit = functools.partial(_commit, *place)
         self.pulled = functools.partial(_pulled, formats.pull)
+        self.copy = _copy
         self.evaluate = functools.partial(_evaluate, functions, self.layout)
         self.objective = functools.partial(_objective, functions, self.layout)
 

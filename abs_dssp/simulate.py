@@ -147,7 +147,7 @@ def train(
             f"train: the task has {task.num_workers} workers, "
             f"the delays {delays.num_workers}."
         )
-    pushes = _limit(task, num_pushes, until_seconds, until_epochs, local_steps)
+    pushes = push_limit(task, num_pushes, until_seconds, until_epochs, local_steps)
     communication = communication or communication_lib.none()
     rule = update.rule(optimizer, local_optimizer, local_steps, aggregate)
     settings: dict[str, Any] = {
@@ -172,7 +172,9 @@ def train(
     return replay.replay(task, optimizer, trace, seed, slots=slots, **settings)
 
 
-def _limit(task, num_pushes, until_seconds, until_epochs, local_steps) -> int | None:
+def push_limit(
+    task, num_pushes, until_seconds, until_epochs, local_steps
+) -> int | None:
     """Pushes that are enough for every limit; None where only time ends the run."""
     limits = []
     for name, value in (

@@ -49,6 +49,29 @@ def write(path: Path, text: str) -> None:
     partial.replace(path)
 
 
+def load_settings(place: Path) -> dict[str, Any]:
+    """What `settings.json` of a run says.
+
+    Raises:
+      ValueError: if there is none.
+    """
+    path = place / "settings.json"
+    try:
+        return json.loads(path.read_text())
+    except OSError as error:
+        raise ValueError(
+            f"{place} is no run of train.py: {path.name}: {error.strerror}."
+        ) from None
+    except ValueError:
+        raise ValueError(f"{path} is damaged.") from None
+
+
+def append(path: Path, record: Mapping[str, Any]) -> None:
+    """Adds a line of JSON, so that an interrupted run leaves what it had."""
+    with open(path, "a") as file:
+        file.write(json.dumps(record) + "\n")
+
+
 def save_run(place: Path, result: Result, identity: str, target: float | None) -> None:
     """The trace, the history and the summary of one run; `run.json` comes last."""
     place.mkdir(parents=True, exist_ok=True)

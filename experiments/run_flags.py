@@ -9,7 +9,7 @@ import dataclasses
 import functools
 import math
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from absl import app, flags, logging
@@ -163,20 +163,16 @@ def train(
     step = build_delays()
     speed = delays.per_step(step, contender.local_steps)
     size = _variable_bytes(task)
-    limits: dict[str, Any] = {
-        "until_epochs": _epochs(),
-        "until_seconds": _UNTIL.value,
-    }
     transfers = communication.parse(_COMMUNICATION.value, 2 * size)
     return simulate.train(
         task,
         contender.policy,
         speed,
-        _optimizer(contender.learning_rate, _MOMENTUM.value),
+        optimizer(contender.learning_rate),
         seed=seed,
         communication=transfers,
         local_steps=contender.local_steps,
-        local_optimizer=_optimizer(contender.learning_rate, 0.0),
+        local_optimizer=optimizer(contender.learning_rate, local=True),
         aggregate=_AGGREGATE.value,
         width=_WIDTH.value,
         slots=_SLOTS,
@@ -185,8 +181,18 @@ def train(
         target_accuracy=target_accuracy,
         progress=progress,
         checkpoint_dir=checkpoint_dir,
-        **limits,
+        **limits(),
     )
+
+
+def optimizer(learning_rate: float, *, local: bool = False):
+    """The server's SGD, or that of local steps, which has no momentum."""
+    return _optimizer(learning_rate, 0.0 if local else _MOMENTUM.value)
+
+
+def limits() -> dict[str, Any]:
+    """When a run ends: `until_epochs` and `until_seconds`."""
+    return {"until_epochs": _epochs(), "until_seconds": _UNTIL.value}
 
 
 @functools.lru_cache  # the same object again, so that jit knows it
@@ -231,13 +237,28 @@ def _interval(task: Task, step: delays.Delays) -> float:
     return max(slowest * rounds / _EVALUATIONS.value, 1e-12)
 
 
-def run(main: Callable[[Sequence[str]], None]) -> None:
-    """`app.run`, with one sentence and status 1 for a user's mistake."""
+def adopt(saved: Mapping[str, Any]) -> None:
+    """Takes the values that `settings` gave for a run, but not over given flags."""
+    known = {f.name for f in flags.FLAGS.flags_by_module_dict()[__name__]}
+    for name in known & set(saved):
+        if not flags.FLAGS[name].present:
+            flags.FLAGS[name].value = saved[name]
+
+
+def run(main: Callable[[Sequence[str]], None], positional: str = "") -> None:
+    """`app.run`, with one sentence and status 1 for a user's mistake.
+
+    Args:
+      main: called with the arguments that are no flags, the program's name first.
+      positional: what the one such argument is, as in `RUN_DIR`; none by default.
+    """
 
     def guarded(argv: Sequence[str]) -> None:
         logging.set_verbosity(logging.WARNING)  # libraries' notes are not for users
-        if len(argv) > 1:
+        if not positional and len(argv) > 1:
             raise app.UsageError(f"Unexpected arguments: {' '.join(argv[1:])}")
+        if positional and len(argv) != 2:
+            raise app.UsageError(f"Expected one argument, {positional}.")
         try:
             main(argv)
         except (ValueError, TypeError, OSError) as error:
@@ -258,5 +279,5 @@ def _ours(error: BaseException) -> bool:
     if trace is None:
         return False
     module = trace.tb_frame.f_globals.get("__name__", "").split(".")[0]
-    ours = ("abs_dssp", "outputs", "__main__", __name__)
+    ours = ("abs_dssp", "outputs", "cluster_flags", "__main__", __name__)
     return module in ours or isinstance(error, OSError)

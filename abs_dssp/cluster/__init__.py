@@ -1,0 +1,1 @@
+"""Real time: one server and its workers in processes of their own."""

@@ -1,0 +1,105 @@
+"""The wire format: one fixed header, sometimes a short text, sometimes a vector.
+
+Everything is little-endian and checked before it is used; nothing is ever unpickled.
+"""
+
+import dataclasses
+import enum
+import json
+import struct
+from typing import Any
+
+MAGIC = b"ADSP"
+VERSION = 1
+MAX_TEXT = 64 * 1024
+
+_HEADER = struct.Struct("<4sBBhiiqiiqdffI")
+HEADER_BYTES = _HEADER.size
+
+
+class Kind(enum.IntEnum):
+    """What a message is."""
+
+    HELLO = 1  # worker: settings and identity (text)
+    WELCOME = 2  # server: accepted; compile, then say READY
+    READY = 3  # worker: compiled
+    GRANT = 4  # server: parameters to compute from (vector)
+    PUSH = 5  # worker: a result (vector)
+    WAIT = 6  # server: the push is logged; parameters will come
+    BEAT = 7  # worker: alive; ticket and steps made so far
+    PULSE = 8  # server: alive
+    STOP = 9  # server: the run is over (text: why)
+    REFUSED = 10  # server: this worker may not take part (text: why)
+    BYE = 11  # worker: leaves
+
+
+class MessageError(ValueError):
+    """Bytes that are no message of ours, or one out of range."""
+
+
+@dataclasses.dataclass(slots=True)
+class Message:
+    """A header; unused fields are 0."""
+
+    kind: Kind
+    worker: int = 0  # 0..N-1
+    clock: int = 0  # of the push, or the next one; 1-based
+    ticket: int = 0  # number of the grant that this is about; 1-based
+    version: int = 0  # the granted version
+    buffer: int = -1  # where a vector lies in shared memory; -1 if not there
+    nbytes: int = 0  # length of the vector, bytes
+    seconds: float = 0.0  # duration of the computation
+    epoch: float = 0.0  # of the granted version
+    loss: float = 0.0  # mean training loss of the push
+    flags: int = 0
+    text: Any = None  # JSON
+    payload: Any = None  # the vector; travels beside the header
+
+
+def encode(message: Message) -> bytes:
+    """Header and text."""
+    text = b"" if message.text is None else json.dumps(message.text).encode()
+    return (
+        _HEADER.pack(
+            MAGIC, VERSION, message.kind, message.flags, message.worker, message.clock,
+            message.ticket, message.version, message.buffer, message.nbytes,
+            message.seconds, message.epoch, message.loss, len(text),
+        )
+        + text
+    )  # fmt: skip
+
+
+def decode(data: bytes | memoryview) -> Message:
+    """The message in `data`, which holds nothing else.
+
+    Raises:
+      MessageError: if it is not one.
+    """
+    if len(data) < HEADER_BYTES:
+        raise MessageError(f"{len(data)} bytes are less than a header.")
+    (magic, version, kind, flags, worker, clock, ticket, number, buffer, nbytes,
+     seconds, epoch, loss, length) = _HEADER.unpack_from(data)  # fmt: skip
+    if magic != MAGIC:
+        raise MessageError("no message of abs_dssp.")
+    if version != VERSION:
+        raise MessageError(f"wire format {version}, expected {VERSION}.")
+    if length > MAX_TEXT or len(data) != HEADER_BYTES + length:
+        raise MessageError(f"{len(data)} bytes, {HEADER_BYTES + length} announced.")
+    if worker < 0 or clock < 0 or ticket < 0 or number < 0 or nbytes < 0:
+        raise MessageError("a negative number in the header.")
+    if not seconds >= 0:
+        raise MessageError(f"{seconds} is no duration.")
+    text = None
+    if length:
+        try:
+            text = json.loads(bytes(data[HEADER_BYTES:]))
+        except (ValueError, RecursionError) as error:
+            raise MessageError("its text is not JSON.") from error
+    try:
+        kind = Kind(kind)
+    except ValueError:
+        raise MessageError(f"unknown kind {kind}.") from None
+    return Message(
+        kind, worker, clock, ticket, number, buffer, nbytes, seconds, epoch, loss,
+        flags, text,
+    )  # fmt: skip

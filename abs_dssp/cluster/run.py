@@ -1,0 +1,473 @@
+"""One process of a cluster: its workers, and the server in process 0."""
+
+import dataclasses
+import hashlib
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+
+from abs_dssp import checkpoints, delays, flat, policies, update
+from abs_dssp.cluster import keys as keys_lib
+from abs_dssp.cluster import log as logs
+from abs_dssp.cluster import memory, rendezvous, transport
+from abs_dssp.cluster.server import Server, ServerError
+from abs_dssp.cluster.settings import Settings, spin_seconds
+from abs_dssp.cluster.transport import Channel, ClosedError
+from abs_dssp.cluster.worker import Beats, Pace, Worker, WorkerError, nonce
+from abs_dssp.delays import Delays
+from abs_dssp.history import History
+from abs_dssp.policies import Policy
+from abs_dssp.replay import Result
+from abs_dssp.report.status import Status
+from abs_dssp.tasks.base import Task
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """How a process takes part; the same for all processes but `process_id`."""
+
+    coordinator_address: str | None = None  # None: as jax.distributed finds it
+    num_processes: int | None = None
+    process_id: int | None = None
+    coordinator_apart: bool = False
+    server_works: bool = True  # whether process 0 has workers beside the server
+    transport: str = "auto"  # or "reference", "shm", "zmq"
+    listen: str = ""  # HOST[:PORT] for ZeroMQ; "": chosen
+    encrypt: bool = True
+    key_file: str | None = None
+    max_workers: int | None = None  # N; more than there are now may come later
+    push_format: str = "float32"
+    pull_format: str = "float32"
+
+
+class Cluster:
+    """This process in its cluster, before a task is chosen."""
+
+    def __init__(self, options: Options):
+        """Joins; call it before anything uses a device.
+
+        Raises:
+          ValueError: if there is no cluster, or for a setting out of range.
+        """
+        if options.transport not in transport.NAMES:
+            known = ", ".join(transport.NAMES)
+            raise ValueError(
+                f"--transport: must be one of {known}, got {options.transport!r}."
+            )
+        self.options = options
+        self.place = rendezvous.join(
+            options.coordinator_address,
+            options.num_processes,
+            options.process_id,
+            apart=options.coordinator_apart,
+        )
+        working = [
+            device
+            for device in sorted(jax.devices(), key=lambda d: (d.process_index, d.id))
+            if device.process_index > 0 or options.server_works
+        ]
+        self.present = len(working)  # workers at the start
+        self.num_workers = options.max_workers or self.present
+        if self.num_workers < self.present:
+            raise ValueError(
+                f"--max_workers: must be at least the {self.present} workers that "
+                f"there are, got {self.num_workers}."
+            )
+        if not self.present:
+            raise ValueError(
+                "there are no workers: one process and --noserver_works; start more "
+                "processes."
+            )
+        local = {device.id for device in jax.local_devices()}
+        self.mine = {
+            index: device
+            for index, device in enumerate(working)
+            if device.id in local and device.process_index == self.place.index
+        }
+
+    @property
+    def is_server(self) -> bool:
+        """Whether the server runs here."""
+        return self.place.index == 0
+
+
+def train(
+    cluster: Cluster,
+    task: Task,
+    policy: Policy,
+    optimizer: optax.GradientTransformation,
+    seed: int = 0,
+    *,
+    out: Path,
+    num_pushes: int | None = None,
+    until_seconds: float | None = None,
+    target_accuracy: float | None = None,
+    local_steps: int = 1,
+    local_optimizer: optax.GradientTransformation | None = None,
+    aggregate: str = "mean",
+    identity: Mapping[str, Any] | None = None,
+    settings: Settings = Settings(),  # noqa: B008
+    slowdown: Sequence[float] | None = None,
+    pace: Delays | None = None,
+    watch: Callable[[Status], None] | None = None,
+    recorder: Callable[[dict[str, float]], None] | None = None,
+    say: Callable[[str], None] | None = None,
+) -> Result | None:
+    """Takes part in training until the run is over; every process calls it.
+
+    Args:
+      cluster: joined.
+      task: model and data, of `cluster.num_workers` workers.
+      policy: the rule.
+      optimizer: the server's.
+      seed: of initial parameters, batches and noise.
+      out: folder of the run; log and checkpoints are process 0's. A run found there is
+        recovered.
+      num_pushes: stop after so many pushes.
+      until_seconds: stop after so many seconds.
+      target_accuracy: stop at the first evaluation of at least this accuracy.
+      local_steps: U, gradient steps per push.
+      local_optimizer: see `update.rule`.
+      aggregate: see `update.rule`.
+      identity: what else all processes must agree on, by name; values for JSON.
+      settings: times and limits.
+      slowdown: per worker, how many times as long its computations take.
+      pace: seconds that computations take at least, as in virtual time.
+      watch: called every second with the server's state, in process 0.
+      recorder: called with every evaluation, in process 0.
+      say: prints a line.
+
+    Returns:
+      In process 0 the trace, the final parameters and the evaluations; None in others.
+
+    Raises:
+      ServerError: if the run cannot go on.
+      WorkerError: if the server refuses this process, or cannot be found.
+    """
+    if task.num_workers != cluster.num_workers:
+        raise ValueError(
+            f"train: the cluster has {cluster.num_workers} workers, "
+            f"the task {task.num_workers}."
+        )
+    rule = update.rule(optimizer, local_optimizer, local_steps, aggregate)
+    options = cluster.options
+    functions = flat.Functions(
+        task, rule, flat.wire(options.push_format, options.pull_format)
+    )
+    say = say or _say
+    known = {
+        "seed": seed,
+        "policy": policies.describe(policy),
+        "task": task.name,
+        "num_workers": task.num_workers,
+        "batch_size": task.batch_size,
+        "local_steps": local_steps,
+        "aggregate": aggregate,
+        "parameters": functions.layout.size,
+        "formats": list(functions.wire),
+        "code": _code(),
+        **(identity or {}),
+    }
+    paces = _paces(cluster, slowdown, pace, seed)
+    member = _Membership(cluster, task, functions, seed, known, settings, paces, say)
+    if not cluster.is_server:
+        try:
+            member.run()
+        finally:
+            rendezvous.leave()
+        return None
+    try:
+        return _serve(
+            cluster, task, policy, functions, seed, known, member, Path(out),
+            num_pushes, until_seconds, target_accuracy, settings, watch, recorder, say,
+        )  # fmt: skip
+    finally:
+        rendezvous.leave()
+
+
+def _serve(
+    cluster, task, policy, functions, seed, known, member, out, num_pushes, until,
+    target, settings, watch, recorder, say,
+) -> Result:  # fmt: skip
+    options = cluster.options
+    header = {"num_workers": task.num_workers, "run": known}
+    log = logs.Log(out, header, sync=settings.sync_log)
+    store = checkpoints.Store(out / "checkpoints", repr(sorted(known.items())))
+    local = _is_local(options)
+    network = keys = None
+    if options.transport == "zmq" or (options.transport == "auto" and not local):
+        network = _listen_address(options, local)
+        keys = _keys(options, local)
+    processes = cluster.place.count if local else len(cluster.mine) + 1
+    server = Server(
+        task, policy, functions, seed, log,
+        total=num_pushes, until=until, target_accuracy=target,
+        expected=cluster.present, identity=known, settings=settings,
+        shared=options.transport in ("auto", "shm"), network=network, keys=keys,
+        busy=processes, store=store, say=say, recorder=recorder,
+    )  # fmt: skip
+    rendezvous.publish(server.address | rendezvous.host())
+    member.here = server
+    stopper = _Stopper(server)
+    viewer = None
+    ended = threading.Event()
+    try:
+        member.start()
+        if watch is not None:
+            viewer = threading.Thread(
+                target=_view, args=(server, watch, ended), name="view", daemon=True
+            )
+            viewer.start()
+        with stopper:
+            server.serve()
+        server.evaluate_last()
+        server.save_last()
+    finally:
+        ended.set()
+        if viewer is not None:
+            viewer.join()
+        member.stop()
+        log.close()
+        server.close()
+    if watch is not None:
+        watch(server.status())
+    trace = logs.to_trace(
+        logs.read(log.path)[1],
+        {
+            "num_workers": task.num_workers,
+            "policy": policies.describe(policy),
+            "local_steps": functions.rule.local_steps,
+            "seed": seed,
+            "task": task.name,
+            "versions": _versions(),
+        },
+    )
+    variables = functions.layout.unflatten(server.parameters.vector)
+    return Result(
+        trace=trace.validate(),
+        variables=variables,
+        history=History(tuple(server.records), np.array(server.losses, np.float32)),
+        stopped=server.stopped,
+    )
+
+
+class _Stopper:
+    """Ends the run in order on Ctrl-C or SIGTERM; it can be resumed."""
+
+    def __init__(self, server: Server):
+        self._server = server
+        self._old: dict[int, Any] = {}
+
+    def __enter__(self):
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._old[number] = signal.signal(number, self._stop)
+        return self
+
+    def __exit__(self, *error):
+        for number, old in self._old.items():
+            signal.signal(number, old)
+
+    def _stop(self, number, frame):
+        del frame
+        name = signal.Signals(number).name
+        self._server.stop(f"interrupted by {name}", resumes=True)
+
+
+class _Membership:
+    """The workers of this process and their signs of life."""
+
+    def __init__(
+        self, cluster: Cluster, task, functions, seed, known, settings, paces, say
+    ):
+        self._cluster, self._settings, self._say = cluster, settings, say
+        self.here: Server | None = None  # the server, if it is in this process
+        self._errors: list[BaseException] = []
+        self._name = f"process {cluster.place.index}, pid {os.getpid()}"
+        same = nonce()
+        identity = {"nonce": same, "place": self._name, "run": known}
+        # Whoever waits in a thread must not be kept from the interpreter's lock.
+        sys.setswitchinterval(1e-3)
+        self.beats = Beats(self._connect, settings, same)
+        self.workers = [
+            Worker(
+                index, self._connect, task, functions, device, seed, identity,
+                self.beats, settings, paces[index], say,
+            )
+            for index, device in cluster.mine.items()
+        ]  # fmt: skip
+        self.beats.workers = self.workers
+        self._threads = [
+            threading.Thread(
+                target=self._guarded, args=(w,), name=f"worker {w.index}", daemon=True
+            )
+            for w in self.workers
+        ]
+
+    def start(self) -> None:
+        """Starts all threads."""
+        if not self.workers:
+            return
+        self.beats.start()
+        for thread in self._threads:
+            thread.start()
+
+    def run(self) -> None:
+        """Works until the end; raises a worker's error."""
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, lambda *_: self._ask_to_leave())
+        self.start()
+        try:
+            for thread in self._threads:
+                while thread.is_alive():
+                    thread.join(0.5)
+        except KeyboardInterrupt:
+            self._ask_to_leave()
+            raise
+        finally:
+            self.stop()
+        if self._errors:
+            raise self._errors[0]
+        for reason in sorted({w.reason for w in self.workers}):
+            if reason != "end":
+                self._say(f"{self._name}: {reason}")
+
+    def stop(self) -> None:
+        """Ends the threads; the run is over for this process."""
+        if not self.workers:
+            return
+        end = time.monotonic() + 5
+        for thread in self._threads:
+            thread.join(max(0.0, end - time.monotonic()))
+        self.beats.stop()
+
+    def _ask_to_leave(self) -> None:
+        for worker in self.workers:
+            worker.leaving = True
+
+    def _guarded(self, worker: Worker) -> None:
+        try:
+            worker.run()
+        except BaseException as error:  # raised by `run`, in the main thread
+            self._errors.append(error)
+            if self.here is not None:
+                self._say(str(error))
+            else:
+                self._ask_to_leave()
+
+    def _connect(self) -> Channel:
+        options = self._cluster.options
+        if self.here is not None:
+            if options.transport in ("auto", "reference"):
+                return transport.ReferenceChannel(
+                    self.here.inbox, self.here.pool, self._name
+                )
+            address = self.here.address | rendezvous.host()
+        else:
+            found = rendezvous.lookup(1.0)
+            if found is None:
+                raise ClosedError("the server has not said where it is")
+            address = found
+        same = {k: address.get(k) for k in ("boot", "namespace")} == rendezvous.host()
+        wanted = options.transport
+        if wanted == "reference":
+            raise WorkerError(
+                "--transport=reference: the server is in another process; use auto."
+            )
+        shared = address.get("shared") and same and memory.supported()
+        if wanted == "shm" and not shared:
+            raise WorkerError(
+                "--transport=shm: the server is on another host; use auto or zmq."
+            )
+        if shared and wanted != "zmq":
+            spin = spin_seconds(self._settings, self._cluster.place.count)
+            return transport.SharedChannel(address["shared"], spin)
+        endpoint = address.get("network")
+        if not endpoint:
+            raise WorkerError(
+                "the server takes workers of its own host only; start all processes "
+                "with --transport=zmq."
+            )
+        keys = _keys(options, _is_local(options)) if address["encrypted"] else None
+        return transport.NetworkChannel(endpoint, keys)
+
+
+def _view(server: Server, watch, ended: threading.Event) -> None:
+    while not ended.wait(1.0):
+        watch(server.status())
+
+
+def _paces(cluster: Cluster, slowdown, pace: Delays | None, seed: int):
+    count = cluster.num_workers
+    if slowdown is not None:
+        if len(slowdown) != count or any(not s >= 1 for s in slowdown):
+            raise ValueError(
+                f"--slowdown: expected {count} numbers of at least 1, one per worker, "
+                f"got {list(slowdown)}."
+            )
+    table = None if pace is None else delays.table(pace, 4096, seed)
+    return {
+        index: Pace(
+            1.0 if slowdown is None else float(slowdown[index]),
+            None if table is None else table[index],
+        )
+        for index in cluster.mine
+    }
+
+
+def _is_local(options: Options) -> bool:
+    address = options.coordinator_address or ""
+    return address.rsplit(":", 1)[0] in ("127.0.0.1", "localhost")
+
+
+def _listen_address(options: Options, local: bool) -> str:
+    import socket
+
+    host, _, port = options.listen.partition(":")
+    if not host:
+        host = "127.0.0.1" if local else socket.gethostbyname(socket.gethostname())
+    return f"tcp://{host}:{port or 0}"
+
+
+def _keys(options: Options, local: bool):
+    if not options.encrypt:
+        return None
+    if options.key_file is None:
+        raise WorkerError(
+            "connections between hosts are encrypted and need --key_file: make one "
+            "with python -m abs_dssp.cluster.keys PATH and give it to every process, "
+            "or say --noencrypt on a network that you trust."
+        )
+    return keys_lib.load(options.key_file)
+
+
+def _code() -> str:
+    """A digest of this package: two versions of it do not train together."""
+    digest = hashlib.sha256()
+    root = Path(__file__).resolve().parents[1]
+    for path in sorted(root.rglob("*.py")):
+        digest.update(path.relative_to(root).as_posix().encode())
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _versions() -> dict[str, str]:
+    from abs_dssp import traces
+
+    return traces.package_versions()
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+__all__ = ["Cluster", "Options", "ServerError", "WorkerError", "train"]

@@ -1,0 +1,324 @@
+"""A worker: pull, compute U local steps, push, wait for the grant. One thread a device.
+
+A worker remembers nothing that the server does not: batches and keys are functions of
+(seed, worker, clock, local step), so a computation can be made again anywhere.
+"""
+
+import dataclasses
+import os
+import random
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+from abs_dssp import flat
+from abs_dssp.cluster.messages import Kind, Message, MessageError
+from abs_dssp.cluster.settings import Settings
+from abs_dssp.cluster.transport import Channel, ClosedError, Sizes
+from abs_dssp.tasks.base import Task
+
+Connect = Callable[[], Channel]  # raises OSError or ClosedError
+
+
+class WorkerError(ValueError):
+    """The server refused this worker, or cannot be found."""
+
+
+@dataclasses.dataclass
+class Pace:
+    """Injected straggling."""
+
+    slowdown: float = 1.0  # computations take so many times as long
+    durations: np.ndarray | None = None  # seconds of the n-th computation, cycled
+
+    def missing(self, number: int, took: float) -> float:
+        """Seconds to add to computation `number` (from 0), which took `took`."""
+        wanted = took * self.slowdown
+        if self.durations is not None:
+            wanted = float(self.durations[number % len(self.durations)])
+        return max(0.0, wanted - took)
+
+
+class Beats:
+    """Signs of life of a process, on a connection of their own."""
+
+    def __init__(self, connect: Connect, settings: Settings, nonce: str):
+        self._connect, self._settings, self._nonce = connect, settings, nonce
+        self.workers: list[Worker] = []
+        self.pulse = time.monotonic()  # when the server last answered
+        self.generation = 0  # times that the server asked who we are
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="beats", daemon=True)
+
+    def start(self) -> None:
+        """Starts the thread."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Ends it."""
+        self._ended.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        channel: Channel | None = None
+        while not self._ended.is_set():
+            try:
+                if channel is None:
+                    channel = self._connect()
+                lives = [
+                    [w.index, w.ticket, w.steps, w.waiting]
+                    for w in self.workers
+                    if w.introduced
+                ]
+                if lives:
+                    channel.send(Message(Kind.BEAT, text=[self._nonce, lives]))
+                end = time.monotonic() + self._settings.beat
+                while time.monotonic() < end and not self._ended.is_set():
+                    answer = channel.receive(min(0.2, self._settings.beat))
+                    if answer is None:
+                        continue
+                    self.pulse = time.monotonic()
+                    if answer.kind is Kind.HELLO:
+                        self.generation += 1
+                        break
+            except (OSError, MessageError):  # ClosedError is an OSError
+                if channel is not None:
+                    channel.close()
+                channel = None
+                self._ended.wait(self._settings.beat)
+        if channel is not None:
+            channel.close()
+
+
+class Worker:
+    """One device's work; `run` in a thread of its own."""
+
+    def __init__(
+        self,
+        index: int,
+        connect: Connect,
+        task: Task,
+        functions: flat.Functions,
+        device: Any,
+        seed: int,
+        identity: dict[str, Any],
+        beats: Beats,
+        settings: Settings,
+        pace: Pace,
+        say: Callable[[str], None],
+    ):
+        self.index, self.settings, self.pace = index, settings, pace
+        self._connect, self._identity, self._beats = connect, identity, beats
+        self._functions, self._device, self._say = functions, device, say
+        self._data = jax.device_put(task.data, device)
+        self._key = jax.device_put(jax.random.key(seed), device)
+        self._random = random.Random(f"{seed} {index}")  # of injected faults only
+        self.ticket = 0  # of the latest grant
+        self.steps = 0  # finished steps: progress
+        self.waiting = False
+        self.introduced = False
+        self.reason = ""  # why the run is over
+        self.leaving = False  # set from outside: end soon
+        self._generation = 0
+        self._result: tuple[int, Any, float, float] | None = None
+        self._newer: Message | None = None  # came during a computation
+
+    def run(self) -> None:
+        """Works until the server says that the run is over.
+
+        Raises:
+          WorkerError: if it refuses this worker, or cannot be found for too long.
+        """
+        lost = time.monotonic()
+        wait = 0.05
+        while True:
+            channel: Channel | None = None
+            try:
+                channel = self._connect()
+                self._generation = self._beats.generation
+                self._introduce(channel)
+                lost, wait = time.monotonic(), 0.05
+                self._work(channel)
+                return
+            except (OSError, MessageError) as error:
+                gone = time.monotonic() - lost
+                if gone > self.settings.reconnect:
+                    raise WorkerError(
+                        f"worker {self.index}: no server for {gone:.0f} s ({error}); "
+                        "look at the log of process 0."
+                    ) from None
+                time.sleep(wait * (0.5 + self._random.random()))
+                wait = min(2 * wait, 2.0)
+            finally:
+                if channel is not None:
+                    channel.close()
+                self.introduced = False
+
+    def _introduce(self, channel: Channel) -> None:
+        hello = Message(Kind.HELLO, self.index, text=self._identity)
+        self._send(channel, hello)
+        end = time.monotonic() + self.settings.reconnect
+        answer = None
+        while time.monotonic() < end:
+            answer = self._receive(channel, self.settings.resend)
+            if answer is None:
+                self._send(channel, hello)
+            elif answer.kind is Kind.WELCOME:
+                break
+            elif answer.kind is Kind.REFUSED:
+                raise WorkerError(f"worker {self.index}: {answer.text}")
+            elif answer.kind is Kind.STOP:
+                break
+        else:
+            raise ClosedError("the server does not answer")
+        assert answer is not None
+        if answer.kind is Kind.STOP:
+            self._newer = answer
+            return
+        wire = self._functions.wire
+        size = self._functions.layout.size
+        push, pull = (np.dtype(flat.DTYPES[name]) for name in wire)
+        channel.expect(Sizes(size * push.itemsize, push, size * pull.itemsize, pull))
+        if self.steps == 0:
+            self._compile(size, pull)
+        self.introduced = True
+        self.waiting = True
+
+    def _compile(self, size: int, dtype: np.dtype) -> None:
+        """Compiles everything before the clock starts."""
+        vector = jax.device_put(np.zeros(size, dtype), self._device)
+        push = self._functions.compute(
+            vector, self._data, self._key, self.index, 1, 0, 0.0
+        )
+        jax.block_until_ready(push)
+        self.steps += 1
+
+    def _work(self, channel: Channel) -> None:
+        """The loop; returns at the end of the run."""
+        message: Message | None = self._newer
+        self._newer = None
+        pending = Message(Kind.READY, self.index)
+        vector: Any = None
+        acknowledged = False
+        if message is None:
+            self._send(channel, pending)
+        while True:
+            if message is None:
+                message = self._receive(channel, self.settings.resend)
+            if self._beats.generation != self._generation:
+                raise ClosedError("the server does not know this worker any more")
+            if message is None:
+                self._check_pulse()
+                if not acknowledged:
+                    self._send(channel, pending, vector)
+                continue
+            received, message = message, None
+            if received.kind is Kind.STOP:
+                self.reason = str((received.text or {}).get("reason", ""))
+                return
+            if received.kind is Kind.REFUSED:
+                raise WorkerError(f"worker {self.index}: {received.text}")
+            if received.kind is Kind.HELLO:
+                raise ClosedError("the server asks who this is")
+            if received.kind is Kind.WAIT:
+                acknowledged = True
+            if received.kind is not Kind.GRANT or received.ticket < self.ticket:
+                continue
+            kept = self._result
+            if kept is None or kept[0] != received.ticket:
+                self.ticket, self.waiting = received.ticket, False
+                message = self._compute(channel, received)
+                self.waiting = True
+                if message is not None:  # cancelled
+                    continue
+                kept = self._result
+            assert kept is not None
+            ticket, vector, loss, seconds = kept
+            pending = Message(
+                Kind.PUSH, self.index, clock=received.clock, ticket=ticket,
+                version=received.version, seconds=seconds, loss=loss,
+            )  # fmt: skip
+            acknowledged = False
+            self._send(channel, pending, vector)
+
+    def _compute(self, channel: Channel, grant: Message) -> Message | None:
+        """Fills `_result`; gives the message that cancelled the computation, if any."""
+        begun = time.perf_counter()
+        vector = grant.payload
+        if isinstance(vector, np.ndarray):
+            vector = jax.device_put(vector, self._device, may_alias=True)
+        else:
+            vector = jax.device_put(vector, self._device)
+
+        def paused() -> bool:
+            self.steps += 1
+            self._newer = self._cancel(channel, 0.0)
+            return self._newer is not None
+
+        result = self._functions.compute(
+            vector, self._data, self._key, self.index, grant.clock, grant.version,
+            grant.epoch, paused,
+        )  # fmt: skip
+        if result is None:
+            newer, self._newer = self._newer, None
+            return newer
+        push, loss = result
+        push.block_until_ready()
+        self.steps += 1
+        missing = self.pace.missing(grant.ticket - 1, time.perf_counter() - begun)
+        while missing > 0:
+            self.steps += 1  # asleep on purpose is not stuck
+            nap = min(missing, 1.0)
+            before = time.perf_counter()
+            newer = self._cancel(channel, nap)
+            if newer is not None:
+                return newer
+            missing -= time.perf_counter() - before
+        seconds = time.perf_counter() - begun
+        self._result = (grant.ticket, push, float(loss), seconds)
+        return None
+
+    def _cancel(self, channel: Channel, seconds: float) -> Message | None:
+        """A message that ends the present computation, if one comes in this time."""
+        end = time.perf_counter() + seconds
+        while True:
+            left = end - time.perf_counter()
+            message = self._receive(channel, max(left, 0.0))
+            if message is None and left <= 0:
+                return None
+            if message is None:
+                continue
+            newer = message.kind is Kind.GRANT and message.ticket > self.ticket
+            if newer or message.kind in (Kind.STOP, Kind.REFUSED):
+                return message
+
+    def _check_pulse(self) -> None:
+        silent = time.monotonic() - self._beats.pulse
+        if silent > self.settings.lease:
+            raise ClosedError(f"the server has been silent for {silent:.0f} s")
+
+    def _send(self, channel: Channel, message: Message, vector: Any = None) -> None:
+        if self.settings.drop and self._random.random() < self.settings.drop:
+            return
+        channel.send(dataclasses.replace(message), vector)
+        if self.settings.duplicate and self._random.random() < self.settings.duplicate:
+            channel.send(dataclasses.replace(message), vector)
+
+    def _receive(self, channel: Channel, seconds: float) -> Message | None:
+        if self.leaving:
+            channel.send(Message(Kind.BYE, self.index))
+            return Message(Kind.STOP, text={"reason": "told to end"})
+        message = channel.receive(seconds)
+        if message is not None and message.kind is not Kind.STOP:
+            if self.settings.drop and self._random.random() < self.settings.drop:
+                return None
+        return message
+
+
+def nonce() -> str:
+    """Tells this process from an earlier one with the same index."""
+    return os.urandom(8).hex()

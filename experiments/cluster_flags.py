@@ -1,0 +1,266 @@
+"""The flags of real runs, and how the training scripts start and join a cluster."""
+
+import ast
+import dataclasses
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import outputs
+import run_flags
+from absl import flags
+
+from abs_dssp import delays, flat, simulate
+from abs_dssp.cluster import settings as settings_lib
+from abs_dssp.cluster import transport
+from abs_dssp.replay import Result
+
+_CLUSTER = flags.DEFINE_enum(
+    "cluster",
+    "",
+    ["", "local", "auto"],
+    "Real processes instead of virtual time: local starts them on this machine; auto "
+    "joins those that Slurm, Open MPI, Kubernetes or the flags below name.",
+)
+_PROCESSES = flags.DEFINE_integer(
+    "processes", 4, "Processes of --cluster=local.", lower_bound=1
+)
+_DEVICES = flags.DEFINE_integer(
+    "devices_per_process", 1, "Devices, and so workers, of each.", lower_bound=1
+)
+_RESTARTS = flags.DEFINE_integer(
+    "max_restarts", 3, "Crashed processes that are started again.", lower_bound=0
+)
+_ADDRESS = flags.DEFINE_string(
+    "coordinator_address", None, "HOST:PORT of the coordination service."
+)
+_COUNT = flags.DEFINE_integer("num_processes", None, "Processes in all.", lower_bound=1)
+_INDEX = flags.DEFINE_integer("process_id", None, "Index of this one.", lower_bound=0)
+_APART = flags.DEFINE_bool(
+    "coordinator_apart", False, "The coordination service has a process of its own."
+)
+_SERVER_WORKS = flags.DEFINE_bool(
+    "server_works", True, "Process 0 has workers beside the server."
+)
+_MAX_WORKERS = flags.DEFINE_integer(
+    "max_workers", None, "Room for so many workers, some of which may come later."
+)
+_KEY_FILE = flags.DEFINE_string("key_file", None, "Keys for connections between hosts.")
+_TRANSPORT = flags.DEFINE_enum(
+    "transport", "auto", list(transport.NAMES), "How vectors travel."
+)
+_LISTEN = flags.DEFINE_string("listen", "", "HOST[:PORT] that ZeroMQ listens on.")
+_ENCRYPT = flags.DEFINE_bool("encrypt", True, "Encrypt connections between hosts.")
+_PUSH = flags.DEFINE_enum(
+    "push_format", "float32", list(flat.DTYPES), "Number format of pushes."
+)
+_PULL = flags.DEFINE_enum(
+    "pull_format", "float32", list(flat.DTYPES), "Number format of pulls."
+)
+_SLOWDOWN = flags.DEFINE_string(
+    "slowdown", None, "Straggling: [1,1,1,2.7] makes the last worker 2.7 times slower."
+)
+_TIMES = flags.DEFINE_list(
+    "times", [], "Cluster settings, such as lease=5,checkpoint=30 (seconds)."
+)
+_METRICS = flags.DEFINE_integer(
+    "metrics_port", None, "Serve /metrics here; 0 takes a free port."
+)
+_METRICS_HOST = flags.DEFINE_string(
+    "metrics_host", "127.0.0.1", "Interface of /metrics."
+)
+_TENSORBOARD = flags.DEFINE_bool("tensorboard", True, "Write TensorBoard scalars.")
+
+
+def wanted() -> bool:
+    """Whether a real cluster is asked for."""
+    return bool(_CLUSTER.value)
+
+
+def launch(out: Path) -> int:
+    """Starts this very command in processes of its own; its exit status."""
+    from abs_dssp.cluster import launch as launcher
+
+    given = [word for word in sys.argv[1:] if not _is_ours(word)]
+    return launcher.run(
+        [sys.executable, sys.argv[0], *given, "--cluster=auto"],
+        _PROCESSES.value,
+        devices_per_process=_DEVICES.value,
+        max_restarts=_RESTARTS.value,
+        out=out,
+        key_file=_KEY_FILE.value,
+        logs=out / "logs",
+    )
+
+
+def is_launcher() -> bool:
+    """Whether this process only starts others."""
+    return _CLUSTER.value == "local"
+
+
+def join():
+    """Joins the cluster, and makes its size known to the other flags."""
+    from abs_dssp.cluster import run
+
+    cluster = run.Cluster(
+        run.Options(
+            coordinator_address=_ADDRESS.value,
+            num_processes=_COUNT.value,
+            process_id=_INDEX.value,
+            coordinator_apart=_APART.value,
+            server_works=_SERVER_WORKS.value,
+            transport=_TRANSPORT.value,
+            listen=_LISTEN.value,
+            encrypt=_ENCRYPT.value,
+            key_file=_KEY_FILE.value,
+            max_workers=_MAX_WORKERS.value,
+            push_format=_PUSH.value,
+            pull_format=_PULL.value,
+        )
+    )
+    workers = flags.FLAGS["workers"]
+    if workers.present and workers.value != cluster.num_workers:
+        raise ValueError(
+            f"--workers: this cluster has {cluster.num_workers} workers (devices, or "
+            f"--max_workers), got {workers.value}; leave the flag out."
+        )
+    flags.FLAGS.workers = cluster.num_workers
+    return cluster
+
+
+def settings() -> settings_lib.Settings:
+    """The cluster's times, changed by --times."""
+    fields = {f.name: f for f in dataclasses.fields(settings_lib.Settings)}
+    changed: dict[str, Any] = {}
+    for setting in _TIMES.value:
+        name, _, value = setting.partition("=")
+        if name not in fields:
+            known = ", ".join(sorted(fields))
+            raise ValueError(f"--times: unknown setting {name!r}; known: {known}.")
+        try:
+            number = ast.literal_eval(value)
+            changed[name] = type(fields[name].default)(number)
+        except (ValueError, SyntaxError, TypeError):
+            raise ValueError(
+                f"--times: {name} must be a number, got {value!r}."
+            ) from None
+    return settings_lib.Settings(**changed)
+
+
+def train(
+    cluster, task, contender, seed: int, out: Path, target: float | None
+) -> Result | None:
+    """Takes part in one run; a result in process 0 only."""
+    from abs_dssp.cluster import run
+
+    limits = run_flags.limits()
+    views = None  # TEMP
+    try:
+        return run.train(
+            cluster,
+            task,
+            contender.policy,
+            run_flags.optimizer(contender.learning_rate),
+            seed,
+            out=out,
+            num_pushes=simulate.push_limit(
+                task,
+                None,
+                limits["until_seconds"],
+                limits["until_epochs"],
+                contender.local_steps,
+            ),
+            until_seconds=limits["until_seconds"],
+            target_accuracy=target,
+            local_steps=contender.local_steps,
+            local_optimizer=run_flags.optimizer(contender.learning_rate, local=True),
+            aggregate=flags.FLAGS.aggregate,
+            identity=_agreed(contender),
+            settings=settings(),
+            slowdown=_slowdown(),
+            pace=_pace(contender),
+            watch=None if views is None else views.show,
+            recorder=None if views is None else views.record,
+            say=None if views is None else views.say,
+        )
+    finally:
+        if views is not None:
+            views.close()
+
+
+class _Views:
+    """Everything that shows a run while it runs."""
+
+    def __init__(self, out: Path):
+        from abs_dssp.report import live, metrics, scalars
+
+        self._out = out
+        self._live = live.Live()
+        self._metrics = self._scalars = None
+        if _METRICS.value is not None:
+            self._metrics = metrics.MetricsServer(_METRICS.value, _METRICS_HOST.value)
+            self.say(
+                f"metrics: http://{_METRICS_HOST.value}:{self._metrics.port}/metrics"
+            )
+        if _TENSORBOARD.value:
+            self._scalars = scalars.Scalars(out / "tensorboard")
+
+    def show(self, status) -> None:
+        self._live.show(status)
+        if self._metrics is not None:
+            self._metrics.update(status)
+        if self._scalars is not None:
+            self._scalars.write(status)
+
+    def record(self, record) -> None:
+        outputs.append(self._out / "evaluations.jsonl", record)
+
+    def say(self, line: str) -> None:
+        print(line, file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        self._live.close()
+        for part in (self._metrics, self._scalars):
+            if part is not None:
+                part.close()
+
+
+def _agreed(contender) -> dict[str, Any]:
+    """What every process must be given alike, beside what the library compares."""
+    same = run_flags.settings() | {"learning_rate": contender.learning_rate}
+    return {"flags": {k: v for k, v in same.items() if k not in ("workers", "width")}}
+
+
+def _slowdown() -> list[float] | None:
+    text = _SLOWDOWN.value
+    if text is None:
+        return None
+    try:
+        return [float(number) for number in ast.literal_eval(text)]
+    except (ValueError, SyntaxError, TypeError):
+        raise ValueError(
+            f"--slowdown: expected a list such as [1,1,1,2.7], got {text!r}."
+        ) from None
+
+
+def _pace(contender):
+    """Durations as in virtual time, where asked for."""
+    if flags.FLAGS.delays is None:
+        return None
+    return delays.per_step(run_flags.build_delays(), contender.local_steps)
+
+
+def _is_ours(word: str) -> bool:
+    """Whether a word of the command line is for the launcher, not for the processes."""
+    name = word.lstrip("-").partition("=")[0]
+    return name in ("cluster", "processes", "devices_per_process", "max_restarts")
+
+
+def record() -> dict[str, Any]:
+    """What a replay needs to know beside the training flags."""
+    return {
+        "push_format": _PUSH.value,
+        "pull_format": _PULL.value,
+        "xla_flags": os.environ.get("XLA_FLAGS", ""),
+    }
