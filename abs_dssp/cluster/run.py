@@ -52,8 +52,12 @@ class Options:
 class Cluster:
     """This process in its cluster, before a task is chosen."""
 
-    def __init__(self, options: Options):
+    def __init__(self, options: Options, alone: int | None = None):
         """Joins; call it before anything uses a device.
+
+        Args:
+          options: how to take part.
+          alone: instead of joining, make so many workers in this very process.
 
         Raises:
           ValueError: if there is no cluster, or for a setting out of range.
@@ -64,12 +68,21 @@ class Cluster:
                 f"--transport: must be one of {known}, got {options.transport!r}."
             )
         self.options = options
-        self.place = rendezvous.join(
-            options.coordinator_address,
-            options.num_processes,
-            options.process_id,
-            apart=options.coordinator_apart,
-        )
+        self.alone = alone
+        self._address: dict[str, Any] | None = None
+        if alone is None:
+            self.place = rendezvous.join(
+                options.coordinator_address,
+                options.num_processes,
+                options.process_id,
+                apart=options.coordinator_apart,
+            )
+        else:
+            self.place = rendezvous.Place(0, 1)
+            devices = jax.local_devices()
+            self.present = self.num_workers = alone
+            self.mine = {i: devices[i % len(devices)] for i in range(alone)}
+            return
         working = [
             device
             for device in sorted(jax.devices(), key=lambda d: (d.process_index, d.id))
@@ -98,6 +111,28 @@ class Cluster:
     def is_server(self) -> bool:
         """Whether the server runs here."""
         return self.place.index == 0
+
+    @property
+    def is_local(self) -> bool:
+        """Whether all processes are on this machine."""
+        address = self.options.coordinator_address or ""
+        host = address.rsplit(":", 1)[0]
+        return self.alone is not None or host in ("127.0.0.1", "localhost")
+
+    def publish(self, address: dict[str, Any]) -> None:
+        """Tells the other processes where the server is."""
+        if self.alone is None:
+            rendezvous.publish(address)
+        self._address = address
+
+    def lookup(self, seconds: float) -> dict[str, Any] | None:
+        """Where the server is; None if nobody has told within `seconds`."""
+        return self._address or rendezvous.lookup(seconds)
+
+    def leave(self) -> None:
+        """Leaves the others alone."""
+        if self.alone is None:
+            rendezvous.leave()
 
 
 def train(
@@ -183,7 +218,7 @@ def train(
         try:
             member.run()
         finally:
-            rendezvous.leave()
+            cluster.leave()
         return None
     try:
         return _serve(
@@ -191,7 +226,7 @@ def train(
             num_pushes, until_seconds, target_accuracy, settings, watch, recorder, say,
         )  # fmt: skip
     finally:
-        rendezvous.leave()
+        cluster.leave()
 
 
 def _serve(
@@ -202,11 +237,11 @@ def _serve(
     header = {"num_workers": task.num_workers, "run": known}
     log = logs.Log(out, header, sync=settings.sync_log)
     store = checkpoints.Store(out / "checkpoints", repr(sorted(known.items())))
-    local = _is_local(options)
+    local = cluster.is_local
     network = keys = None
     if options.transport == "zmq" or (options.transport == "auto" and not local):
         network = _listen_address(options, local)
-        keys = _keys(options, local)
+        keys = _keys(options)
     processes = cluster.place.count if local else len(cluster.mine) + 1
     server = Server(
         task, policy, functions, seed, log,
@@ -215,7 +250,7 @@ def _serve(
         shared=options.transport in ("auto", "shm"), network=network, keys=keys,
         busy=processes, store=store, say=say, recorder=recorder,
     )  # fmt: skip
-    rendezvous.publish(server.address | rendezvous.host())
+    cluster.publish(server.address | rendezvous.host())
     member.here = server
     stopper = _Stopper(server)
     viewer = None
@@ -371,12 +406,9 @@ class _Membership:
                 return transport.ReferenceChannel(
                     self.here.inbox, self.here.pool, self._name
                 )
-            address = self.here.address | rendezvous.host()
-        else:
-            found = rendezvous.lookup(1.0)
-            if found is None:
-                raise ClosedError("the server has not said where it is")
-            address = found
+        address = self._cluster.lookup(1.0)
+        if address is None:
+            raise ClosedError("the server has not said where it is")
         same = {k: address.get(k) for k in ("boot", "namespace")} == rendezvous.host()
         wanted = options.transport
         if wanted == "reference":
@@ -397,7 +429,7 @@ class _Membership:
                 "the server takes workers of its own host only; start all processes "
                 "with --transport=zmq."
             )
-        keys = _keys(options, _is_local(options)) if address["encrypted"] else None
+        keys = _keys(options) if address["encrypted"] else None
         return transport.NetworkChannel(endpoint, keys)
 
 
@@ -424,11 +456,6 @@ def _paces(cluster: Cluster, slowdown, pace: Delays | None, seed: int):
     }
 
 
-def _is_local(options: Options) -> bool:
-    address = options.coordinator_address or ""
-    return address.rsplit(":", 1)[0] in ("127.0.0.1", "localhost")
-
-
 def _listen_address(options: Options, local: bool) -> str:
     import socket
 
@@ -438,7 +465,7 @@ def _listen_address(options: Options, local: bool) -> str:
     return f"tcp://{host}:{port or 0}"
 
 
-def _keys(options: Options, local: bool):
+def _keys(options: Options):
     if not options.encrypt:
         return None
     if options.key_file is None:

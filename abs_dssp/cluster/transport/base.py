@@ -1,0 +1,61 @@
+"""What a channel is, seen from either side."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from abs_dssp.cluster.messages import Message
+
+
+class ClosedError(ConnectionError):
+    """The other side is gone."""
+
+
+class Sizes(NamedTuple):
+    """Bytes of the vectors, and their formats."""
+
+    push: int
+    push_dtype: np.dtype
+    pull: int
+    pull_dtype: np.dtype
+
+
+class Channel:
+    """A worker's end. A channel belongs to one thread."""
+
+    transport = ""
+
+    def send(self, message: Message, vector: Any = None) -> None:
+        """Sends; a vector is copied at most once."""
+        raise NotImplementedError
+
+    def receive(self, seconds: float) -> Message | None:
+        """The next message, with its vector in `payload`; None if none comes."""
+        raise NotImplementedError
+
+    def expect(self, sizes: Sizes) -> None:
+        """Tells the sizes, before the first vector."""
+
+    def close(self) -> None:
+        """Ends the connection."""
+
+
+class Peer:
+    """The server's end of a channel."""
+
+    transport = ""
+    name = "?"
+    open = True
+
+    def send(self, message: Message) -> None:
+        """Sends; never blocks, never raises: who cannot be reached is `open` no more.
+
+        A vector is named by `message.buffer`, its place in the pool of versions.
+        """
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Ends the connection."""
+
+
+Event = tuple[Peer, Message | None]  # None: the connection has ended

@@ -1,0 +1,221 @@
+"""Between hosts: ZeroMQ, vectors as frames that are not copied, CURVE.
+
+A peer without the key gets nothing: ZeroMQ drops it before a message reaches us.
+"""
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from abs_dssp.cluster import memory, messages
+from abs_dssp.cluster.keys import Keys
+from abs_dssp.cluster.messages import Kind, Message, MessageError
+from abs_dssp.cluster.transport.base import Channel, ClosedError, Event, Peer, Sizes
+
+
+class NetworkChannel(Channel):
+    """A worker on any host."""
+
+    transport = "zmq"
+
+    def __init__(self, endpoint: str, keys: Keys | None):
+        """Connects in the background; ZeroMQ reconnects by itself.
+
+        Args:
+          endpoint: such as `tcp://10.0.0.1:5555`.
+          keys: for CURVE; None without encryption.
+        """
+        import zmq
+
+        self._zmq = zmq
+        self._context = zmq.Context()
+        self._socket = self._context.socket(zmq.DEALER)
+        self._socket.linger = 0
+        self._socket.routing_id = b"w" + os.urandom(15)
+        self._socket.reconnect_ivl, self._socket.reconnect_ivl_max = 100, 5000
+        if keys is not None:
+            self._socket.curve_serverkey = keys.server_public
+            self._socket.curve_publickey = keys.client_public
+            self._socket.curve_secretkey = keys.client_secret
+        self._sizes: Sizes | None = None
+        self._socket.connect(endpoint)
+
+    def expect(self, sizes: Sizes) -> None:
+        self._sizes = sizes
+
+    def send(self, message: Message, vector: Any = None) -> None:
+        frames: list[Any] = []
+        if vector is not None:
+            array = np.asarray(vector)
+            message.nbytes = array.nbytes
+            frames = [_bytes(array)]
+        try:
+            self._socket.send_multipart(
+                [messages.encode(message), *frames], self._zmq.NOBLOCK, copy=False
+            )
+        except self._zmq.Again:
+            pass  # not connected: the message is sent again later
+        except self._zmq.ZMQError as error:
+            raise ClosedError(str(error)) from error
+
+    def receive(self, seconds: float) -> Message | None:
+        if not self._socket.poll(max(seconds, 0) * 1e3):
+            return None
+        head, *rest = self._socket.recv_multipart(copy=False)
+        message = messages.decode(head.buffer)
+        if message.nbytes:
+            assert self._sizes is not None
+            if len(rest) != 1 or len(rest[0].buffer) != self._sizes.pull:
+                raise MessageError("a vector of another size.")
+            message.payload = np.frombuffer(rest[0].buffer, self._sizes.pull_dtype)
+        return message
+
+    def close(self) -> None:
+        self._socket.close()
+        self._context.term()
+
+
+class NetworkAcceptor:
+    """The server's ZeroMQ socket."""
+
+    def __init__(
+        self, address: str, pool: memory.Pool, sizes: Sizes, keys: Keys | None
+    ):
+        """Listens.
+
+        Args:
+          address: `tcp://HOST:PORT`; port 0 takes a free one, see `endpoint`.
+          pool: of versions.
+          sizes: of the vectors.
+          keys: for CURVE; None without encryption.
+
+        Raises:
+          ValueError: if the port is taken or the address is not this host's.
+        """
+        import zmq
+        import zmq.auth.thread
+
+        self._zmq = zmq
+        self._pool, self._sizes = pool, sizes
+        self._context = zmq.Context()
+        self._authenticator = None
+        self._socket = self._context.socket(zmq.ROUTER)
+        self._socket.linger = 500
+        self._socket.router_handover = 1
+        self._socket.router_mandatory = 1
+        self._socket.maxmsgsize = max(
+            sizes.push, messages.HEADER_BYTES + messages.MAX_TEXT
+        )
+        if keys is not None:
+            authenticator = zmq.auth.thread.ThreadAuthenticator(self._context)
+            authenticator.start()
+            authenticator.configure_curve_callback("*", _Known(keys.client_public))
+            self._authenticator = authenticator
+            self._socket.curve_server = True
+            self._socket.curve_publickey = keys.server_public
+            self._socket.curve_secretkey = keys.server_secret
+        try:
+            self._socket.bind(address)
+        except zmq.ZMQError as error:
+            self.close()
+            raise ValueError(
+                f"cannot listen on {address}: {error.strerror}; choose another port."
+            ) from None
+        self.endpoint: str = self._socket.last_endpoint.decode().rstrip("\0")
+        self._peers: dict[bytes, _NetworkPeer] = {}
+        self.refused = 0
+
+    def filenos(self) -> list[int]:
+        return [self._socket.getsockopt(self._zmq.FD)]
+
+    def ready(self) -> list[Event]:
+        """Everything that has come; its descriptor tells of changes only."""
+        events: list[Event] = []
+        while True:
+            try:
+                identity, *frames = self._socket.recv_multipart(
+                    self._zmq.NOBLOCK, copy=False
+                )
+            except self._zmq.Again:
+                return events
+            name = bytes(identity.buffer)
+            peer = self._peers.get(name)
+            if peer is None:
+                self._peers = {k: p for k, p in self._peers.items() if p.open}
+                address = identity.get("Peer-Address") or "?"
+                peer = self._peers[name] = _NetworkPeer(self, name, str(address))
+            try:
+                events.append((peer, self._message(frames)))
+            except MessageError:
+                self.refused += 1
+
+    def _message(self, frames: Sequence[Any]) -> Message:
+        if not 1 <= len(frames) <= 2:
+            raise MessageError(f"{len(frames)} frames.")
+        message = messages.decode(frames[0].buffer)
+        message.buffer = -1
+        if message.kind is Kind.PUSH:
+            size = self._sizes.push
+            if len(frames) != 2 or len(frames[1].buffer) != size:
+                raise MessageError("a push without its vector, or of another size.")
+            if message.nbytes != size:
+                raise MessageError(f"{message.nbytes} bytes, expected {size}.")
+            message.payload = np.frombuffer(frames[1].buffer, self._sizes.push_dtype)
+        elif len(frames) != 1:
+            raise MessageError("an unexpected vector.")
+        return message
+
+    def send(self, identity: bytes, message: Message) -> bool:
+        frames: list[Any] = [identity]
+        vector = None
+        if message.buffer >= 0:
+            vector = self._pool.arrays[message.buffer]
+            message.nbytes, message.buffer = vector.nbytes, -1
+        frames.append(messages.encode(message))
+        if vector is not None:
+            frames.append(_bytes(vector))
+        try:
+            self._socket.send_multipart(frames, self._zmq.NOBLOCK, copy=False)
+        except self._zmq.ZMQError:
+            return False
+        return True
+
+    def close(self) -> None:
+        self._socket.close()
+        if self._authenticator is not None:
+            self._authenticator.stop()
+        self._context.term()
+
+
+class _Known:
+    """Accepts one public key, as ZeroMQ's authenticator asks."""
+
+    def __init__(self, key: bytes):
+        self._key = key
+
+    def callback(self, domain: str, key: bytes) -> bool:
+        del domain
+        import zmq.utils.z85
+
+        return zmq.utils.z85.encode(key) == self._key
+
+
+class _NetworkPeer(Peer):
+    transport = "zmq"
+
+    def __init__(self, acceptor: NetworkAcceptor, identity: bytes, address: str):
+        self._acceptor, self._identity, self.name = acceptor, identity, address
+
+    def send(self, message: Message) -> None:
+        if self.open and not self._acceptor.send(self._identity, message):
+            self.open = False
+
+    def close(self) -> None:
+        self.open = False
+
+
+def _bytes(array: np.ndarray) -> memoryview:
+    """The bytes of an array without a copy, also of formats that Python lacks."""
+    return memoryview(array.view(np.uint8))
