@@ -2,10 +2,11 @@
 
     python -m abs_dssp.cluster.coordinator --bind=127.0.0.1:1234 --num_processes=4
 
-Prints `ready` when it serves. By default process 0 of a run hosts this service, and its
-death ends every other process. Hosted here it is apart from the server: any process may
-die, process 0 too, and come back under its index. The service is neither encrypted nor
-authenticated: bind loopback or a private network, never an open one.
+Prints `ready at HOST:PORT` when it serves. By default process 0 of a run hosts this
+service, and its death ends every other process. Hosted here it is apart from the
+server: any process may die, process 0 too, and come back under its index. The service
+is neither encrypted nor authenticated: bind loopback or a private network, never an
+open one.
 """
 
 import argparse
@@ -15,17 +16,24 @@ import socket
 import sys
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
-# A process that was silent for so long counts as dead, and is ended when it speaks again.
-# A process beats twice in the time that it was given itself: give all of them this one.
-HEARTBEAT_SECONDS = 30
+# A process that was silent for so long counts as dead, and is ended when it speaks
+# again. It beats twice in the time that it was told itself: tell all of them this one.
+HEARTBEAT_SECONDS = 600
 _SHUTDOWN_SECONDS = 5
 
 
-def serve(bind: str, num_processes: int) -> Any:
-    """Starts the service at `bind` (`HOST:PORT`) and returns it; it runs while it is
-    referred to.
+class Service(NamedTuple):
+    """A running coordination service; it runs while this is referred to."""
+
+    address: str  # HOST:PORT
+    handle: Any  # jaxlib's
+    claim: socket.socket  # keeps a port that was chosen here from being chosen again
+
+
+def serve(bind: str, num_processes: int) -> Service:
+    """Starts the service at `bind` (`HOST:PORT`; port 0: a free one).
 
     Raises:
       ValueError: if an argument makes no sense.
@@ -34,7 +42,7 @@ def serve(bind: str, num_processes: int) -> Any:
     """
     if num_processes < 1:
         raise ValueError(f"--num_processes must be at least 1, got {num_processes}.")
-    _check_free(bind)
+    address, claim = _claim(bind)
     # This start-up takes 0.1 s with jaxlib alone, and 0.4 s with all of jax.
     from jaxlib import _jax, version  # type: ignore[attr-defined]  # compiled
 
@@ -42,8 +50,8 @@ def serve(bind: str, num_processes: int) -> Any:
     # outside process 0.
     start: Any = getattr(_jax, "get_distributed_runtime_service", None)
     try:
-        return start(  # None, or another signature: one and the same for the user
-            bind,
+        handle = start(  # None, or another signature: one and the same for the user
+            address,
             num_processes,
             heartbeat_timeout=HEARTBEAT_SECONDS,
             shutdown_timeout=_SHUTDOWN_SECONDS,
@@ -54,34 +62,50 @@ def serve(bind: str, num_processes: int) -> Any:
             f"jaxlib {version.__version__} cannot host the coordination service apart; "
             "install jax 0.10, or let process 0 host it, without --coordinator_apart."
         ) from None
+    return Service(address, handle, claim)
 
 
-def _check_free(bind: str) -> None:
-    """Raises if the address cannot be bound. The service itself would share a port with
-    another one of its kind, unnoticed (SO_REUSEPORT)."""
+def _claim(bind: str) -> tuple[str, socket.socket]:
+    """The address to serve at, and a socket that claims it.
+
+    The service itself (SO_REUSEPORT) would share a port with another of its kind, and
+    neither would notice: so its port must first be had alone.
+    """
     host, _, port = bind.rpartition(":")
-    if not host or not port.isdecimal() or not 0 < int(port) < 65536:
+    if not host or not port.isdecimal() or int(port) > 65535:
         raise ValueError(
-            f"--bind must be HOST:PORT with a port in 1..65535, got {bind!r}."
+            f"--bind must be HOST:PORT with a port in 0..65535, got {bind!r}."
         )
-    host = host.strip("[]")  # of an IPv6 address
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # past TIME_WAIT
-        try:
-            probe.bind((host, int(port)))
-            probe.listen()
-        except OSError as error:
-            raise OSError(
-                f"the coordinator cannot bind {bind} ({error.strerror}); choose "
-                "another port, or end the program that holds this one."
-            ) from None
+    plain = host.strip("[]")  # of an IPv6 address
+    claim = socket.socket(socket.AF_INET6 if ":" in plain else socket.AF_INET)
+    try:
+        if int(port):  # past connections that are still closing, but no listener
+            claim.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        claim.bind((plain, int(port)))
+        if int(port):
+            claim.listen()
+            claim.close()
+        elif sys.platform == "linux":
+            # Ours alone until here; from now on it lets the service, and no other
+            # claim, have the port too. It never listens, so it takes no connection.
+            claim.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            port = claim.getsockname()[1]
+        else:
+            port = claim.getsockname()[1]
+            claim.close()
+    except OSError as error:
+        claim.close()
+        raise OSError(
+            f"the coordinator cannot bind {bind} ({error.strerror}); choose another "
+            "port, or end the program that holds this one."
+        ) from None
+    return f"{host}:{port}", claim
 
 
 def main(argv: Sequence[str]) -> None:
     """Serves until a signal, or with --end_with_stdin until standard input ends."""
     parser = argparse.ArgumentParser(prog="coordinator", allow_abbrev=False)
-    parser.add_argument("--bind", required=True, help="HOST:PORT to serve at.")
+    parser.add_argument("--bind", required=True, help="HOST:PORT (0: free).")
     parser.add_argument("--num_processes", type=int, required=True)
     parser.add_argument(
         "--end_with_stdin",
@@ -93,8 +117,8 @@ def main(argv: Sequence[str]) -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
     try:
-        _service = serve(options.bind, options.num_processes)
-        print("ready", flush=True)
+        service = serve(options.bind, options.num_processes)
+        print(f"ready at {service.address}", flush=True)
         if options.end_with_stdin:
             while os.read(sys.stdin.fileno(), 4096):
                 pass

@@ -20,7 +20,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import sys
 import tempfile
 import threading
@@ -66,7 +65,8 @@ def run(
         None: a private one, removed at the end.
       key_file: a key file to use as it is, see `keys`.
       port: of the coordinator; None: a free one.
-      logs: folder for `process0.log`, ...: each whole log; nothing is attached then.
+      logs: folder for `process0.log`, ...: each process's whole output, unless it is
+        attached to the terminal.
       grace_seconds: from SIGTERM to SIGKILL.
       attach_first: give process 0 the terminal itself when `stream` is one; its output
         is neither prefixed nor repeated on failure.
@@ -90,20 +90,13 @@ def run(
         keys.load(key)  # refuses once what every process would refuse
         if logs is not None:
             os.makedirs(logs, exist_ok=True)
-        address = f"127.0.0.1:{port or _free_port()}"
         settings = supervise.Settings(
-            command=[
-                *command,
-                f"--coordinator_address={address}",
-                f"--num_processes={processes}",
-                "--coordinator_apart",
-                f"--key_file={key}",
-            ],
+            command=[*command, "--coordinator_apart", f"--key_file={key}"],
             num_processes=processes,
-            address=address,
+            bind=f"127.0.0.1:{port or 0}",
             environment=_environment(os.environ, devices_per_process),
             logs=None if logs is None else Path(logs),
-            attached=attach_first and logs is None and stream.isatty(),
+            attached=attach_first and stream.isatty(),
             max_restarts=max_restarts,
             grace_seconds=grace_seconds,
         )
@@ -155,12 +148,6 @@ def _make_key(
     if not os.path.lexists(path):
         keys.make(path)
     return path
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def _environment(

@@ -4,6 +4,7 @@ A header line of JSON, then one record per event with a checksum. A record that 
 short by a crash, the last one only, is dropped at opening: nobody had been told of it.
 """
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -113,7 +114,9 @@ class Log:
         try:
             self._write(body + zlib.crc32(body).to_bytes(4, "little"))
         except OSError as error:
-            os.ftruncate(self._file, self._end)
+            with contextlib.suppress(OSError):
+                os.ftruncate(self._file, self._end)
+                os.lseek(self._file, self._end, os.SEEK_SET)
             raise LogError(
                 f"{self.path}: {error.strerror}; make room and start the same command "
                 "again: it goes on from the last logged push."

@@ -150,7 +150,7 @@ class Process:
         """Such as "was killed by SIGKILL"."""
         if self.crashed:
             return f"was killed by {signal_name(self.status - 128)}"
-        return f"failed with exit status {self.status}"
+        return f"{'failed' if self.status else 'ended'} with exit status {self.status}"
 
     def last_words(self) -> str:
         """Its last lines, for the report of its failure."""

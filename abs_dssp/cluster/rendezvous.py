@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 
 import jax
 
+from abs_dssp.cluster import coordinator
+
 _KEY = "abs_dssp/server"
 
 
@@ -62,7 +64,7 @@ def join(
             process_id,
             coordinator_bind_address=bind,
             initialization_timeout=timeout,
-            heartbeat_timeout_seconds=30,
+            heartbeat_timeout_seconds=coordinator.HEARTBEAT_SECONDS,
             shutdown_timeout_seconds=5,
         )
     except (ValueError, TypeError) as error:

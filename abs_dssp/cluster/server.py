@@ -416,7 +416,9 @@ class Server:
                 self._answer(member)
 
     def _push(self, member: Member, message: Message) -> None:
-        if message.ticket != member.ticket or member.state != COMPUTING:
+        asked = (member.ticket, member.clock + 1, member.pulled)
+        answers = (message.ticket, message.clock, message.version)
+        if asked != answers or member.state != COMPUTING:
             self.duplicates += 1
             if member.active:
                 self._answer(member)

@@ -19,6 +19,7 @@ from abs_dssp.cluster.process import Process, signal_name
 _HERE = Path(__file__).parent
 _POLL_SECONDS = 0.02  # how soon an end or a signal is noticed
 _START_SECONDS = 60.0  # for the coordinator to serve; it takes some 0.1 s
+_READY = "ready at "  # what the coordinator says then, before its address
 _KILL_SECONDS = 5.0  # for SIGKILL to work
 _PIPE_BYTES = 2**20  # the most that Linux lets a pipe hold
 
@@ -36,9 +37,9 @@ class Stream(Protocol):
 class Settings:
     """What to run, and when to give up."""
 
-    command: Sequence[str]  # without --process_id
+    command: Sequence[str]  # the flags about address, number and index are added
     num_processes: int
-    address: str  # HOST:PORT of the coordinator
+    bind: str  # HOST:PORT of the coordinator; port 0: a free one
     environment: Mapping[str, str]
     logs: Path | None  # folder of process0.log, ...
     attached: bool  # process 0 writes to the terminal itself
@@ -60,6 +61,7 @@ class Cluster:
         self._stream_lost = False
         self._selector = selectors.DefaultSelector()
         self._coordinator: Process | None = None
+        self._address = ""  # HOST:PORT of the coordinator, once it serves
         self._running: dict[int, Process] = {}
         self._logs: dict[int, io.FileIO] = {}
         self._restarts = 0
@@ -116,7 +118,7 @@ class Cluster:
                 sys.executable,
                 "-P",  # the modules beside it are not to be found as top-level ones
                 str(_HERE / "coordinator.py"),
-                f"--bind={self._settings.address}",
+                f"--bind={self._settings.bind}",
                 f"--num_processes={self._settings.num_processes}",
                 "--end_with_stdin",
             ],
@@ -127,9 +129,11 @@ class Cluster:
         while not received:
             ended = coordinator.ended()
             lines = coordinator.read()
-            if lines and "ready" in lines:
-                self._watch(coordinator)
-                return True
+            for line in lines or ():
+                if line.startswith(_READY):
+                    self._address = line.removeprefix(_READY)
+                    self._watch(coordinator)
+                    return True
             if ended and lines is None:
                 reason = (
                     coordinator.tail[-1] if coordinator.tail else "it wrote nothing."
@@ -145,16 +149,23 @@ class Cluster:
 
     def _start(self, index: int) -> None:
         settings = self._settings
-        if settings.logs is not None and index not in self._logs:
+        attached = settings.attached and index == 0
+        if settings.logs is not None and not attached and index not in self._logs:
             path = settings.logs / f"process{index}.log"
             self._logs[index] = open(path, "wb", buffering=0)
         # -I -S: to become a command needs nothing of the user's or of the site's.
         become = [sys.executable, "-I", "-S", str(_HERE / "child.py"), str(os.getpid())]
         self._running[index] = process = Process(
             f"process {index}",
-            [*become, *settings.command, f"--process_id={index}"],
+            [
+                *become,
+                *settings.command,
+                f"--coordinator_address={self._address}",
+                f"--num_processes={settings.num_processes}",
+                f"--process_id={index}",
+            ],
             environment=settings.environment,
-            attached=settings.attached and index == 0,
+            attached=attached,
             log=self._logs.get(index),
         )
         self._watch(process)

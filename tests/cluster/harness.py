@@ -1,12 +1,17 @@
 """A whole cluster inside the test: server and workers as threads, real transports."""
 
+import contextlib
 import functools
+import threading
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from abs_dssp import checkpoints, flat, optimizers, policies, tasks
-from abs_dssp.cluster import run
+from abs_dssp import checkpoints, flat, optimizers, policies, tasks, update
+from abs_dssp.cluster import keys, log, run, server, transport
+from abs_dssp.cluster.messages import Kind, Message
 from abs_dssp.cluster.settings import Settings
 from abs_dssp.replay import Result
 
@@ -64,3 +69,108 @@ def saved(out: Path) -> np.ndarray:
 def vector(result: Result) -> np.ndarray:
     """The parameters of a result."""
     return np.asarray(flat.flatten(result.variables))
+
+
+class Serving:
+    """A server in a thread, for tests that speak to it by hand."""
+
+    def __init__(self, out: Path, text: str = "asp()", *, num_workers: int = 2, **more):
+        problem = task(num_workers)
+        self.said: list[str] = []
+        self.log = log.Log(out, {"num_workers": num_workers, "run": {}})
+        settings: dict[str, Any] = {
+            "total": None, "identity": {}, "settings": QUICK, "store": None,
+        }  # fmt: skip
+        self.functions = flat.Functions(problem, update.rule(OPTIMIZER))
+        self.server = server.Server(
+            problem, policies.parse(text, num_workers), self.functions, 7, self.log,
+            say=self.said.append, **(settings | more),
+        )  # fmt: skip
+        self.error: BaseException | None = None
+        self._thread = threading.Thread(target=self._serve)
+
+    def _serve(self) -> None:
+        try:
+            self.server.serve()
+        except BaseException as error:
+            self.error = error
+
+    def join(self) -> None:
+        """Waits for the end."""
+        self._thread.join(30)
+        assert not self._thread.is_alive()
+
+    def __enter__(self) -> "Serving":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error) -> None:
+        self.server.stop("test is over")
+        self.join()
+        self.server.close()
+        self.log.close()
+
+    def connect(self, key: keys.Keys | None = None) -> transport.Channel:
+        """A connection of whatever kind the server takes."""
+        address = self.server.address
+        if address["shared"]:
+            return transport.SharedChannel(address["shared"])
+        return transport.NetworkChannel(address["network"], key)
+
+    def worker(self, index: int, nonce: str = "n", **more) -> "ByHand":
+        """A worker that says hello."""
+        return ByHand(self, index, nonce, **more)
+
+
+class ByHand:
+    """A worker whose messages a test sends one by one."""
+
+    def __init__(self, serving: Serving, index: int, nonce: str, key=None, said=None):
+        self.index = index
+        self.channel = serving.connect(key)
+        text = {"nonce": nonce, "place": "a test", "run": said or {}}
+        self.channel.send(Message(Kind.HELLO, index, text=text))
+        self.size = serving.functions.layout.size
+        self.channel.expect(serving.server.sizes)
+
+    def ready(self) -> None:
+        self.expect(Kind.WELCOME)
+        self.channel.send(Message(Kind.READY, self.index))
+
+    def expect(self, kind: Kind, seconds: float = 10.0) -> Message:
+        """The next message that is not a WAIT, unless that is expected."""
+        while True:
+            message = self.channel.receive(seconds)
+            assert message is not None, f"no {kind.name}"
+            if message.kind is kind:
+                if message.payload is not None:  # the server will use it again
+                    message.payload = np.array(message.payload)
+                return message
+            assert message.kind is Kind.WAIT, message
+
+    def nothing(self, seconds: float = 0.3) -> None:
+        """Nothing comes."""
+        assert self.channel.receive(seconds) is None
+
+    def push(self, grant: Message, value: float = 1.0, **changes) -> None:
+        """Answers a grant with a constant gradient."""
+        fields = {
+            "clock": grant.clock,
+            "ticket": grant.ticket,
+            "version": grant.version,
+        }
+        message = Message(Kind.PUSH, self.index, seconds=0.1, **(fields | changes))
+        self.channel.send(message, np.full(self.size, value, np.float32))
+
+
+@contextlib.contextmanager
+def two(out: Path, text: str = "asp()", key=None, **more) -> Iterator[tuple]:
+    """A server and two workers that have got their first grants."""
+    with Serving(out, text, keys=key, **more) as serving:
+        workers = [serving.worker(i, f"n{i}", key=key) for i in range(2)]
+        for worker in workers:
+            worker.ready()
+        grants = [worker.expect(Kind.GRANT) for worker in workers]
+        yield serving, workers, grants
+        for worker in workers:
+            worker.channel.close()

@@ -112,6 +112,8 @@ class SharedChannel(Channel):
 
     def close(self) -> None:
         self._socket.close()
+        if self._ring is not None:
+            self._ring.close()
 
 
 class SharedAcceptor:

@@ -1,0 +1,216 @@
+"""Push + update + pull round trips of the real server, and the cost of decisions.
+
+One server process and W worker processes on this machine; the workers push a fixed
+vector instead of computing gradients. Everything else is what a run does: policy, log,
+optimiser step, transport.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from abs_dssp import decisions, flat, optimizers, policies, update
+from abs_dssp.cluster import keys, log, server, settings, transport
+from abs_dssp.cluster.messages import Kind, Message
+from abs_dssp.tasks.base import Task, Variables
+
+SIZES = (10_000, 1_000_000, 4_000_000, 64_000_000)
+_PEERS = ("torch_rpc", "ray_actor", "numpy_pipe")
+
+
+def main(python_of_peers: str = sys.executable) -> None:
+    """Prints round trips beside three memory copies and beside the peers."""
+    print("cluster: push + update + pull round trip, fp32, ms (median)")
+    print(f"{'bytes':>12}{'workers':>9}{'shm':>9}{'zmq':>9}{'zmq+key':>9}"
+          f"{'3 copies':>10}{'updates/s':>11}   peers")  # fmt: skip
+    for size in SIZES:
+        for workers in (1, 4):
+            _line(size, workers, python_of_peers)
+    _decisions()
+
+
+def _line(size: int, workers: int, python: str) -> None:
+    seconds = 3.0
+    shm = _measure(size, workers, seconds, "shm")
+    zmq = _measure(size, workers, seconds, "zmq")
+    curve = _measure(size, workers, seconds, "curve") if workers == 1 else None
+    peers = []
+    for peer in _PEERS:
+        found = _peer(peer, size, workers, seconds, python)
+        if found is not None:
+            mine = shm["updates_per_s"] / found["updates_per_s"]
+            peers.append(
+                f"{peer} {found['median_ms']:.2f} ms {found['updates_per_s']:.0f}/s "
+                f"(ours {mine:.1f}x)"
+            )
+    secret = f"{curve['median_ms']:.2f}" if curve else ""
+    print(f"{size:>12,}{workers:>9}{shm['median_ms']:>9.3f}{zmq['median_ms']:>9.2f}"
+          f"{secret:>9}{3 * _copy_ms(size):>10.3f}{shm['updates_per_s']:>11,.0f}   "
+          + "; ".join(peers), flush=True)  # fmt: skip
+
+
+def _copy_ms(size: int) -> float:
+    source, target = np.ones(size // 4, np.float32), np.ones(size // 4, np.float32)
+    times = []
+    for _ in range(30):
+        begun = time.perf_counter()
+        np.copyto(target, source)
+        times.append(time.perf_counter() - begun)
+    return 1e3 * statistics.median(times)
+
+
+def _measure(size: int, workers: int, seconds: float, kind: str) -> dict:
+    with tempfile.TemporaryDirectory() as folder:
+        base = [sys.executable, __file__, f"--bytes={size}", f"--workers={workers}",
+                f"--seconds={seconds}", f"--kind={kind}", f"--folder={folder}"]  # fmt: skip
+        if kind == "curve":
+            keys.make(Path(folder) / "key")
+        serving = subprocess.Popen([*base, "--role=server"], stdout=subprocess.PIPE)
+        assert serving.stdout is not None
+        address = serving.stdout.readline().decode()
+        children = [
+            subprocess.Popen(
+                [*base, f"--role={index}", f"--address={address}"],
+                stdout=subprocess.PIPE,
+            )
+            for index in range(workers)
+        ]
+        results = [json.loads(child.communicate()[0]) for child in children]
+        serving.terminate()
+        serving.wait()
+    return {
+        "median_ms": statistics.median(r["median_ms"] for r in results),
+        "updates_per_s": sum(r["updates_per_s"] for r in results),
+    }
+
+
+def _peer(name: str, size: int, workers: int, seconds: float, python: str):
+    program = Path(__file__).parents[1] / "peers" / f"{name}.py"
+    if not program.exists():
+        return None
+    done = subprocess.run(
+        [python, program, f"--bytes={size}", f"--workers={workers}",
+         f"--seconds={seconds}"],
+        capture_output=True, text=True,
+    )  # fmt: skip
+    if done.returncode:
+        return None
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def _task(size: int, workers: int) -> Task:
+    """A vector of parameters and nothing to compute."""
+    zero = jnp.float32(0)
+    return Task(
+        name="nothing", num_workers=workers, batch_size=1, samples_per_epoch=workers,
+        data=(), init=lambda key: Variables(jnp.zeros(size // 4, jnp.float32), {}),
+        batch=lambda data, key, worker, index: (),
+        loss=lambda variables, batch, key: (zero, {}),
+        evaluate=lambda data, variables: {}, objective=lambda data, variables: zero,
+    )  # fmt: skip
+
+
+def _serve(size: int, workers: int, kind: str, folder: Path) -> None:
+    task = _task(size, workers)
+    functions = flat.Functions(task, update.rule(optimizers.sgd(1e-3)))
+    held = log.Log(folder, {"num_workers": workers})
+    curve = keys.load(folder / "key") if kind == "curve" else None
+    running = server.Server(
+        task, policies.asp(workers), functions, 0, held, total=None, identity={},
+        settings=settings.Settings(evaluate=1e9, checkpoint=1e9, start=20),
+        shared=kind == "shm", network=None if kind == "shm" else "tcp://127.0.0.1:0",
+        keys=curve, busy=workers + 1, say=lambda line: None,
+    )  # fmt: skip
+    print(json.dumps(running.address), flush=True)
+    running.serve()
+
+
+def _work(index: int, address: dict, size: int, kind: str, seconds: float, folder):
+    channel: transport.Channel
+    if kind == "shm":
+        channel = transport.SharedChannel(address["shared"], _SPIN)
+    else:
+        curve = keys.load(folder / "key") if kind == "curve" else None
+        channel = transport.NetworkChannel(address["network"], curve)
+    text = {"nonce": str(index), "place": "benchmark", "run": {}}
+    channel.send(Message(Kind.HELLO, index, text=text))
+    _await(channel, Kind.WELCOME)
+    dtype = np.dtype(np.float32)
+    channel.expect(transport.Sizes(size, dtype, size, dtype))
+    device = jax.local_devices()[0]
+    vector = jax.device_put(np.full(size // 4, 1e-3, np.float32), device)
+    channel.send(Message(Kind.READY, index))
+    grant = _await(channel, Kind.GRANT)
+    times: list[float] = []
+    warm, begun = time.perf_counter() + 0.5, time.perf_counter()
+    while begun < warm + seconds:
+        begun = time.perf_counter()
+        message = Message(
+            Kind.PUSH, index, clock=grant.clock, ticket=grant.ticket,
+            version=grant.version,
+        )  # fmt: skip
+        channel.send(message, vector)
+        grant = _await(channel, Kind.GRANT)
+        jax.device_put(grant.payload, device, may_alias=True)
+        if begun > warm:
+            times.append(time.perf_counter() - begun)
+    print(json.dumps({
+        "median_ms": 1e3 * statistics.median(times),
+        "updates_per_s": len(times) / sum(times),
+    }))  # fmt: skip
+
+
+def _await(channel: transport.Channel, kind: Kind) -> Message:
+    while True:
+        message = channel.receive(30)
+        if message is None:
+            sys.exit("no answer for 30 s")
+        if message.kind is kind:
+            return message
+
+
+def _decisions() -> None:
+    print("\ndecision of one push, N = 32, microseconds (median)")
+    n = 32
+    for text in ("asp()", "bsp()", "ssp(s=3)", "dssp(s_lower=3,s_upper=15)",
+                 "k_sync(k=8)", "k_async(k=8)", "abs(k0=2,a=50)"):  # fmt: skip
+        decider = decisions.Decider(policies.parse(text, n), n)
+        generator = np.random.default_rng(0)
+        running, times = set(range(n)), []
+        for number in range(3000):
+            worker = int(generator.choice(sorted(running)))
+            begun = time.perf_counter()
+            verdict = decider.push(worker, float(number), 0.0)
+            times.append(time.perf_counter() - begun)
+            running.discard(worker)
+            running |= set(np.flatnonzero(verdict.release | verdict.restart).tolist())
+        print(f"  {text:<32}{1e6 * statistics.median(times[500:]):>8.1f}")
+
+
+_SPIN = 0.0
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--bytes", type=int)
+    parser.add_argument("--workers", type=int)
+    parser.add_argument("--seconds", type=float)
+    parser.add_argument("--kind")
+    parser.add_argument("--folder", type=Path)
+    parser.add_argument("--role")
+    parser.add_argument("--address")
+    given = parser.parse_args()
+    _SPIN = settings.spin_seconds(settings.Settings(), given.workers + 1)
+    if given.role == "server":
+        _serve(given.bytes, given.workers, given.kind, given.folder)
+    else:
+        _work(int(given.role), json.loads(given.address), given.bytes, given.kind,
+              given.seconds, given.folder)  # fmt: skip
