@@ -82,9 +82,8 @@ def launch(out: Path) -> int:
     """Starts this very command in processes of its own; its exit status."""
     from abs_dssp.cluster import launch as launcher
 
-    given = [word for word in sys.argv[1:] if not _is_ours(word)]
     return launcher.run(
-        [sys.executable, sys.argv[0], *given, "--cluster=auto"],
+        [sys.executable, sys.argv[0], *_for_processes(sys.argv[1:]), "--cluster=auto"],
         _PROCESSES.value,
         devices_per_process=_DEVICES.value,
         max_restarts=_RESTARTS.value,
@@ -155,7 +154,7 @@ def train(
     from abs_dssp.cluster import run
 
     limits = run_flags.limits()
-    views = None  # TEMP
+    views = _Views(out) if cluster.is_server else None
     try:
         return run.train(
             cluster,
@@ -251,10 +250,19 @@ def _pace(contender):
     return delays.per_step(run_flags.build_delays(), contender.local_steps)
 
 
-def _is_ours(word: str) -> bool:
-    """Whether a word of the command line is for the launcher, not for the processes."""
-    name = word.lstrip("-").partition("=")[0]
-    return name in ("cluster", "processes", "devices_per_process", "max_restarts")
+def _for_processes(words: list[str]) -> list[str]:
+    """The command line without what is for the launcher."""
+    ours = ("cluster", "processes", "devices_per_process", "max_restarts")
+    kept, skip = [], False
+    for word in words:
+        name, equals, _ = word.lstrip("-").partition("=")
+        if skip:
+            skip = False
+        elif word.startswith("-") and name in ours:
+            skip = not equals  # the value is a word of its own
+        else:
+            kept.append(word)
+    return kept
 
 
 def record() -> dict[str, Any]:

@@ -49,6 +49,8 @@ def join(
       ValueError: if there is no cluster, or its service cannot be reached.
     """
     jax.config.update("jax_enable_recoverability", True)
+    jax.config.update("jax_enable_preemption_service", False)  # it swallows SIGTERM
+    given = None not in (coordinator_address, num_processes, process_id)
     host = (coordinator_address or "").rsplit(":", 1)[0]
     local = host in ("127.0.0.1", "localhost")
     if apart and process_id == 0:
@@ -63,6 +65,7 @@ def join(
             num_processes,
             process_id,
             coordinator_bind_address=bind,
+            cluster_detection_method="deactivate" if given else None,
             initialization_timeout=timeout,
             heartbeat_timeout_seconds=coordinator.HEARTBEAT_SECONDS,
             shutdown_timeout_seconds=5,

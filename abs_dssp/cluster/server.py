@@ -37,6 +37,7 @@ ABSENT, COMPUTING, WAITING, LEFT, EXPELLED = (
     "absent", "computing", "waiting", "left", "expelled"
 )  # fmt: skip
 _RATE_WINDOW = 256  # pushes
+_SMALL = 1 << 18  # bytes
 
 
 class ServerError(ValueError):
@@ -449,11 +450,7 @@ class Server:
         self.losses.append(message.loss)
         self._estimate.add(message.loss)
         if verdict.weight > 0:
-            if isinstance(vector, np.ndarray):
-                vector = jax.device_put(vector, self._device, may_alias=True)
-            elif vector.device != self._device:
-                vector = jax.device_put(vector, self._device)
-            self.parameters.receive(vector, verdict.weight)
+            self.parameters.receive(self._on_device(vector), verdict.weight)
         if verdict.commit:
             self._commit()
         elif verdict.weight > 0:
@@ -463,6 +460,15 @@ class Server:
         if member.state == WAITING:
             self._answer(member)
         self._after_push(now)
+
+    def _on_device(self, vector: Any) -> Any:
+        """A push where the optimiser can read it, large ones without a copy."""
+        if not isinstance(vector, np.ndarray):
+            same = vector.device == self._device
+            return vector if same else jax.device_put(vector, self._device)
+        if vector.nbytes < _SMALL:
+            return vector  # its copy costs less than the call that avoids it
+        return jax.device_put(vector, self._device, may_alias=True)
 
     def _commit(self) -> None:
         self.parameters.commit(self.epoch, self.version)
@@ -970,13 +976,13 @@ class Server:
         functions = self.functions
         scratch = flat.Parameters(functions, functions.initial(self._key))
         like = np.zeros(functions.layout.size, np.dtype(self.sizes.push_dtype))
-        push = jax.device_put(like, self._device)
-        scratch.receive(push, 1.0)
-        scratch.keep()
-        scratch.commit(0.0, 0)
-        for _ in range(3):
-            scratch.receive(push, 0.5)
-        scratch.commit(0.0, 1)
+        # As they come over a transport, and from this process.
+        for push in (self._on_device(like), jax.device_put(like, self._device)):
+            for count in (1, 3):
+                for _ in range(count):
+                    scratch.receive(push, 0.5)
+                    scratch.keep()
+                scratch.commit(0.0, 0)
         jax.block_until_ready(functions.copy(functions.pulled(scratch.vector)))
         self._finite(push, 0.0)
 

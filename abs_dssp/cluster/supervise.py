@@ -237,7 +237,8 @@ class Cluster:
             if index == 0:
                 self._leave_by = time.monotonic() + self._settings.grace_seconds
         elif not process.crashed or self._leave_by is not None:
-            self._fail(process, "")
+            after = " after process 0 had ended"
+            self._fail(process, after if self._leave_by is not None else "")
         elif self._restarts == most:
             self._fail(process, f" after {most} restarts" if most else "")
         else:

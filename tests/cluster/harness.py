@@ -71,6 +71,18 @@ def vector(result: Result) -> np.ndarray:
     return np.asarray(flat.flatten(result.variables))
 
 
+def functions(num_workers: int) -> flat.Functions:
+    """What workers and server compute with."""
+    return flat.Functions(task(num_workers), update.rule(OPTIMIZER))
+
+
+def sizes(num_workers: int) -> transport.Sizes:
+    """Of the vectors of `task`, float32."""
+    count = functions(num_workers).layout.size
+    dtype = np.dtype(np.float32)
+    return transport.Sizes(4 * count, dtype, 4 * count, dtype)
+
+
 class Serving:
     """A server in a thread, for tests that speak to it by hand."""
 
@@ -81,7 +93,7 @@ class Serving:
         settings: dict[str, Any] = {
             "total": None, "identity": {}, "settings": QUICK, "store": None,
         }  # fmt: skip
-        self.functions = flat.Functions(problem, update.rule(OPTIMIZER))
+        self.functions = functions(num_workers)
         self.server = server.Server(
             problem, policies.parse(text, num_workers), self.functions, 7, self.log,
             say=self.said.append, **(settings | more),
@@ -152,15 +164,16 @@ class ByHand:
         """Nothing comes."""
         assert self.channel.receive(seconds) is None
 
-    def push(self, grant: Message, value: float = 1.0, **changes) -> None:
-        """Answers a grant with a constant gradient."""
+    def push(self, grant: Message, value: Any = 1.0, **changes) -> None:
+        """Answers a grant with this gradient, or a constant one."""
         fields = {
             "clock": grant.clock,
             "ticket": grant.ticket,
             "version": grant.version,
         }
         message = Message(Kind.PUSH, self.index, seconds=0.1, **(fields | changes))
-        self.channel.send(message, np.full(self.size, value, np.float32))
+        vector = np.ascontiguousarray(np.broadcast_to(np.float32(value), self.size))
+        self.channel.send(message, vector)
 
 
 @contextlib.contextmanager

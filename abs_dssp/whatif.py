@@ -1,0 +1,482 @@
+"""What another policy would have done: a run's recorded times, scheduled again.
+
+A trace tells of every push how long its computation took and how long it was on its
+way. Given out again, in order, to the computations that a worker starts, these times
+are a model of worker speed like any other, and virtual time answers the question.
+
+Three things are assumed. A computation and a push would have taken as long under the
+other policy; where workers share cores or a network, load matters and they would not.
+A cancelled computation would have lasted at least until its cancellation, and as long
+as the worker's median if that is longer. Who left or came back stays from the start.
+"""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, Int
+
+from abs_dssp import communication as communication_lib
+from abs_dssp import delays as delays_lib
+from abs_dssp import eventloop, history, policies, simulate, traces
+from abs_dssp.delays import Delays
+from abs_dssp.policies import Policy
+from abs_dssp.traces import Trace, rows_of_workers
+
+FIELDS = (
+    "policy",
+    "local_steps",
+    "pushes",
+    "seconds",
+    "pushes_per_second",
+    "steps_per_second",
+    "commits",
+    "waiting_share",
+    "cancelled_share",
+    "mean_staleness",
+    "max_staleness",
+    "mean_staleness_seconds",
+    "max_staleness_seconds",
+)
+
+
+class Times(NamedTuple):
+    """Seconds of every push, one float64 array per worker, in order of its clock."""
+
+    computation: list[np.ndarray]
+    communication: list[np.ndarray]  # transfers, queueing and the server's work
+
+
+class _Starts(NamedTuple):
+    """When the work behind every push began; a row of -1: at no row of the trace."""
+
+    released: Float[np.ndarray, " P"]  # seconds; its first computation
+    release_row: Int[np.ndarray, " P"]
+    started: Float[np.ndarray, " P"]  # seconds; the computation that was not cancelled
+    start_row: Int[np.ndarray, " P"]
+
+
+def recorded_times(trace: Trace) -> Times:
+    """Splits the time between a worker's start and its arrival in two.
+
+    The computation of a push began when the worker was released; if computations were
+    cancelled in between, when the version that it pulled was made. What the
+    computation leaves of the time up to the arrival is communication.
+
+    Raises:
+      ValueError: for a trace without pushes, or a push of a worker not released.
+    """
+    starts = _starts(trace)
+    rest = np.maximum(trace.time - starts.started - trace.duration, 0.0)
+    rows = rows_of_workers(trace.worker, trace.num_workers)
+    return Times([trace.duration[mine] for mine in rows], [rest[mine] for mine in rows])
+
+
+def delays_of(
+    trace: Trace,
+    *,
+    local_steps: int | None = None,
+    communication: bool = True,
+    replayable: bool = False,
+) -> Delays:
+    """The recorded times as a model of worker speed, for `simulate.schedule`.
+
+    A duration of the model is a computation with its communication, such that start
+    plus duration is the recorded arrival in float64. (Very early in a run there may be
+    no such number; the arrival then moves by one unit in the last place.) So the
+    run's own policy gives the same rows. A worker that never pushed gets the mean of
+    the others, or the time that it was seen to compute, if longer.
+
+    Args:
+      trace: of a run.
+      local_steps: U of the pushes to come; computations are scaled by U over the
+        trace's own U. The same by default.
+      communication: False for the computations alone.
+      replayable: every cancelled or unfinished computation lasts longer than the run,
+        so that the run's own policy gives the same rows for certain; for other
+        policies, such durations mean nothing. By default a cancelled computation
+        lasts as the module says, and where the trace does not tell the times of
+        several cancellations before one push, they are spread evenly.
+
+    Raises:
+      ValueError: for a trace without pushes, a push of a worker not released, or
+        `local_steps` below 1.
+    """
+    if local_steps is not None and local_steps < 1:
+        raise ValueError(f"whatif: local_steps must be at least 1, got {local_steps}.")
+    starts = _starts(trace)
+    scale = (local_steps or trace.local_steps) / trace.local_steps
+    total = _exact(trace, starts)
+    computing = np.minimum(trace.duration, total)
+    if not communication:
+        total = scale * trace.duration
+    elif scale != 1:
+        total = scale * computing + (total - computing)
+    rows = rows_of_workers(trace.worker, trace.num_workers)
+    means = [float(total[mine].mean()) for mine in rows if mine.size]
+    durations = []
+    for worker, mine in enumerate(rows):
+        usual = float(np.median(total[mine]) if mine.size else np.mean(means))
+        entries: list[float] = []
+        for row in mine:
+            lost = _cancelled(trace, starts, row)
+            entries += [_lasting(trace, s * scale, usual, replayable) for s in lost]
+            entries.append(float(total[row]))
+        for seconds in _unfinished(trace, worker, mine, replayable):
+            if seconds > 0 or replayable:
+                entries.append(_lasting(trace, seconds * scale, usual, replayable))
+        durations.append(entries or [usual])
+    return _padded(delays_lib.recorded(durations))
+
+
+def reschedule(
+    trace: Trace,
+    policy: Policy,
+    *,
+    num_pushes: int | None = None,
+    local_steps: int | None = None,
+    communication: bool = True,
+    replayable: bool = False,
+    losses: np.ndarray | None = None,
+    first: float = math.nan,
+) -> Trace:
+    """The recorded times under a policy, in virtual time.
+
+    The run's own policy with `replayable` gives the recorded rows, if nobody left,
+    joined or had a push refused.
+
+    Args:
+      trace: of a run.
+      policy: the rule, for as many workers.
+      num_pushes: rows of the new trace; as many gradient steps as recorded by default.
+      local_steps: see `delays_of`.
+      communication: see `delays_of`.
+      replayable: see `delays_of`.
+      losses: recorded training loss of every push, for a policy that reads it; without
+        them it sees none. For another policy than the run's they are an assumption.
+      first: the objective at version 0, for such a policy.
+
+    Raises:
+      ValueError: as `delays_of`; for `num_pushes` below 1, a policy for another number
+        of workers, or other than one loss per push.
+      DeadlockError: if at some push every worker waits.
+    """
+    model = delays_of(
+        trace,
+        local_steps=local_steps,
+        communication=communication,
+        replayable=replayable,
+    )
+    _check_workers(policy, trace.num_workers)
+    steps = local_steps or trace.local_steps
+    if num_pushes is None:
+        num_pushes = max(1, round(len(trace) * trace.local_steps / steps))
+    if losses is None:
+        return simulate.schedule(
+            policy, model, num_pushes, trace.seed, local_steps=steps, task=trace.task
+        )
+    if len(losses) != len(trace):
+        raise ValueError(
+            f"whatif: losses must be one per push ({len(trace)}), got {len(losses)}."
+        )
+    if num_pushes < 1:
+        raise ValueError(f"whatif: num_pushes must be at least 1, got {num_pushes}.")
+    settings = {
+        "num_workers": trace.num_workers,
+        "policy": policies.describe(policy),
+        "local_steps": steps,
+        "seed": trace.seed,
+        "task": trace.task,
+        "versions": traces.package_versions(),
+    }
+    return _with_losses(policy, model, num_pushes, losses, first, settings)
+
+
+def version_times(trace: Trace) -> Float[np.ndarray, " V"]:
+    """Seconds at which every version was made, 0 for version 0; float64.
+
+    A commit that a departure caused counts at the push before it, as in the trace.
+    """
+    return np.concatenate([[0.0], trace.time[trace.committed]])
+
+
+def staleness_seconds(trace: Trace) -> Float[np.ndarray, " P"]:
+    """Seconds between the making of the pulled version and the push's arrival."""
+    return trace.time - version_times(trace)[trace.pulled]
+
+
+def figures(trace: Trace) -> dict[str, Any]:
+    """A run in the numbers of `FIELDS`; None where there is no value.
+
+    Raises:
+      ValueError: for a trace without pushes.
+    """
+    _require_pushes(trace)
+    seconds = staleness_seconds(trace)
+    values = {
+        "policy": trace.policy,
+        "local_steps": trace.local_steps,
+        "pushes": len(trace),
+        "seconds": trace.seconds,
+        "pushes_per_second": trace.pushes_per_second,
+        "steps_per_second": trace.pushes_per_second * trace.local_steps,
+        "commits": trace.commits,
+        "waiting_share": trace.waiting_share,
+        "cancelled_share": trace.cancelled_share,
+        "mean_staleness": float(trace.staleness.mean()),
+        "max_staleness": int(trace.staleness.max()),
+        "mean_staleness_seconds": float(seconds.mean()),
+        "max_staleness_seconds": float(seconds.max()),
+    }
+    return {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value
+        for name, value in ((name, values[name]) for name in FIELDS)
+    }
+
+
+def caveats(trace: Trace) -> list[str]:
+    """What the re-scheduling of this trace leaves out or makes up, in sentences."""
+    rows = rows_of_workers(trace.worker, trace.num_workers)
+    silent = [str(worker) for worker, mine in enumerate(rows) if not mine.size]
+    found = []
+    if silent:
+        found.append(
+            f"no push of worker {', '.join(silent)} is recorded: computations there "
+            "take the mean of the other workers', or what they were seen to take."
+        )
+    gone = sorted({e.worker for e in trace.events if e.kind in ("leave", "join")})
+    if gone:
+        found.append(
+            f"worker {', '.join(map(str, gone))} left or joined during the run: "
+            "re-scheduled, everybody works from the start to the end."
+        )
+    refused = sum(event.kind == "refuse" for event in trace.events)
+    if refused:
+        found.append(
+            f"{refused} refused pushes count as computations that were cancelled."
+        )
+    return found
+
+
+def _require_pushes(trace: Trace) -> None:
+    if not len(trace):
+        raise ValueError("whatif: the trace has no pushes.")
+
+
+def _starts(trace: Trace) -> _Starts:
+    _require_pushes(trace)
+    after = trace.version + trace.committed
+    released = np.zeros(len(trace))
+    release_row = np.full(len(trace), -1)
+    rows = rows_of_workers(trace.worker, trace.num_workers)
+    for mine in rows:
+        for row, following in zip(mine[:-1], mine[1:], strict=True):
+            same = trace.restarts[following] == 0
+            pulled = int(trace.pulled[following]) if same else None
+            place, seconds = _release(trace, after, int(row), int(following), pulled)
+            release_row[following], released[following] = place, seconds
+
+    def next_push(event: traces.Event) -> int | None:
+        mine = rows[event.worker]
+        place = np.searchsorted(mine, event.rows)
+        return int(mine[place]) if place < mine.size else None
+
+    for event in trace.events:
+        row = next_push(event)
+        if event.kind == "join" and row is not None:
+            released[row], release_row[row] = event.seconds, -1
+    lost = np.flatnonzero(np.isnan(released))
+    if lost.size:
+        raise ValueError(
+            f"whatif: row {lost[0]}: worker {trace.worker[lost[0]]} pushes again "
+            "without having been released."
+        )
+    started, start_row = released.copy(), release_row.copy()
+    # Restarts happen at commits: the last one where the pulled version was made.
+    made = np.concatenate([[-1], np.flatnonzero(trace.committed)])[trace.pulled]
+    again = (trace.restarts > 0) & (made >= 0) & (trace.time[made] >= released)
+    started[again], start_row[again] = trace.time[made[again]], made[again]
+    for event in trace.events:  # a refused push starts again on the spot
+        row = next_push(event)
+        if event.kind == "refuse" and row is not None and event.seconds > started[row]:
+            started[row], start_row[row] = event.seconds, -1
+    return _Starts(released, release_row, started, start_row)
+
+
+def _release(
+    trace: Trace, after: np.ndarray, row: int, end: int, pulled: int | None
+) -> tuple[int, float]:
+    """Row and time at which the worker that pushed in `row` was released.
+
+    A wait is a rounded difference of two times, so that the sum may miss the second
+    one by a unit in the last place, and another row's time may lie there.
+    """
+    wait = trace.wait[row]
+    time = float(trace.time[row] + wait)
+    if math.isnan(time):
+        return -1, math.nan
+    reach = 2 * np.spacing(time)
+    low = max(row, int(np.searchsorted(trace.time, time - reach)))
+    high = min(end, int(np.searchsorted(trace.time, time + reach, side="right")))
+    fits = [r for r in range(low, high) if trace.time[r] - trace.time[row] == wait]
+    best = [r for r in fits if after[r] == pulled] or fits
+    if not best:  # released by a departure, at a time that no row has
+        return -1, time
+    return best[0], float(trace.time[best[0]])
+
+
+def _exact(trace: Trace, starts: _Starts) -> Float[np.ndarray, " P"]:
+    """Seconds from start to arrival whose float64 sum with the start is the arrival.
+
+    The rounded difference need not have this property, and an arrival that is off by
+    one unit in the last place may change who comes first. Goes row by row, as the event
+    loop does: what is added to a start is added to the arrival that the loop gives.
+    """
+    seconds = np.empty(len(trace))
+    arrivals: list[float] = []
+    latest, highest = 0.0, -1  # the last arrival, and the last of those who came then
+    for row in range(len(trace)):
+        place, worker = int(starts.start_row[row]), int(trace.worker[row])
+        start, target = float(starts.started[row]), float(trace.time[row])
+        instant = start == target
+        if place >= 0:
+            start = arrivals[place]
+        # Of two who arrive together the loop takes the lower index first.
+        least = latest
+        if not instant and worker <= highest:
+            least = math.nextafter(latest, math.inf)
+        seconds[row] = _addend(start, target, least)
+        arrival = start + float(seconds[row])
+        if arrival > latest:
+            highest = -1
+        if not instant:
+            highest = max(highest, worker)
+        latest = arrival
+        arrivals.append(arrival)
+    return seconds
+
+
+def _addend(start: float, target: float, least: float) -> float:
+    """The x >= 0 whose sum with `start` is next to `target`, and `least` or later."""
+    target = max(target, least)
+    middle = max(target - start, 0.0)
+    if start + middle == target:
+        return middle
+    near = [math.nextafter(middle, 0.0), middle, math.nextafter(middle, math.inf)]
+    late = [x for x in near if start + x >= least] or near[-1:]
+    return min(late, key=lambda x: abs(start + x - target))
+
+
+def _cancelled(trace: Trace, starts: _Starts, row: int) -> Sequence[float]:
+    """How long each computation cancelled before a push was seen to take, at least."""
+    count = int(trace.restarts[row])
+    begin, end = float(starts.released[row]), float(starts.started[row])
+    if not count:
+        return []
+    cuts = _commits(trace, int(starts.release_row[row]), int(starts.start_row[row]))
+    if cuts.size != count:
+        return [(end - begin) / count] * count
+    return np.diff(trace.time[cuts], prepend=begin).tolist()
+
+
+def _unfinished(
+    trace: Trace, worker: int, mine: np.ndarray, replayable: bool
+) -> Sequence[float]:
+    """The same of the computations that had not led to a push when the run ended."""
+    own = [e for e in trace.events if e.worker == worker and e.kind != "refuse"]
+    row, begin = -1, 0.0
+    if mine.size:
+        after = trace.version + trace.committed
+        row, begin = _release(trace, after, int(mine[-1]), len(trace), None)
+    if own and own[-1].rows > (mine[-1] if mine.size else -1):
+        row, begin = -1, own[-1].seconds if own[-1].kind == "join" else math.nan
+    if math.isnan(begin):
+        return []
+    cuts = _commits(trace, row, len(trace) - 1)
+    count = trace.open_restarts[worker] if trace.open_restarts else None
+    if count is None:  # not known: enough for certain, or the least
+        count = cuts.size if replayable else 0
+    if cuts.size != count:
+        return [(trace.seconds - begin) / (count + 1)] * (count + 1)
+    return np.diff([begin, *trace.time[cuts], trace.seconds]).tolist()
+
+
+def _commits(trace: Trace, first: int, last: int) -> Int[np.ndarray, " C"]:
+    """The committed rows after `first` up to and including `last`."""
+    return first + 1 + np.flatnonzero(trace.committed[first + 1 : last + 1])
+
+
+def _lasting(trace: Trace, seen: float, usual: float, replayable: bool) -> float:
+    """The duration of a computation that was still running after `seen` seconds."""
+    if replayable:
+        return 2 * trace.seconds + 1
+    # The margin is enough for any start within the run: it ends after the cancellation.
+    return max(seen + 4 * float(np.spacing(trace.seconds)), usual)
+
+
+def _padded(model: Delays) -> Delays:
+    """The same with a longer table: runs of similar length share a compiled program."""
+    cells = model.parameters["durations"]
+    size = 1 << (cells.shape[1] - 1).bit_length()
+    cells = np.pad(cells, ((0, 0), (0, size - cells.shape[1])))
+    return dataclasses.replace(model, parameters=model.parameters | {"durations": cells})
+
+
+def _check_workers(policy: Policy, num_workers: int) -> None:
+    clocks = policies.initial_clocks(num_workers)
+    try:
+        _, decision = jax.eval_shape(
+            policy.on_push, policy.init(), clocks, jnp.int32(0), jnp.float32(0)
+        )
+        fits = decision.release.shape == decision.restart.shape == (num_workers,)
+    except (TypeError, ValueError):  # shapes that do not fit each other
+        fits = False
+    if not fits:
+        raise ValueError(
+            "whatif: the policy is not for as many workers as the trace has, "
+            f"{num_workers}."
+        )
+
+
+@functools.cache
+def _start() -> Any:
+    return jax.jit(eventloop.start, static_argnums=0)
+
+
+@functools.cache
+def _advance() -> Any:
+    return jax.jit(eventloop.advance, static_argnums=(0, 5))
+
+
+def _with_losses(policy, model, num_pushes, losses, first, settings) -> Trace:
+    """`simulate.schedule` for a policy that is told the recorded losses on the way."""
+    num_workers = settings["num_workers"]
+    every = 10 * num_workers  # pushes between which the estimate stays
+    estimate = history.LossEstimate(num_workers, first)
+    transfers = communication_lib.none()
+    pieces = []
+    with jax.enable_x64(True):
+        simulation = _start()(policy, model, transfers, settings["seed"])
+        for done in range(0, num_pushes, every):
+            count = min(every, num_pushes - done)
+            clocks = simulation.clocks._replace(loss=jnp.float32(estimate.value))
+            simulation = simulation._replace(clocks=clocks)
+            simulation, rows = _advance()(
+                policy, model, transfers, simulation, jnp.int32(count), every
+            )
+            pieces.append(np.asarray(rows)[:count])
+            for loss in losses[done : done + count]:
+                estimate.add(float(loss))
+    workers = simulation.workers
+    return eventloop.to_trace(
+        np.concatenate(pieces),
+        np.asarray(workers.released),
+        np.asarray(simulation.clocks.waiting),
+        np.asarray(workers.restarts),
+        settings,
+    ).validate()
