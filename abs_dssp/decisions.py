@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from abs_dssp import history, policies
+from abs_dssp import compilation, history, policies
 from abs_dssp.policies import Clocks, Policy
 from abs_dssp.traces import Trace
 
@@ -134,10 +134,19 @@ class Decider:
             return state, clocks, worker, now
 
         def answer_of(state, clocks, answer):
-            values = [answer.weight, answer.commit, answer.version, answer.pulled]
-            head = jnp.stack([jnp.asarray(v).astype(jnp.float64) for v in values])
-            masks = jnp.concatenate([answer.release, answer.restart])
-            flat = jnp.concatenate([head, masks.astype(jnp.float64)])
+            # XLA runs a program on several threads, which is slower here, if one of its
+            # buffers exceeds 512 bytes: hence one narrow array.
+            weight = jax.lax.bitcast_convert_type(
+                answer.weight.astype(jnp.float32), jnp.int32
+            )
+            head = [weight, answer.commit, answer.version, answer.pulled]
+            flat = jnp.concatenate(
+                [
+                    jnp.stack([jnp.asarray(value).astype(jnp.int32) for value in head]),
+                    answer.release.astype(jnp.int32),
+                    answer.restart.astype(jnp.int32),
+                ]
+            )
             return (state, clocks), flat
 
         def on_push(carry, event):
@@ -158,7 +167,9 @@ class Decider:
             event = np.zeros(3)
 
             def compiled(function):
-                return jax.jit(function).lower(self._carry, event).compile()
+                options = compilation.many_small_operations()
+                jitted = jax.jit(function, compiler_options=options)
+                return jitted.lower(self._carry, event).compile()
 
             self._push, self._leave = compiled(on_push), compiled(on_leave)
             self._join, self._refuse = compiled(on_join), compiled(on_refuse)
@@ -205,7 +216,7 @@ class Decider:
         values = np.asarray(flat)
         n = self.num_workers
         return Verdict(
-            weight=float(values[0]),
+            weight=float(values[:1].view(np.float32)[0]),
             commit=bool(values[1]),
             version=int(values[2]),
             pulled=int(values[3]),

@@ -13,20 +13,26 @@ as the worker's median if that is longer. Who left or came back stays from the s
 import dataclasses
 import functools
 import math
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float
 
 from abs_dssp import communication as communication_lib
 from abs_dssp import delays as delays_lib
-from abs_dssp import eventloop, history, policies, simulate, traces
+from abs_dssp import eventloop, history, policies, recording, simulate, traces
 from abs_dssp.delays import Delays
 from abs_dssp.policies import Policy
+from abs_dssp.recording import Times, recorded_times
 from abs_dssp.traces import Trace, rows_of_workers
+
+__all__ = [
+    "FIELDS", "Times", "caveats", "delays_of", "figures", "recorded_times",
+    "reschedule", "staleness_seconds", "table", "version_times",
+]  # fmt: skip
 
 FIELDS = (
     "policy",
@@ -44,37 +50,17 @@ FIELDS = (
     "max_staleness_seconds",
 )
 
-
-class Times(NamedTuple):
-    """Seconds of every push, one float64 array per worker, in order of its clock."""
-
-    computation: list[np.ndarray]
-    communication: list[np.ndarray]  # transfers, queueing and the server's work
-
-
-class _Starts(NamedTuple):
-    """When the work behind every push began; a row of -1: at no row of the trace."""
-
-    released: Float[np.ndarray, " P"]  # seconds; its first computation
-    release_row: Int[np.ndarray, " P"]
-    started: Float[np.ndarray, " P"]  # seconds; the computation that was not cancelled
-    start_row: Int[np.ndarray, " P"]
-
-
-def recorded_times(trace: Trace) -> Times:
-    """Splits the time between a worker's start and its arrival in two.
-
-    The computation of a push began when the worker was released; if computations were
-    cancelled in between, when the version that it pulled was made. What the
-    computation leaves of the time up to the arrival is communication.
-
-    Raises:
-      ValueError: for a trace without pushes, or a push of a worker not released.
-    """
-    starts = _starts(trace)
-    rest = np.maximum(trace.time - starts.started - trace.duration, 0.0)
-    rows = rows_of_workers(trace.worker, trace.num_workers)
-    return Times([trace.duration[mine] for mine in rows], [rest[mine] for mine in rows])
+_TABLE = (  # field, heading, format
+    ("pushes_per_second", "pushes/s", "{:.4g}"),
+    ("steps_per_second", "steps/s", "{:.4g}"),
+    ("commits", "commits", "{:.0f}"),
+    ("waiting_share", "waiting", "{:.1%}"),
+    ("cancelled_share", "cancelled", "{:.1%}"),
+    ("mean_staleness", "staleness", "{:.2f}"),
+    ("max_staleness", "max", "{:.0f}"),
+    ("mean_staleness_seconds", "staleness (s)", "{:.3g}"),
+    ("max_staleness_seconds", "max (s)", "{:.3g}"),
+)
 
 
 def delays_of(
@@ -109,9 +95,9 @@ def delays_of(
     """
     if local_steps is not None and local_steps < 1:
         raise ValueError(f"whatif: local_steps must be at least 1, got {local_steps}.")
-    starts = _starts(trace)
+    starts = recording.starts_of(trace)
     scale = (local_steps or trace.local_steps) / trace.local_steps
-    total = _exact(trace, starts)
+    total = recording.exact_seconds(trace, starts)
     computing = np.minimum(trace.duration, total)
     if not communication:
         total = scale * trace.duration
@@ -123,11 +109,11 @@ def delays_of(
     for worker, mine in enumerate(rows):
         usual = float(np.median(total[mine]) if mine.size else np.mean(means))
         entries: list[float] = []
-        for row in mine:
-            lost = _cancelled(trace, starts, row)
+        for row in mine.tolist():
+            lost = recording.cancelled(trace, starts, row)
             entries += [_lasting(trace, s * scale, usual, replayable) for s in lost]
             entries.append(float(total[row]))
-        for seconds in _unfinished(trace, worker, mine, replayable):
+        for seconds in recording.unfinished(trace, worker, replayable):
             if seconds > 0 or replayable:
                 entries.append(_lasting(trace, seconds * scale, usual, replayable))
         durations.append(entries or [usual])
@@ -216,7 +202,7 @@ def figures(trace: Trace) -> dict[str, Any]:
     Raises:
       ValueError: for a trace without pushes.
     """
-    _require_pushes(trace)
+    recording.require_pushes(trace)
     seconds = staleness_seconds(trace)
     values = {
         "policy": trace.policy,
@@ -237,6 +223,22 @@ def figures(trace: Trace) -> dict[str, Any]:
         name: None if isinstance(value, float) and not math.isfinite(value) else value
         for name, value in ((name, values[name]) for name in FIELDS)
     }
+
+
+def table(entries: Sequence[Mapping[str, Any]]) -> str:
+    """What `figures` gave as aligned text, one line per entry."""
+    rows = [["policy", *(heading for _, heading, _ in _TABLE)]]
+    for entry in entries:
+        values = [(entry[name], form) for name, _, form in _TABLE]
+        cells = ["-" if value is None else form.format(value) for value, form in values]
+        rows.append([entry["policy"], *cells])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for name, *cells in rows:
+        aligned = [c.rjust(w) for c, w in zip(cells, widths[1:], strict=True)]
+        lines.append("  ".join([name.ljust(widths[0]), *aligned]))
+    lines.insert(1, "-" * max(map(len, lines)))
+    return "\n".join(lines)
 
 
 def caveats(trace: Trace) -> list[str]:
@@ -263,154 +265,6 @@ def caveats(trace: Trace) -> list[str]:
     return found
 
 
-def _require_pushes(trace: Trace) -> None:
-    if not len(trace):
-        raise ValueError("whatif: the trace has no pushes.")
-
-
-def _starts(trace: Trace) -> _Starts:
-    _require_pushes(trace)
-    after = trace.version + trace.committed
-    released = np.zeros(len(trace))
-    release_row = np.full(len(trace), -1)
-    rows = rows_of_workers(trace.worker, trace.num_workers)
-    for mine in rows:
-        for row, following in zip(mine[:-1], mine[1:], strict=True):
-            same = trace.restarts[following] == 0
-            pulled = int(trace.pulled[following]) if same else None
-            place, seconds = _release(trace, after, int(row), int(following), pulled)
-            release_row[following], released[following] = place, seconds
-
-    def next_push(event: traces.Event) -> int | None:
-        mine = rows[event.worker]
-        place = np.searchsorted(mine, event.rows)
-        return int(mine[place]) if place < mine.size else None
-
-    for event in trace.events:
-        row = next_push(event)
-        if event.kind == "join" and row is not None:
-            released[row], release_row[row] = event.seconds, -1
-    lost = np.flatnonzero(np.isnan(released))
-    if lost.size:
-        raise ValueError(
-            f"whatif: row {lost[0]}: worker {trace.worker[lost[0]]} pushes again "
-            "without having been released."
-        )
-    started, start_row = released.copy(), release_row.copy()
-    # Restarts happen at commits: the last one where the pulled version was made.
-    made = np.concatenate([[-1], np.flatnonzero(trace.committed)])[trace.pulled]
-    again = (trace.restarts > 0) & (made >= 0) & (trace.time[made] >= released)
-    started[again], start_row[again] = trace.time[made[again]], made[again]
-    for event in trace.events:  # a refused push starts again on the spot
-        row = next_push(event)
-        if event.kind == "refuse" and row is not None and event.seconds > started[row]:
-            started[row], start_row[row] = event.seconds, -1
-    return _Starts(released, release_row, started, start_row)
-
-
-def _release(
-    trace: Trace, after: np.ndarray, row: int, end: int, pulled: int | None
-) -> tuple[int, float]:
-    """Row and time at which the worker that pushed in `row` was released.
-
-    A wait is a rounded difference of two times, so that the sum may miss the second
-    one by a unit in the last place, and another row's time may lie there.
-    """
-    wait = trace.wait[row]
-    time = float(trace.time[row] + wait)
-    if math.isnan(time):
-        return -1, math.nan
-    reach = 2 * np.spacing(time)
-    low = max(row, int(np.searchsorted(trace.time, time - reach)))
-    high = min(end, int(np.searchsorted(trace.time, time + reach, side="right")))
-    fits = [r for r in range(low, high) if trace.time[r] - trace.time[row] == wait]
-    best = [r for r in fits if after[r] == pulled] or fits
-    if not best:  # released by a departure, at a time that no row has
-        return -1, time
-    return best[0], float(trace.time[best[0]])
-
-
-def _exact(trace: Trace, starts: _Starts) -> Float[np.ndarray, " P"]:
-    """Seconds from start to arrival whose float64 sum with the start is the arrival.
-
-    The rounded difference need not have this property, and an arrival that is off by
-    one unit in the last place may change who comes first. Goes row by row, as the event
-    loop does: what is added to a start is added to the arrival that the loop gives.
-    """
-    seconds = np.empty(len(trace))
-    arrivals: list[float] = []
-    latest, highest = 0.0, -1  # the last arrival, and the last of those who came then
-    for row in range(len(trace)):
-        place, worker = int(starts.start_row[row]), int(trace.worker[row])
-        start, target = float(starts.started[row]), float(trace.time[row])
-        instant = start == target
-        if place >= 0:
-            start = arrivals[place]
-        # Of two who arrive together the loop takes the lower index first.
-        least = latest
-        if not instant and worker <= highest:
-            least = math.nextafter(latest, math.inf)
-        seconds[row] = _addend(start, target, least)
-        arrival = start + float(seconds[row])
-        if arrival > latest:
-            highest = -1
-        if not instant:
-            highest = max(highest, worker)
-        latest = arrival
-        arrivals.append(arrival)
-    return seconds
-
-
-def _addend(start: float, target: float, least: float) -> float:
-    """The x >= 0 whose sum with `start` is next to `target`, and `least` or later."""
-    target = max(target, least)
-    middle = max(target - start, 0.0)
-    if start + middle == target:
-        return middle
-    near = [math.nextafter(middle, 0.0), middle, math.nextafter(middle, math.inf)]
-    late = [x for x in near if start + x >= least] or near[-1:]
-    return min(late, key=lambda x: abs(start + x - target))
-
-
-def _cancelled(trace: Trace, starts: _Starts, row: int) -> Sequence[float]:
-    """How long each computation cancelled before a push was seen to take, at least."""
-    count = int(trace.restarts[row])
-    begin, end = float(starts.released[row]), float(starts.started[row])
-    if not count:
-        return []
-    cuts = _commits(trace, int(starts.release_row[row]), int(starts.start_row[row]))
-    if cuts.size != count:
-        return [(end - begin) / count] * count
-    return np.diff(trace.time[cuts], prepend=begin).tolist()
-
-
-def _unfinished(
-    trace: Trace, worker: int, mine: np.ndarray, replayable: bool
-) -> Sequence[float]:
-    """The same of the computations that had not led to a push when the run ended."""
-    own = [e for e in trace.events if e.worker == worker and e.kind != "refuse"]
-    row, begin = -1, 0.0
-    if mine.size:
-        after = trace.version + trace.committed
-        row, begin = _release(trace, after, int(mine[-1]), len(trace), None)
-    if own and own[-1].rows > (mine[-1] if mine.size else -1):
-        row, begin = -1, own[-1].seconds if own[-1].kind == "join" else math.nan
-    if math.isnan(begin):
-        return []
-    cuts = _commits(trace, row, len(trace) - 1)
-    count = trace.open_restarts[worker] if trace.open_restarts else None
-    if count is None:  # not known: enough for certain, or the least
-        count = cuts.size if replayable else 0
-    if cuts.size != count:
-        return [(trace.seconds - begin) / (count + 1)] * (count + 1)
-    return np.diff([begin, *trace.time[cuts], trace.seconds]).tolist()
-
-
-def _commits(trace: Trace, first: int, last: int) -> Int[np.ndarray, " C"]:
-    """The committed rows after `first` up to and including `last`."""
-    return first + 1 + np.flatnonzero(trace.committed[first + 1 : last + 1])
-
-
 def _lasting(trace: Trace, seen: float, usual: float, replayable: bool) -> float:
     """The duration of a computation that was still running after `seen` seconds."""
     if replayable:
@@ -422,9 +276,11 @@ def _lasting(trace: Trace, seen: float, usual: float, replayable: bool) -> float
 def _padded(model: Delays) -> Delays:
     """The same with a longer table: runs of similar length share a compiled program."""
     cells = model.parameters["durations"]
-    size = 1 << (cells.shape[1] - 1).bit_length()
+    size = max(delays_lib.BLOCK, 1 << (cells.shape[1] - 1).bit_length())
     cells = np.pad(cells, ((0, 0), (0, size - cells.shape[1])))
-    return dataclasses.replace(model, parameters=model.parameters | {"durations": cells})
+    return dataclasses.replace(
+        model, parameters=model.parameters | {"durations": cells}
+    )
 
 
 def _check_workers(policy: Policy, num_workers: int) -> None:

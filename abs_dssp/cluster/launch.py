@@ -156,6 +156,7 @@ def _environment(
     """The processes' environment, made of the launcher's own."""
     environment = dict(inherited)
     environment["PYTHONUNBUFFERED"] = "1"  # a line is shown when it is written
+    environment.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # notes of XLA
     flags = environment.get("XLA_FLAGS", "").split()
     flags = [flag for flag in flags if not flag.startswith(f"{_DEVICES}=")]
     environment["XLA_FLAGS"] = " ".join([*flags, f"{_DEVICES}={devices_per_process}"])

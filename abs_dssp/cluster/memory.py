@@ -4,6 +4,8 @@ A segment is an anonymous file in memory whose descriptor travels over a socket;
 when the last process that holds it does.
 """
 
+import contextlib
+import ctypes
 import fcntl
 import mmap
 import os
@@ -111,3 +113,18 @@ def aligned(nbytes: int, dtype: np.dtype) -> np.ndarray:
     raw = np.empty(nbytes + 64, np.uint8)
     start = -raw.ctypes.data % 64
     return raw[start : start + nbytes].view(dtype)
+
+
+def keep_pages() -> None:
+    """Has the C library keep freed memory for the next large message.
+
+    By default it gives large blocks back at once, and every message then costs page
+    faults that take longer than its copy.
+    """
+    with contextlib.suppress(OSError, AttributeError):  # not glibc
+        library = ctypes.CDLL(None)
+        library.mallopt(_MMAP_THRESHOLD, 1 << 30)
+        library.mallopt(_TRIM_THRESHOLD, (1 << 31) - 1)
+
+
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of mallopt

@@ -156,6 +156,7 @@ class Server:
         self.log_records = 0
         self._resumes = False
         self._failure: BaseException | None = None
+        self._scratch: np.ndarray | None = None
         self._offset = 0.0
         self._begun = time.perf_counter()
         self._opened = time.monotonic()
@@ -468,6 +469,12 @@ class Server:
             return vector if same else jax.device_put(vector, self._device)
         if vector.nbytes < _SMALL:
             return vector  # its copy costs less than the call that avoids it
+        if vector.ctypes.data % 64:  # not to be used in place
+            if self._scratch is None:
+                self._scratch = memory.aligned(vector.nbytes, vector.dtype)
+            jax.block_until_ready(self.parameters.vector)  # it may still be read
+            np.copyto(self._scratch, vector)
+            vector = self._scratch
         return jax.device_put(vector, self._device, may_alias=True)
 
     def _commit(self) -> None:

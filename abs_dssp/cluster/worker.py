@@ -65,10 +65,12 @@ class Beats:
 
     def _run(self) -> None:
         channel: Channel | None = None
+        connected = 0.0
         while not self._ended.is_set():
             try:
                 if channel is None:
                     channel = self._connect()
+                    connected = time.monotonic()
                 lives = [
                     [w.index, w.ticket, w.steps, w.waiting]
                     for w in self.workers
@@ -85,6 +87,9 @@ class Beats:
                     if answer.kind is Kind.HELLO:
                         self.generation += 1
                         break
+                silent = time.monotonic() - max(self.pulse, connected)
+                if lives and silent > self._settings.lease / 2:
+                    raise ClosedError("no answer")  # the server may be elsewhere now
             except (OSError, MessageError):  # ClosedError is an OSError
                 if channel is not None:
                     channel.close()
@@ -313,6 +318,8 @@ class Worker:
             channel.send(Message(Kind.BYE, self.index))
             return Message(Kind.STOP, text={"reason": "told to end"})
         message = channel.receive(seconds)
+        if message is not None:
+            self._beats.pulse = time.monotonic()
         if message is not None and message.kind is not Kind.STOP:
             if self.settings.drop and self._random.random() < self.settings.drop:
                 return None
