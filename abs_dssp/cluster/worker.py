@@ -166,7 +166,7 @@ class Worker:
     def _introduce(self, channel: Channel) -> None:
         hello = Message(Kind.HELLO, self.index, text=self._identity)
         self._send(channel, hello)
-        end = time.monotonic() + self.settings.reconnect
+        end = time.monotonic() + self.settings.lease  # then it may be elsewhere
         answer = None
         while time.monotonic() < end:
             answer = self._receive(channel, self.settings.resend)

@@ -2,11 +2,15 @@
 and the parameters follow from the trace, bit for bit."""
 
 import harness
+import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 import support
 
-from abs_dssp import decisions, engine, policies, replay, update
+from abs_dssp import decisions, engine, flat, policies, replay, tasks, update
+from abs_dssp.cluster import keys
 
 
 @pytest.mark.parametrize("text", [case.text for case in support.CASES])
@@ -31,3 +35,64 @@ def test_a_real_run_is_lawful_and_replays_bit_for_bit(text, tmp_path):
     assert harness.vector(replayed).tobytes() == kept.tobytes()
     assert harness.vector(result).tobytes() == kept.tobytes()
     np.testing.assert_array_equal(replayed.history.push_loss, losses)
+
+
+@pytest.mark.parametrize("transport", ["reference", "zmq"])
+@pytest.mark.parametrize(
+    "formats",
+    [("float32", "float32"), ("bfloat16", "float32"), ("float32", "bfloat16")],
+)
+def test_every_transport_and_format_replays(transport, formats, tmp_path):
+    key = str(tmp_path / "key")
+    keys.make(key)
+    result = harness.train(
+        tmp_path, "abs(k0=1,a=50,tau_max=2)", transport=transport, formats=formats,
+        key_file=key, local_steps=2, pushes=80,
+    )  # fmt: skip
+    replayed = replay.replay(
+        harness.task(), harness.OPTIMIZER, result.trace, 7,
+        local_optimizer=harness.LOCAL, formats=flat.wire(*formats),
+    )  # fmt: skip
+    assert harness.vector(replayed).tobytes() == harness.saved(tmp_path).tobytes()
+    if "bfloat16" in formats:  # and the rounding was really there
+        exact = replay.replay(
+            harness.task(), harness.OPTIMIZER, result.trace, 7,
+            local_optimizer=harness.LOCAL,
+        )  # fmt: skip
+        assert harness.vector(exact).tobytes() != harness.saved(tmp_path).tobytes()
+
+
+@pytest.mark.parametrize(
+    ("text", "aggregate"),
+    [
+        *(
+            (c.text, "mean")
+            for c in support.CASES
+            if c.least == 1 and "batch" not in c.text
+        ),
+        ("bsp()", "sum"),
+        ("asp()", "sum"),
+    ],
+)
+def test_one_worker_alone_is_plain_optax(text, aggregate, tmp_path):
+    """With one worker every push is the only one of its commit, and none is stale."""
+    result = harness.train(
+        tmp_path, text, num_workers=1, pushes=40, aggregate=aggregate,
+        transport="reference",
+    )  # fmt: skip
+    task = harness.task(1)
+    key = jax.random.key(7)
+    params = task.init(key).params
+    optimizer = optax.chain(optax.trace(0.5), optax.sgd(0.1))
+    state = optimizer.init(params)
+    for index in range(40):
+        batch = task.batch(task.data, key, jnp.int32(0), jnp.int32(index))
+
+        def loss(params, batch=batch):
+            return task.loss(tasks.Variables(params, {}), batch, key)[0]
+
+        change, state = optimizer.update(jax.grad(loss)(params), state)
+        params = optax.apply_updates(params, change)
+    mine = jax.tree.leaves(result.variables.params)
+    for one, other in zip(mine, jax.tree.leaves(params), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)

@@ -1,0 +1,138 @@
+"""Pushes and commits over one buffer, against the same on pytrees."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from abs_dssp import delays, flat, optimizers, policies, replay, simulate, tasks, update
+
+
+def _matrices(params):
+    return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "whole"),
+    [
+        (optimizers.sgd(0.1, momentum=0.9, weight_decay=1e-3), True),
+        (optax.adam(1e-3), True),
+        (optax.lars(0.1), False),  # scales by the norm of each leaf
+        (optax.chain(optax.adaptive_grad_clip(0.1), optax.sgd(0.1)), False),
+        (optax.masked(optax.add_decayed_weights(0.1), _matrices), False),
+    ],
+    ids=["sgd", "adam", "lars", "clip", "masked"],
+)  # fmt: skip
+def test_whether_an_optimiser_may_see_one_vector(optimizer, whole):
+    assert flat.elementwise(optimizer) == whole
+
+
+def variables():
+    return tasks.Variables(
+        {"a": jnp.arange(6.0).reshape(2, 3), "b": jnp.ones(4)}, {"mean": jnp.zeros(2)}
+    )
+
+
+def problem(num_workers=2):
+    """Quadratic in the parameters; statistics follow the batch."""
+
+    def loss(v, batch, key):
+        value = sum(jnp.sum((x - batch) ** 2) for x in jax.tree.leaves(v.params))
+        return value, {"mean": 0.5 * v.stats["mean"] + batch}
+
+    return tasks.Task(
+        name="toy", num_workers=num_workers, batch_size=1, samples_per_epoch=10,
+        data=(), init=lambda key: variables(),
+        batch=lambda data, key, worker, index: worker + 0.1 * index,
+        loss=loss, evaluate=lambda data, v: {"sum": jnp.sum(v.params["a"])},
+        objective=lambda data, v: jnp.float32(0),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("weights", [[1.0], [0.5], [0.5, 0.25], [1.0, 0.0, 2.0], []])
+@pytest.mark.parametrize("aggregate", ["mean", "sum"])
+@pytest.mark.parametrize(
+    "optimizer", [optimizers.sgd(0.1, momentum=0.9), optax.lars(0.1)]
+)
+def test_weighted_pushes_move_the_parameters_as_defined(weights, aggregate, optimizer):
+    """Sum of w_i g_i, divided by the sum of w_i for the mean; statistics averaged."""
+    functions = flat.Functions(problem(), update.rule(optimizer, aggregate=aggregate))
+    server = flat.Parameters(functions, functions.initial(jax.random.key(0)))
+    random = np.random.default_rng(0)
+    pushes = random.normal(size=(len(weights), functions.layout.size))
+    for push, weight in zip(pushes.astype(np.float32), weights, strict=True):
+        buffer = push.copy()
+        server.receive(buffer, weight)
+        server.keep()
+        buffer[:] = np.nan  # the ring's slot is used again
+    server.commit(0.0, 0)
+    total = sum(weights)
+    mixed = sum((w * p for w, p in zip(weights, pushes, strict=True)), np.zeros(12))
+    mean = mixed / total if total else mixed
+    gradient = mean if aggregate == "mean" else mixed
+    slopes = functions.layout.unflatten(jnp.asarray(gradient, jnp.float32)).params
+    start = variables()
+    full = optax.with_extra_args_support(optimizer)
+    change, _ = full.update(
+        slopes, full.init(start.params), start.params, epoch=0.0, server_updates=0
+    )
+    expected = flat.flatten(
+        tasks.Variables(
+            optax.apply_updates(start.params, change),
+            {"mean": jnp.asarray(mean[10:] if total else [0.0, 0.0], jnp.float32)},
+        )
+    )
+    np.testing.assert_allclose(server.vector, expected, rtol=2e-6, atol=1e-6)
+
+
+def test_state_is_restored_between_any_two_pushes():
+    functions = flat.Functions(
+        problem(), update.rule(optimizers.sgd(0.1, momentum=0.9))
+    )
+    random = np.random.default_rng(0)
+    pushes = random.normal(size=(9, functions.layout.size)).astype(np.float32)
+    first = flat.Parameters(functions, functions.initial(jax.random.key(0)))
+    for number, push in enumerate(pushes):
+        again = flat.Parameters(functions, functions.initial(jax.random.key(1)))
+        again.restore([np.array(leaf) for leaf in first.leaves()])
+        first = again
+        first.receive(push, 0.5)
+        if number % 3 == 2:
+            first.commit(0.0, number)
+    straight = flat.Parameters(functions, functions.initial(jax.random.key(0)))
+    for number, push in enumerate(pushes):
+        straight.receive(push, 0.5)
+        if number % 3 == 2:
+            straight.commit(0.0, number)
+    np.testing.assert_array_equal(first.vector, straight.vector)
+
+
+@pytest.mark.parametrize(
+    "text", ["asp()", "bsp()", "weighted(k_async(k=2), inverse())"]
+)
+@pytest.mark.parametrize("steps", [1, 3])
+def test_row_by_row_is_the_compiled_loop(text, steps):
+    task = tasks.digits(4, model="mlp", batch_size=16)
+    optimizer = optimizers.sgd(0.1, momentum=0.9)
+    trace = simulate.schedule(
+        policies.parse(text, 4), delays.exponential(1.0, 4), 60, local_steps=steps
+    )
+    compiled = replay.replay(task, optimizer, trace, loop="compiled")
+    rows = replay.replay(task, optimizer, trace, loop="host")
+    for one, other in zip(
+        jax.tree.leaves(compiled.variables),
+        jax.tree.leaves(rows.variables),
+        strict=True,
+    ):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
+
+
+def test_other_number_types_are_refused():
+    half = problem()._replace(
+        init=lambda key: tasks.Variables({"a": jnp.ones(3, jnp.bfloat16)}, {})
+    )
+    with pytest.raises(ValueError, match="bfloat16; parameters and statistics must be"):
+        flat.layout(half)
+    with pytest.raises(ValueError, match="push format must be one of"):
+        flat.wire(push="float16")
