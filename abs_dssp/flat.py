@@ -131,9 +131,10 @@ class Functions:
         Returns:
           Push vector and mean loss, both on the device; None if cancelled.
         """
-        origin = update.Origin(
+        numbers: Any = (
             np.int32(worker), np.int32(clock), np.int32(version), np.float32(epoch)
-        )
+        )  # fmt: skip
+        origin = update.Origin(*numbers)
         if self.rule.local_steps == 1:
             return self.push(vector, data, key, origin)
         work = self.begin(vector)
@@ -155,8 +156,12 @@ class Parameters:
 
     def __init__(self, functions: Functions, vector):
         self.functions = functions
-        self.vector = vector
-        self.optimizer = functions.start_optimizer(vector)
+        # On one device from the start: jit compiles anew for arrays that are not.
+        self._device = jax.local_devices()[0]
+        self.vector = jax.device_put(vector, self._device)
+        self.optimizer = jax.device_put(
+            functions.start_optimizer(self.vector), self._device
+        )
         self.count = 0  # pushes with a weight since the last commit
         self.weight = np.float32(0)  # the sum of their weights
         self.held: Any = None  # that push itself if there is one, else the weighted sum
@@ -217,13 +222,20 @@ class Parameters:
         """Takes up what `leaves` gave."""
         vector, held, count, weight, *rest = leaves
         old, structure = jax.tree.flatten(self.optimizer)
-        self.vector = jnp.array(vector)
+        self.vector = self._placed(vector)
         self.optimizer = jax.tree.unflatten(
             structure,
-            [jnp.array(new, leaf.dtype) for new, leaf in zip(rest, old, strict=True)],
+            [
+                self._placed(new).astype(leaf.dtype)
+                for new, leaf in zip(rest, old, strict=True)
+            ],
         )
         self.count, self.weight = int(count), np.float32(np.asarray(weight))
-        self.held = jnp.array(held) if self.count else None
+        self.held = self._placed(held) if self.count else None
+
+    def _placed(self, array: Any) -> Any:
+        """A copy on the device: what is given may change, and is donated."""
+        return jnp.copy(jax.device_put(array, self._device))
 
 
 def elementwise(optimizer: optax.GradientTransformation) -> bool:

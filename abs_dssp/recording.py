@@ -32,6 +32,13 @@ class Starts(NamedTuple):
     start_row: Int[np.ndarray, " P"]
 
 
+class Table(NamedTuple):
+    """Seconds of the computations that each worker starts, in order; float64 arrays."""
+
+    durations: list[np.ndarray]  # with communication
+    computing: list[np.ndarray]  # without
+
+
 def recorded_times(trace: Trace) -> Times:
     """Splits the time between a worker's start and its arrival in two.
 
@@ -46,6 +53,60 @@ def recorded_times(trace: Trace) -> Times:
     rest = np.maximum(trace.time - starts.started - trace.duration, 0.0)
     rows = rows_of_workers(trace.worker, trace.num_workers)
     return Times([trace.duration[mine] for mine in rows], [rest[mine] for mine in rows])
+
+
+def table(
+    trace: Trace,
+    local_steps: int | None = None,
+    communication: bool = True,
+    replayable: bool = False,
+) -> Table:
+    """What `whatif.delays_of` describes, worker by worker."""
+    if local_steps is not None and local_steps < 1:
+        raise ValueError(f"whatif: local_steps must be at least 1, got {local_steps}.")
+    starts = starts_of(trace)
+    scale = (local_steps or trace.local_steps) / trace.local_steps
+    total = exact_seconds(trace, starts)
+    computing = np.minimum(trace.duration, total)
+    transfers = total - computing
+    if not communication:
+        total = computing = scale * trace.duration
+    elif scale != 1:
+        computing = scale * computing
+        total = computing + transfers
+    rows = rows_of_workers(trace.worker, trace.num_workers)
+    usual = np.array([np.median(total[mine]) if mine.size else np.nan for mine in rows])
+    usual[np.isnan(usual)] = np.mean([total[mine].mean() for mine in rows if mine.size])
+    found = Table([], [])
+    for worker, mine in enumerate(rows):
+        seen: list[float] = []  # seconds; of one that did not end in a push, so far
+        row_of: list[int] = []  # -1 for such a one
+        for row in mine.tolist():
+            lost = cancelled(trace, starts, row)
+            seen += [*lost, 0.0]
+            row_of += [-1] * len(lost) + [row]
+        lost = [x for x in unfinished(trace, worker, replayable) if x > 0 or replayable]
+        seen += lost
+        row_of += [-1] * len(lost)
+        if not seen:  # gone all the time
+            found.durations.append(usual[[worker]])
+            found.computing.append(usual[[worker]])
+            continue
+        number = np.array(row_of)
+        if replayable:
+            made_up = np.full(len(seen), 2 * trace.seconds + 1)
+        else:
+            # The margin is enough for any start within the run: it ends after its
+            # cancellation.
+            margin = 4 * np.spacing(trace.seconds)
+            made_up = np.maximum(scale * np.array(seen) + margin, usual[worker])
+        spent = total[mine].sum()
+        share = computing[mine].sum() / spent if spent > 0 else 1.0
+        found.durations.append(np.where(number >= 0, total[number], made_up))
+        found.computing.append(
+            np.where(number >= 0, computing[number], share * made_up)
+        )
+    return found
 
 
 def require_pushes(trace: Trace) -> None:

@@ -187,6 +187,11 @@ class Trace:
         for rows in rows_of_workers(self.worker, self.num_workers):
             released = self.time[rows[:-1]] + self.wait[rows[:-1]]
             started[rows[1:]] = released
+        for event in self.events:
+            if event.kind == "join":
+                rest = np.flatnonzero(self.worker[event.rows :] == event.worker)
+                if rest.size:
+                    started[event.rows + rest[0]] = event.seconds
         return started
 
     @property

@@ -93,31 +93,8 @@ def delays_of(
       ValueError: for a trace without pushes, a push of a worker not released, or
         `local_steps` below 1.
     """
-    if local_steps is not None and local_steps < 1:
-        raise ValueError(f"whatif: local_steps must be at least 1, got {local_steps}.")
-    starts = recording.starts_of(trace)
-    scale = (local_steps or trace.local_steps) / trace.local_steps
-    total = recording.exact_seconds(trace, starts)
-    computing = np.minimum(trace.duration, total)
-    if not communication:
-        total = scale * trace.duration
-    elif scale != 1:
-        total = scale * computing + (total - computing)
-    rows = rows_of_workers(trace.worker, trace.num_workers)
-    means = [float(total[mine].mean()) for mine in rows if mine.size]
-    durations = []
-    for worker, mine in enumerate(rows):
-        usual = float(np.median(total[mine]) if mine.size else np.mean(means))
-        entries: list[float] = []
-        for row in mine.tolist():
-            lost = recording.cancelled(trace, starts, row)
-            entries += [_lasting(trace, s * scale, usual, replayable) for s in lost]
-            entries.append(float(total[row]))
-        for seconds in recording.unfinished(trace, worker, replayable):
-            if seconds > 0 or replayable:
-                entries.append(_lasting(trace, seconds * scale, usual, replayable))
-        durations.append(entries or [usual])
-    return _padded(delays_lib.recorded(durations))
+    table = recording.table(trace, local_steps, communication, replayable)
+    return _padded(delays_lib.recorded(table.durations))
 
 
 def reschedule(
@@ -152,20 +129,17 @@ def reschedule(
         of workers, or other than one loss per push.
       DeadlockError: if at some push every worker waits.
     """
-    model = delays_of(
-        trace,
-        local_steps=local_steps,
-        communication=communication,
-        replayable=replayable,
-    )
+    table = recording.table(trace, local_steps, communication, replayable)
+    model = _padded(delays_lib.recorded(table.durations))
     _check_workers(policy, trace.num_workers)
     steps = local_steps or trace.local_steps
     if num_pushes is None:
         num_pushes = max(1, round(len(trace) * trace.local_steps / steps))
     if losses is None:
-        return simulate.schedule(
+        found = simulate.schedule(
             policy, model, num_pushes, trace.seed, local_steps=steps, task=trace.task
         )
+        return _told_apart(found, table)
     if len(losses) != len(trace):
         raise ValueError(
             f"whatif: losses must be one per push ({len(trace)}), got {len(losses)}."
@@ -180,7 +154,8 @@ def reschedule(
         "task": trace.task,
         "versions": traces.package_versions(),
     }
-    return _with_losses(policy, model, num_pushes, losses, first, settings)
+    found = _with_losses(policy, model, num_pushes, losses, first, settings)
+    return _told_apart(found, table)
 
 
 def version_times(trace: Trace) -> Float[np.ndarray, " V"]:
@@ -265,12 +240,14 @@ def caveats(trace: Trace) -> list[str]:
     return found
 
 
-def _lasting(trace: Trace, seen: float, usual: float, replayable: bool) -> float:
-    """The duration of a computation that was still running after `seen` seconds."""
-    if replayable:
-        return 2 * trace.seconds + 1
-    # The margin is enough for any start within the run: it ends after the cancellation.
-    return max(seen + 4 * float(np.spacing(trace.seconds)), usual)
+def _told_apart(trace: Trace, table: recording.Table) -> Trace:
+    """A schedule of the table's durations, with computations alone as its durations."""
+    duration = trace.duration.copy()
+    for worker, mine in enumerate(rows_of_workers(trace.worker, trace.num_workers)):
+        parts = table.computing[worker]
+        number = np.cumsum(trace.restarts[mine] + 1) - 1  # of the computations begun
+        duration[mine] = parts[number % len(parts)]
+    return dataclasses.replace(trace, duration=duration)
 
 
 def _padded(model: Delays) -> Delays:

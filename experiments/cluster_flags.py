@@ -124,7 +124,7 @@ def join():
             f"--workers: this cluster has {cluster.num_workers} workers (devices, or "
             f"--max_workers), got {workers.value}; leave the flag out."
         )
-    flags.FLAGS.workers = cluster.num_workers
+    flags.FLAGS["workers"].value = cluster.num_workers
     return cluster
 
 
@@ -139,7 +139,8 @@ def settings() -> settings_lib.Settings:
             raise ValueError(f"--times: unknown setting {name!r}; known: {known}.")
         try:
             number = ast.literal_eval(value)
-            changed[name] = type(fields[name].default)(number)
+            kind: Any = type(fields[name].default)
+            changed[name] = kind(number)
         except (ValueError, SyntaxError, TypeError):
             raise ValueError(
                 f"--times: {name} must be a number, got {value!r}."

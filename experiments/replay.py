@@ -31,7 +31,7 @@ def main(argv):
 
     trace, losses = _recorded(folder, settings)
     run_flags.adopt(settings)
-    flags.FLAGS.workers = trace.num_workers
+    flags.FLAGS["workers"].value = trace.num_workers
     contender = run_flags.contender(settings["policy"])
     task = run_flags.build_task()
     print(f"{folder}: {len(trace)} pushes, version {trace.commits}, {trace.policy}")

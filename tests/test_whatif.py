@@ -88,6 +88,7 @@ def test_the_runs_own_policy_gives_the_run_back(case):
         assert_same_rows(found, trace)
         np.testing.assert_array_equal(found.time, trace.time)  # in every bit
         np.testing.assert_array_equal(found.wait, trace.wait)
+        np.testing.assert_allclose(found.duration, trace.duration, atol=1e-12)
 
 
 @BY_CASE
@@ -101,6 +102,7 @@ def test_pushes_that_travel_come_back_too(case):
         found = again(trace, replayable=True)
         assert_same_rows(found, trace)
         np.testing.assert_allclose(found.time, trace.time, rtol=0, atol=1e-9)
+        np.testing.assert_allclose(found.duration, trace.duration, atol=1e-9)
         if not shared:
             on_the_way = np.concatenate(whatif.recorded_times(trace).communication)
             np.testing.assert_allclose(on_the_way, seconds, atol=1e-9)
@@ -334,6 +336,9 @@ def test_cancelled_computations_are_timed_by_the_commits():
     rows = whatif.delays_of(trace).parameters
     count = rows["lengths"][1]
     np.testing.assert_allclose(rows["durations"][1, :count], [1, 1, 1, 0.4])
+    # Under another policy these four may end in a push; nothing travelled here.
+    found = again(trace, "asp()", num_pushes=9)
+    np.testing.assert_allclose(found.duration[found.worker == 1][:4], [1, 1, 1, 0.4])
     rows = whatif.delays_of(trace, replayable=True).parameters
     assert (rows["durations"][1, :3] > trace.seconds).all()
 

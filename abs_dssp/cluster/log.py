@@ -153,7 +153,8 @@ def read(path: Path) -> tuple[dict[str, Any], list[Record], int]:
         num_workers = int(header["num_workers"])
     except (ValueError, KeyError, TypeError):
         raise LogError(f"{path} is not a log of abs_dssp.") from None
-    records, at = [], 0
+    records: list[Record] = []
+    at = 0
     mask = (num_workers + 7) // 8
     size = _FIXED.size + 2 * mask + 4
     while at + size <= len(rest):
@@ -237,7 +238,7 @@ def to_trace(records: Sequence[Record], settings: dict[str, Any]) -> Trace:
         for i in record.restart:
             restarts[i] += 1
     columns["wait"] = waits
-    arrays = {
+    arrays: dict[str, Any] = {
         name: np.array(columns[name], dtype) for name, dtype in traces.COLUMNS.items()
     }
     return Trace(

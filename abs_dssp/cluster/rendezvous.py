@@ -21,8 +21,8 @@ _KEY = "abs_dssp/server"
 class Place(NamedTuple):
     """This process among the others."""
 
-    index: int
-    count: int
+    process: int  # index of this one
+    processes: int
 
 
 def join(
@@ -54,7 +54,9 @@ def join(
     host = (coordinator_address or "").rsplit(":", 1)[0]
     local = host in ("127.0.0.1", "localhost")
     if apart and process_id == 0:
-        bind = "127.0.0.1:0"  # jax insists that process 0 hosts one: an unused one
+        bind: str | None = (
+            "127.0.0.1:0"  # jax insists that process 0 hosts one: an unused one
+        )
     elif local:
         bind = coordinator_address  # never open to others
     else:

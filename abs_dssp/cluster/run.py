@@ -104,13 +104,13 @@ class Cluster:
         self.mine = {
             index: device
             for index, device in enumerate(working)
-            if device.id in local and device.process_index == self.place.index
+            if device.id in local and device.process_index == self.place.process
         }
 
     @property
     def is_server(self) -> bool:
         """Whether the server runs here."""
-        return self.place.index == 0
+        return self.place.process == 0
 
     @property
     def is_local(self) -> bool:
@@ -242,7 +242,7 @@ def _serve(
     if options.transport == "zmq" or (options.transport == "auto" and not local):
         network = _listen_address(options, local)
         keys = _keys(options)
-    processes = cluster.place.count if local else len(cluster.mine) + 1
+    processes = cluster.place.processes if local else len(cluster.mine) + 1
     server = Server(
         task, policy, functions, seed, log,
         total=num_pushes, until=until, target_accuracy=target,
@@ -327,7 +327,7 @@ class _Membership:
         self._cluster, self._settings, self._say = cluster, settings, say
         self.here: Server | None = None  # the server, if it is in this process
         self._errors: list[BaseException] = []
-        self._name = f"process {cluster.place.index}, pid {os.getpid()}"
+        self._name = f"process {cluster.place.process}, pid {os.getpid()}"
         same = nonce()
         identity = {"nonce": same, "place": self._name, "run": known}
         # Whoever waits in a thread must not be kept from the interpreter's lock.
@@ -421,7 +421,7 @@ class _Membership:
                 "--transport=shm: the server is on another host; use auto or zmq."
             )
         if shared and wanted != "zmq":
-            spin = spin_seconds(self._settings, self._cluster.place.count)
+            spin = spin_seconds(self._settings, self._cluster.place.processes)
             return transport.SharedChannel(address["shared"], spin)
         endpoint = address.get("network")
         if not endpoint:

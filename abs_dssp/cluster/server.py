@@ -991,6 +991,9 @@ class Server:
                     scratch.keep()
                 scratch.commit(0.0, 0)
         jax.block_until_ready(functions.copy(functions.pulled(scratch.vector)))
+        jax.block_until_ready(
+            functions.evaluate(self.task.data, functions.copy(scratch.vector))
+        )
         self._finite(push, 0.0)
 
     # Seeing it.

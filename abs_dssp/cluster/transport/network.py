@@ -4,6 +4,7 @@ A peer without the key gets nothing: ZeroMQ drops it before a message reaches us
 """
 
 import hmac
+import math
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -67,7 +68,7 @@ class NetworkChannel(Channel):
             raise ClosedError(str(error)) from error
 
     def receive(self, seconds: float) -> Message | None:
-        if not self._socket.poll(max(seconds, 0) * 1e3):
+        if not self._socket.poll(math.ceil(max(seconds, 0) * 1e3)):
             return None
         head, *rest = self._socket.recv_multipart(copy=False)
         message = messages.decode(head.buffer)
@@ -132,12 +133,13 @@ class NetworkAcceptor:
             raise ValueError(
                 f"cannot listen on {address}: {error.strerror}; choose another port."
             ) from None
-        self.endpoint: str = self._socket.last_endpoint.decode().rstrip("\0")
+        bound = self._socket.getsockopt_string(zmq.LAST_ENDPOINT)
+        self.endpoint = bound.rstrip("\0")
         self._peers: dict[bytes, _NetworkPeer] = {}
         self.refused = 0
 
     def filenos(self) -> list[int]:
-        return [self._socket.getsockopt(self._zmq.FD)]
+        return [int(self._socket.getsockopt(self._zmq.FD))]
 
     def ready(self) -> list[Event]:
         """Everything that has come; its descriptor tells of changes only."""
@@ -225,4 +227,4 @@ class _NetworkPeer(Peer):
 
 def _bytes(array: np.ndarray) -> memoryview:
     """The bytes of an array without a copy, also of formats that Python lacks."""
-    return memoryview(array.view(np.uint8))
+    return array.view(np.uint8).data

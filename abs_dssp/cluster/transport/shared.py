@@ -186,8 +186,9 @@ class _SharedPeer(Peer):
     def receive(self) -> Message | None:
         """The next message; None at the end of the connection."""
         limit = messages.HEADER_BYTES + messages.MAX_TEXT
+        ancillary: list[Any] = []
         if self._slots:
-            data, ancillary = self._socket.recv(limit), []
+            data = self._socket.recv(limit)
         else:
             data, ancillary, _, _ = self._socket.recvmsg(limit, 64)
         descriptors = [struct.unpack_from("i", packed)[0] for *_, packed in ancillary]

@@ -1,0 +1,141 @@
+"""experiments/whatif.py as a user runs it: in a process of its own."""
+
+import csv
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from abs_dssp import delays, policies, simulate, traces, whatif
+from abs_dssp.report import summary
+
+ROOT = Path(__file__).parent.parent
+
+
+def run(place, *arguments):
+    """Exit status, what was printed, and the errors."""
+    done = subprocess.run(
+        [sys.executable, ROOT / "experiments" / "whatif.py", *place, *arguments],
+        capture_output=True, text=True, timeout=300,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    return done.returncode, done.stdout, done.stderr
+
+
+def recorded(place, pushes=40, **changed):
+    """A run of two workers, 1 s and 2.7 s, two local steps a push."""
+    trace = simulate.schedule(
+        policies.parse("asp()", 2),
+        delays.recorded([[1.0], [2.7]]),
+        pushes,
+        local_steps=2,
+        task="logistic",
+    )
+    trace = dataclasses.replace(trace, **changed)
+    trace.save(place / "trace.npz")
+    return trace
+
+
+def test_other_policies_beside_the_recorded_run(tmp_path):
+    trace = recorded(tmp_path)
+    texts = ["bsp()", "bsp(); local_steps=4", "adasync(k0=1)"]
+    given = [f"--policy={text}" for text in texts]
+    code, printed, errors = run([tmp_path], *given)
+    assert code == 0, errors
+    document = json.loads((tmp_path / "whatif" / "whatif.json").read_text())
+    found = document["recorded"]
+    assert found == whatif.figures(trace) | {"policy": "recorded: asp()"}
+    entries = document["policies"]
+    assert [e["policy"] for e in entries] == texts
+    # Lockstep: two pushes every 2.7 s, of as many steps as recorded unless told.
+    assert entries[0]["pushes_per_second"] == pytest.approx(2 / 2.7)
+    assert entries[0]["steps_per_second"] == pytest.approx(4 / 2.7)
+    assert entries[1]["pushes_per_second"] == pytest.approx(1 / 2.7)
+    assert [e["pushes"] for e in entries] == [40, 20, 40]
+    assert "recorded decisions, row by row" in document["check"]
+    (note,) = document["notes"]
+    assert note.startswith("adasync(k0=1) goes by the training loss")
+    assert (tmp_path / "whatif" / "timeline.png").stat().st_size > 5000
+    for word in ("recorded: asp()", "0.7407", "staleness (s)", document["check"], note):
+        assert word in printed
+    assert not list(tmp_path.rglob("*.partial"))
+
+
+def test_training_takes_the_settings_of_the_run(tmp_path):
+    trace = recorded(tmp_path)
+    saved = {"task": "logistic", "batch_size": 4, "workers": 2, "local_steps": 2,
+             "learning_rate": 0.5, "evaluations": 5}  # fmt: skip
+    (tmp_path / "settings.json").write_text(json.dumps(saved))
+    values = dict.fromkeys(summary.FIELDS, 0.25)
+    records = [{"push": 0, "version": 0, "seconds": 0.0, "epoch": 0.0, "accuracy": 0.5}]
+    kept = {"summary": values, "records": records}
+    (tmp_path / "run.json").write_text(json.dumps(kept))
+    out = tmp_path / "out"
+    code, printed, errors = run(
+        [tmp_path], "--train", "--policy=bsp()", "--policy=adasync(k0=1,interval=1)",
+        "--learning_rate=0.2", f"--out={out}",
+    )  # fmt: skip
+    assert code == 0, errors
+    document = json.loads((out / "whatif.json").read_text())
+    assert document["notes"] == []  # adasync had a loss to go by
+    trained = document["trained"]
+    assert [e["policy"] for e in trained] == [
+        "recorded: asp()", "bsp()", "adasync(k0=1,interval=1)"
+    ]  # fmt: skip
+    assert trained[0]["final_accuracy"] == 0.25
+    assert trained[0]["seconds_to_target"] is None
+    assert trained[1]["pushes_per_second"] == pytest.approx(2 / 2.7)
+    assert trained[1]["final_accuracy"] > 0.6
+    with open(out / "history.csv") as file:
+        rows = list(csv.DictReader(file))
+    last = [r for r in rows if r["policy"] == "bsp()"][-1]
+    assert float(last["push"]) == len(trace)
+    # 40 pushes, 2 steps each of 4 samples, over the task's 1000 samples.
+    assert float(last["epoch"]) == pytest.approx(0.32)
+    assert (out / "accuracy.png").stat().st_size > 5000
+    assert "trained:" in printed and "s to target" in printed
+
+
+def wrong_format(place):
+    recorded(place)
+    (place / "trace.npz").write_bytes(b"PK not a trace")
+
+
+def wrong_settings(place):
+    recorded(place)
+    (place / "settings.json").write_text("[1")
+
+
+WRONG = [
+    pytest.param(None, [], "trace.npz does not exist", id="no-such-run"),
+    pytest.param(wrong_format, [], "damaged", id="another-format"),
+    pytest.param(wrong_settings, [], "settings.json is damaged", id="settings"),
+    pytest.param(
+        lambda place: traces.Trace.save(recorded(place)[:0], place / "trace.npz"),
+        [], "the trace has no pushes", id="no-pushes",
+    ),
+    pytest.param(
+        recorded, ["--policy=bps()"], "unknown name 'bps'; known: abs", id="policy"
+    ),
+    pytest.param(
+        recorded, ["--workers=3"], "the run has 2 workers, got 3", id="workers"
+    ),
+    pytest.param(recorded, ["more"], "Expected one argument, RUN_DIR", id="surplus"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("make", "arguments", "message"), WRONG)
+def test_a_users_mistake_gets_one_sentence_and_status_1(
+    tmp_path, make, arguments, message
+):
+    if make is not None:
+        make(tmp_path)
+    code, printed, errors = run([tmp_path], *arguments)
+    assert code == 1
+    assert message in errors + printed
+    assert "Traceback" not in errors
+    assert not (tmp_path / "whatif").exists()
