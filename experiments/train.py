@@ -64,7 +64,8 @@ def main(argv):
         if result is None:
             return
     outputs.write(out / "settings.json", json.dumps(settings, indent=1))
-    _save(out, contender, result, identity)
+    if len(result.trace):
+        _save(out, contender, result, identity)
     if result.stopped not in ("end", "target"):
         raise ValueError(
             f"the run ended early: {result.stopped}."

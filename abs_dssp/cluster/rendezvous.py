@@ -6,8 +6,12 @@ listens, and nothing secret: whoever reaches the service can read it.
 
 import contextlib
 import json
+import os
 import socket
+import subprocess
+import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,7 +35,7 @@ def join(
     process_id: int | None = None,
     *,
     apart: bool = False,
-    timeout: int = 60,
+    timeout: int = 30,
 ) -> Place:
     """Joins the cluster; call it before anything uses a device.
 
@@ -61,17 +65,21 @@ def join(
         bind = coordinator_address  # never open to others
     else:
         bind = None  # all interfaces: where the other hosts come from is unknown
+    if given and (apart or process_id):
+        _await_service(str(coordinator_address), timeout)
     try:
-        jax.distributed.initialize(
-            coordinator_address,
-            num_processes,
-            process_id,
-            coordinator_bind_address=bind,
-            cluster_detection_method="deactivate" if given else None,
-            initialization_timeout=timeout,
-            heartbeat_timeout_seconds=coordinator.HEARTBEAT_SECONDS,
-            shutdown_timeout_seconds=5,
-        )
+        what = f"cannot join the cluster at {coordinator_address} as process "
+        with _in_one_sentence(f"{what}{process_id} of {num_processes}"):
+            jax.distributed.initialize(
+                coordinator_address,
+                num_processes,
+                process_id,
+                coordinator_bind_address=bind,
+                cluster_detection_method="deactivate" if given else None,
+                initialization_timeout=timeout,
+                heartbeat_timeout_seconds=coordinator.HEARTBEAT_SECONDS,
+                shutdown_timeout_seconds=5,
+            )
     except (ValueError, TypeError) as error:
         raise ValueError(
             f"no cluster found ({error}); start with scripts/launch, or give "
@@ -91,6 +99,59 @@ def join(
             with contextlib.suppress(Exception):
                 _client().key_value_delete(f"{platform}:global_topology/{platform}")
     return Place(index, count)
+
+
+def _await_service(address: str, seconds: float) -> None:
+    """Waits until something listens there: jax itself ends the process otherwise."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal():
+        raise ValueError(f"--coordinator_address: expected HOST:PORT, got {address!r}.")
+    end = time.monotonic() + seconds
+    while True:
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), 5).close()
+            return
+        except (OSError, OverflowError) as error:
+            if time.monotonic() > end:
+                raise ValueError(
+                    f"nobody listens at --coordinator_address={address} ({error}); "
+                    "start process 0 or the coordinator first, and check the address."
+                ) from None
+            time.sleep(0.5)
+
+
+_FILTER = """
+import re, sys
+said = sys.stdin.buffer.read()
+if not said.endswith(b"\\0"):
+    text = said.decode(errors="replace")
+    found = re.search(r"absl::Status: (.*)", text)
+    reason = found[1] if found else text.strip()[-300:]
+    sys.exit(f"error: {sys.argv[1]}: {reason}; every process must be given the same "
+             "--num_processes, and an index of its own.")
+"""
+
+
+@contextlib.contextmanager
+def _in_one_sentence(what: str) -> Iterator[None]:
+    """Has a small process say why, should jax end this one here, which it may do.
+
+    What libraries write to standard error in the meantime is kept from the user.
+    """
+    teller = subprocess.Popen(
+        [sys.executable, "-S", "-c", _FILTER, what], stdin=subprocess.PIPE
+    )
+    assert teller.stdin is not None
+    real = os.dup(2)
+    os.dup2(teller.stdin.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(real, 2)
+        os.close(real)
+        teller.stdin.write(b"\0")
+        teller.stdin.close()
+        teller.wait()
 
 
 def leave() -> None:

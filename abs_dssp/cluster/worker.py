@@ -90,6 +90,8 @@ class Beats:
                 silent = time.monotonic() - max(self.pulse, connected)
                 if lives and silent > self._settings.lease / 2:
                     raise ClosedError("no answer")  # the server may be elsewhere now
+            except WorkerError:  # the workers tell
+                return
             except (OSError, MessageError):  # ClosedError is an OSError
                 if channel is not None:
                     channel.close()
