@@ -217,7 +217,7 @@ class _Views:
         outputs.append(self._out / "evaluations.jsonl", record)
 
     def say(self, line: str) -> None:
-        print(line, file=sys.stderr, flush=True)
+        self._live.say(line)
 
     def close(self) -> None:
         self._live.close()

@@ -37,10 +37,10 @@ class Pace:
 
     def missing(self, number: int, took: float) -> float:
         """Seconds to add to computation `number` (from 0), which took `took`."""
-        wanted = took * self.slowdown
+        wanted = took
         if self.durations is not None:
             wanted = float(self.durations[number % len(self.durations)])
-        return max(0.0, wanted - took)
+        return max(0.0, wanted * self.slowdown - took)
 
 
 class Beats:

@@ -1,0 +1,140 @@
+"""A running cluster on a terminal: a live table; elsewhere a line now and then."""
+
+import math
+import sys
+import time
+from typing import Any
+
+from abs_dssp.report.status import Status, WorkerStatus
+
+_MOST_WORKERS = 24  # rows of the table
+_STYLES = {"computing": "green", "waiting": "yellow"}
+
+
+class Live:
+    """Shows one status after another. Never raises because of its stream."""
+
+    def __init__(self, stream: Any = None, every: float = 10.0):
+        """Begins.
+
+        Args:
+          stream: standard error by default.
+          every: seconds between two lines where there is no terminal.
+        """
+        self._stream = sys.stderr if stream is None else stream
+        self._every, self._told = every, time.monotonic()
+        self._live: Any = None
+        if self._stream.isatty():
+            from rich.console import Console
+            from rich.live import Live as Table
+
+            console = Console(file=self._stream)
+            self._live = Table(console=console, auto_refresh=False, transient=True)
+            self._live.start()
+
+    def show(self, status: Status) -> None:
+        """Shows the present state."""
+        try:
+            if self._live is not None:
+                self._live.update(_table(status), refresh=True)
+            elif time.monotonic() - self._told >= self._every:
+                self._told = time.monotonic()
+                print(plain_line(status), file=self._stream, flush=True)
+        except (OSError, ValueError):  # nobody reads any more
+            pass
+
+    def say(self, line: str) -> None:
+        """Prints a line above the table."""
+        try:
+            if self._live is not None:
+                self._live.console.print(line, markup=False, highlight=False)
+            else:
+                print(line, file=self._stream, flush=True)
+        except (OSError, ValueError):
+            pass
+
+    def close(self) -> None:
+        """Takes the table away."""
+        try:
+            if self._live is not None:
+                self._live.stop()
+        except (OSError, ValueError):
+            pass
+
+
+def plain_line(status: Status) -> str:
+    """The state in one line."""
+    workers = [w for w in status.workers if w.state in ("computing", "waiting")]
+    parts = [f"{status.seconds:.1f} s", _progress(status), f"version {status.version}"]
+    parts += [f"{name} {value:.4g}" for name, value in status.measures.items()]
+    if workers:
+        waiting = sum(w.waiting_share for w in workers) / len(workers)
+        slowest = min(workers, key=lambda w: (w.clock, w.index))
+        parts.append(f"waiting {waiting:.0%}")
+        parts.append(f"slowest worker {slowest.index} at clock {slowest.clock}")
+    gone = [w for w in status.workers if w.state in ("left", "expelled")]
+    if gone:
+        parts.append(f"gone: {', '.join(str(w.index) for w in gone)}")
+    return "  ".join(parts)
+
+
+def waits_for(status: Status) -> str:
+    """Who waits for whom, for a run in which nothing happens."""
+    waiting = [str(w.index) for w in status.workers if w.state == "waiting"]
+    computing = [w for w in status.workers if w.state == "computing"]
+    quiet = min((w.since for w in status.workers if w.clock), default=status.seconds)
+    line = f"no push for {quiet:.0f} s"
+    if waiting:
+        line += f": worker(s) {', '.join(waiting)} wait"
+    for worker in computing[:4]:
+        line += (
+            f"; worker {worker.index} ({worker.place or 'not connected'}) computes "
+            f"since {worker.since:.0f} s"
+        )
+    if len(computing) > 4:
+        line += f"; {len(computing) - 4} more compute"
+    if not computing:
+        line += "; nobody computes"
+    return line
+
+
+def _progress(status: Status) -> str:
+    rate = f"{status.pushes_per_second:.1f}/s"
+    if status.total is None:
+        return f"{status.pushes} pushes ({rate})"
+    left = math.inf
+    if status.pushes_per_second > 0:
+        left = (status.total - status.pushes) / status.pushes_per_second
+    end = f", {left:.0f} s left" if math.isfinite(left) else ""
+    return f"{status.pushes}/{status.total} pushes ({rate}{end})"
+
+
+def _table(status: Status) -> Any:
+    from rich.table import Table
+
+    title = plain_line(status)
+    if status.total:
+        done = round(30 * min(1.0, status.pushes / status.total))
+        title = f"[{'=' * done}{' ' * (30 - done)}] {title}"
+    table = Table(title=f"{status.policy}\n{title}", title_justify="left", expand=False)
+    names = ("worker", "state", "for s", "clock", "pulled", "staleness", "mean",
+             "waiting", "restarts", "refused", "by", "where")  # fmt: skip
+    for name in names:
+        table.add_column(
+            name, justify="left" if name in ("state", "where") else "right"
+        )
+    for worker in status.workers[:_MOST_WORKERS]:
+        table.add_row(*_row(worker), style=_STYLES.get(worker.state, "red"))
+    rest = len(status.workers) - _MOST_WORKERS
+    if rest > 0:
+        table.caption = f"and {rest} more workers"
+    return table
+
+
+def _row(worker: WorkerStatus) -> tuple[str, ...]:
+    return (
+        str(worker.index), worker.state, f"{worker.since:.1f}", str(worker.clock),
+        str(worker.pulled), str(worker.staleness), f"{worker.mean_staleness:.2f}",
+        f"{worker.waiting_share:.0%}", str(worker.restarts), str(worker.refused),
+        worker.transport, worker.place,
+    )  # fmt: skip
