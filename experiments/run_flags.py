@@ -45,7 +45,7 @@ _AGGREGATE = flags.DEFINE_enum(
     "aggregate", "mean", ["mean", "sum"], "How a commit combines its pushes."
 )
 _EPOCHS = flags.DEFINE_float("epochs", 20.0, "Stop after so many epochs of samples.")
-_UNTIL = flags.DEFINE_float("until", None, "Stop at this virtual time, in seconds.")
+_UNTIL = flags.DEFINE_float("until", None, "Stop at this time, in (virtual) seconds.")
 _PARTITION = flags.DEFINE_string(
     "partition", "equal", "Data per worker: equal, shared or dirichlet(alpha=0.3)."
 )

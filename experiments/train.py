@@ -95,7 +95,10 @@ def _save(out, contender, result, identity):
     timeline.save_picture([result.trace], out / "timeline.png")
     measure = "accuracy" if "accuracy" in result.history.names else "loss"
     runs = {contender.text: [result.history]}
-    curves.save_curves(runs, out / f"{measure}.png", "seconds", measure, _TARGET.value)
+    curves.save_curves(
+        runs, out / f"{measure}.png", "seconds", measure, _TARGET.value,
+        real=result.trace.recorded,
+    )  # fmt: skip
     if result.stopped.startswith("interrupted"):
         result.trace.save(out / "trace.npz")
     else:

@@ -24,6 +24,7 @@ def save_curves(
     against: str = "seconds",
     measure: str = "accuracy",
     target: float | None = None,
+    real: bool = False,
 ) -> Path:
     """One line per policy, the mean over its runs, with a band of one deviation.
 
@@ -33,6 +34,7 @@ def save_curves(
       against: `"seconds"`, `"version"`, `"epoch"` or `"push"`.
       measure: column of the histories.
       target: value to mark with a horizontal line.
+      real: whether the seconds are those of a real run.
     """
     with style.figure() as plt:
         figure, axes = plt.subplots(figsize=(5.6, 4.4))
@@ -59,7 +61,8 @@ def save_curves(
                 fontsize=7, color="0.35",
             )  # fmt: skip
             note.set_in_layout(False)
-        axes.set_xlabel(_AXES[against])
+        real_time = real and against == "seconds"
+        axes.set_xlabel("time (s)" if real_time else _AXES[against])
         axes.set_ylabel(f"test {measure}")
         axes.margins(x=0.01)
         if against == "version":

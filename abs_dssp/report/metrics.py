@@ -59,7 +59,7 @@ class MetricsServer:
         status = self._status
         if status is None:
             return
-        counters = {
+        counters: dict[str, tuple[str, float]] = {
             "pushes": ("Pushes received", status.pushes),
             "commits": ("Parameter updates made: the version", status.version),
             "received_bytes": ("Bytes of pushes", status.bytes_received),
@@ -67,7 +67,7 @@ class MetricsServer:
             "recoveries": ("Recoveries from log and checkpoint", status.recoveries),
             "refused_messages": ("Messages dropped", status.messages_refused),
         }
-        gauges = {
+        gauges: dict[str, tuple[str, float]] = {
             "seconds": ("Seconds since the start", status.seconds),
             "epoch": ("Samples processed / samples per epoch", status.epoch),
             "pushes_per_second": ("Throughput of late", status.pushes_per_second),

@@ -176,7 +176,8 @@ def save_picture(traces: list[Trace], path: str | os.PathLike[str]) -> Path:
             if trace.local_steps > 1:
                 name += f", {trace.local_steps} local steps"
             axes.set_title(f"{name}   ({share} of the run)", loc="left")
-        panels[-1, 0].set_xlabel("virtual time (s)")
+        real = all(trace.recorded for trace in traces)
+        panels[-1, 0].set_xlabel("time (s)" if real else "virtual time (s)")
         kinds = {
             "computing": "blue", "sending": "sky", "waiting": "light grey",
             "cancelled": "vermilion", "unfinished": "pale blue",

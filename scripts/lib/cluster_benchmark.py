@@ -70,8 +70,10 @@ def _copy_ms(size: int) -> float:
 
 def _measure(size: int, workers: int, seconds: float, kind: str) -> dict:
     with tempfile.TemporaryDirectory() as folder:
-        base = [sys.executable, __file__, f"--bytes={size}", f"--workers={workers}",
-                f"--seconds={seconds}", f"--kind={kind}", f"--folder={folder}"]  # fmt: skip
+        base = [
+            sys.executable, __file__, f"--bytes={size}", f"--workers={workers}",
+            f"--seconds={seconds}", f"--kind={kind}", f"--folder={folder}",
+        ]  # fmt: skip
         if kind == "curve":
             keys.make(Path(folder) / "key")
         serving = subprocess.Popen([*base, "--role=server"], stdout=subprocess.PIPE)
