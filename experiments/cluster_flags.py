@@ -19,9 +19,10 @@ from abs_dssp.replay import Result
 _CLUSTER = flags.DEFINE_enum(
     "cluster",
     "",
-    ["", "local", "auto"],
+    ["", "local", "auto", "guest"],
     "Real processes instead of virtual time: local starts them on this machine; auto "
-    "joins those that Slurm, Open MPI, Kubernetes or the flags below name.",
+    "joins those that Slurm, Open MPI, Kubernetes or the flags below name; guest adds "
+    "workers to the run in --out.",
 )
 _PROCESSES = flags.DEFINE_integer(
     "processes", 4, "Processes of --cluster=local.", lower_bound=1
@@ -42,6 +43,9 @@ _APART = flags.DEFINE_bool(
 )
 _SERVER_WORKS = flags.DEFINE_bool(
     "server_works", True, "Process 0 has workers beside the server."
+)
+_WORKER = flags.DEFINE_integer(
+    "worker", 0, "Index of the first worker of a guest.", lower_bound=0
 )
 _MAX_WORKERS = flags.DEFINE_integer(
     "max_workers", None, "Room for so many workers, some of which may come later."
@@ -98,26 +102,28 @@ def is_launcher() -> bool:
     return _CLUSTER.value == "local"
 
 
-def join():
+def join(out: Path):
     """Joins the cluster, and makes its size known to the other flags."""
-    from abs_dssp.cluster import run
+    from abs_dssp.cluster import company
 
-    cluster = run.Cluster(
-        run.Options(
-            coordinator_address=_ADDRESS.value,
-            num_processes=_COUNT.value,
-            process_id=_INDEX.value,
-            coordinator_apart=_APART.value,
-            server_works=_SERVER_WORKS.value,
-            transport=_TRANSPORT.value,
-            listen=_LISTEN.value,
-            encrypt=_ENCRYPT.value,
-            key_file=_KEY_FILE.value,
-            max_workers=_MAX_WORKERS.value,
-            push_format=_PUSH.value,
-            pull_format=_PULL.value,
-        )
+    options = company.Options(
+        coordinator_address=_ADDRESS.value,
+        num_processes=_COUNT.value,
+        process_id=_INDEX.value,
+        coordinator_apart=_APART.value,
+        server_works=_SERVER_WORKS.value,
+        transport=_TRANSPORT.value,
+        listen=_LISTEN.value,
+        encrypt=_ENCRYPT.value,
+        key_file=_KEY_FILE.value,
+        max_workers=_MAX_WORKERS.value,
+        push_format=_PUSH.value,
+        pull_format=_PULL.value,
     )
+    if _CLUSTER.value == "guest":
+        cluster = company.guest(options, out, _WORKER.value)
+    else:
+        cluster = company.joined(options)
     workers = flags.FLAGS["workers"]
     if workers.present and workers.value != cluster.num_workers:
         raise ValueError(

@@ -39,7 +39,7 @@ def main(argv):
         if status:
             sys.exit(status)
         return
-    cluster = cluster_flags.join() if cluster_flags.wanted() else None
+    cluster = cluster_flags.join(out) if cluster_flags.wanted() else None
     contender = run_flags.contender(_POLICY.value)
     run_flags.build_delays()
     task = run_flags.build_task()

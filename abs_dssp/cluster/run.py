@@ -1,6 +1,5 @@
 """One process of a cluster: its workers, and the server in process 0."""
 
-import dataclasses
 import hashlib
 import os
 import signal
@@ -11,7 +10,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 import optax
 
@@ -19,6 +17,7 @@ from abs_dssp import checkpoints, delays, flat, policies, update
 from abs_dssp.cluster import keys as keys_lib
 from abs_dssp.cluster import log as logs
 from abs_dssp.cluster import memory, rendezvous, transport
+from abs_dssp.cluster.company import Cluster, Options
 from abs_dssp.cluster.server import Server, ServerError
 from abs_dssp.cluster.settings import Settings, spin_seconds
 from abs_dssp.cluster.transport import Channel, ClosedError
@@ -29,110 +28,6 @@ from abs_dssp.policies import Policy
 from abs_dssp.replay import Result
 from abs_dssp.report.status import Status
 from abs_dssp.tasks.base import Task
-
-
-@dataclasses.dataclass(frozen=True)
-class Options:
-    """How a process takes part; the same for all processes but `process_id`."""
-
-    coordinator_address: str | None = None  # None: as jax.distributed finds it
-    num_processes: int | None = None
-    process_id: int | None = None
-    coordinator_apart: bool = False
-    server_works: bool = True  # whether process 0 has workers beside the server
-    transport: str = "auto"  # or "reference", "shm", "zmq"
-    listen: str = ""  # HOST[:PORT] for ZeroMQ; "": chosen
-    encrypt: bool = True
-    key_file: str | None = None
-    max_workers: int | None = None  # N; more than there are now may come later
-    push_format: str = "float32"
-    pull_format: str = "float32"
-
-
-class Cluster:
-    """This process in its cluster, before a task is chosen."""
-
-    def __init__(self, options: Options, alone: int | None = None):
-        """Joins; call it before anything uses a device.
-
-        Args:
-          options: how to take part.
-          alone: instead of joining, make so many workers in this very process.
-
-        Raises:
-          ValueError: if there is no cluster, or for a setting out of range.
-        """
-        if options.transport not in transport.NAMES:
-            known = ", ".join(transport.NAMES)
-            raise ValueError(
-                f"--transport: must be one of {known}, got {options.transport!r}."
-            )
-        self.options = options
-        self.alone = alone
-        self._address: dict[str, Any] | None = None
-        if alone is None:
-            self.place = rendezvous.join(
-                options.coordinator_address,
-                options.num_processes,
-                options.process_id,
-                apart=options.coordinator_apart,
-            )
-        else:
-            self.place = rendezvous.Place(0, 1)
-            devices = jax.local_devices()
-            self.present = self.num_workers = alone
-            self.mine = {i: devices[i % len(devices)] for i in range(alone)}
-            return
-        working = [
-            device
-            for device in sorted(jax.devices(), key=lambda d: (d.process_index, d.id))
-            if device.process_index > 0 or options.server_works
-        ]
-        self.present = len(working)  # workers at the start
-        self.num_workers = options.max_workers or self.present
-        if self.num_workers < self.present:
-            raise ValueError(
-                f"--max_workers: must be at least the {self.present} workers that "
-                f"there are, got {self.num_workers}."
-            )
-        if not self.present:
-            raise ValueError(
-                "there are no workers: one process and --noserver_works; start more "
-                "processes."
-            )
-        local = {device.id for device in jax.local_devices()}
-        self.mine = {
-            index: device
-            for index, device in enumerate(working)
-            if device.id in local and device.process_index == self.place.process
-        }
-
-    @property
-    def is_server(self) -> bool:
-        """Whether the server runs here."""
-        return self.place.process == 0
-
-    @property
-    def is_local(self) -> bool:
-        """Whether all processes are on this machine."""
-        address = self.options.coordinator_address or ""
-        host = address.rsplit(":", 1)[0]
-        return self.alone is not None or host in ("127.0.0.1", "localhost")
-
-    def publish(self, address: dict[str, Any]) -> None:
-        """Tells the other processes where the server is."""
-        if self.alone is None:
-            rendezvous.publish(address)
-        self._address = address
-
-    def lookup(self, seconds: float) -> dict[str, Any] | None:
-        """Where the server is; None if nobody has told within `seconds`."""
-        return self._address or rendezvous.lookup(seconds)
-
-    def leave(self) -> None:
-        """Leaves the others alone."""
-        if self.alone is None:
-            rendezvous.leave()
 
 
 def train(
@@ -242,7 +137,7 @@ def _serve(
     if options.transport == "zmq" or (options.transport == "auto" and not local):
         network = _listen_address(options, local)
         keys = _keys(options)
-    processes = cluster.place.processes if local else len(cluster.mine) + 1
+    processes = cluster.processes if local else len(cluster.mine) + 1
     server = Server(
         task, policy, functions, seed, log,
         total=num_pushes, until=until, target_accuracy=target,
@@ -250,7 +145,7 @@ def _serve(
         shared=options.transport in ("auto", "shm"), network=network, keys=keys,
         busy=processes, store=store, say=say, recorder=recorder,
     )  # fmt: skip
-    cluster.publish(server.address | rendezvous.host())
+    cluster.publish(server.address | rendezvous.host(), out)
     member.here = server
     stopper = _Stopper(server)
     viewer = None
@@ -273,6 +168,7 @@ def _serve(
         member.stop()
         log.close()
         server.close()
+        cluster.withdraw(out)
     if watch is not None:
         watch(server.status())
     trace = logs.to_trace(
@@ -327,7 +223,7 @@ class _Membership:
         self._cluster, self._settings, self._say = cluster, settings, say
         self.here: Server | None = None  # the server, if it is in this process
         self._errors: list[BaseException] = []
-        self._name = f"process {cluster.place.process}, pid {os.getpid()}"
+        self._name = f"process {cluster.process}, pid {os.getpid()}"
         same = nonce()
         identity = {"nonce": same, "place": self._name, "run": known}
         # Whoever waits in a thread must not be kept from the interpreter's lock.
@@ -421,7 +317,7 @@ class _Membership:
                 "--transport=shm: the server is on another host; use auto or zmq."
             )
         if shared and wanted != "zmq":
-            spin = spin_seconds(self._settings, self._cluster.place.processes)
+            spin = spin_seconds(self._settings, self._cluster.processes)
             return transport.SharedChannel(address["shared"], spin)
         endpoint = address.get("network")
         if not endpoint:
@@ -497,4 +393,4 @@ def _say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-__all__ = ["Cluster", "Options", "ServerError", "WorkerError", "train"]
+__all__ = ["ServerError", "WorkerError", "train"]

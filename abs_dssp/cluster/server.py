@@ -778,7 +778,10 @@ class Server:
                 request = self._to_save.get(timeout=0.2)
             except queue.Empty:
                 continue
-            self._save(*request)
+            try:
+                self._save(*request)
+            except Exception as error:  # the log has everything
+                self._say(f"no checkpoint: {_first_line(error)}; the run goes on")
             self._tell(self._free, list(request[3].values()))
             self._saving = False
 
@@ -800,13 +803,24 @@ class Server:
         self._store.save(records, [*leaves, *decider, *copies], note)
 
     def save_last(self) -> None:
-        """The state at the end, as a checkpoint; waits for the disk."""
-        if self._store is not None:
-            held = {m.pulled: m.buffer for m in self.members if m.buffer >= 0}
+        """The state at the end, as a checkpoint; waits for the disk.
+
+        Raises:
+          ServerError: if it cannot be written.
+        """
+        if self._store is None:
+            return
+        held = {m.pulled: m.buffer for m in self.members if m.buffer >= 0}
+        try:
             if self._store.latest_step() != self.log_records:
                 leaves = self.parameters.leaves()
                 self._save(self.log_records, leaves, self._decider.leaves(), held)
             self._store.close()
+        except Exception as error:
+            raise ServerError(
+                f"the last checkpoint cannot be written: {_first_line(error)}; make "
+                "room and start the same command again."
+            ) from error
 
     def _farewell(self) -> None:
         """Tells everybody that it is over."""
@@ -1061,6 +1075,10 @@ _LEFT = {
 def _dismiss(peer: Peer, why: str) -> None:
     """Ends a worker's part in a run that goes on."""
     peer.send(Message(Kind.STOP, text={"reason": why, "resumes": False}))
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 @jax.jit

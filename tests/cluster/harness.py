@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from abs_dssp import checkpoints, flat, optimizers, policies, tasks, update
-from abs_dssp.cluster import keys, log, run, server, transport
+from abs_dssp.cluster import company, keys, log, run, server, transport
 from abs_dssp.cluster.messages import Kind, Message
 from abs_dssp.cluster.settings import Settings
 from abs_dssp.replay import Result
@@ -40,16 +40,16 @@ def train(
     settings: Settings = QUICK,
     key_file: str | None = None,
     formats: tuple[str, str] = ("float32", "float32"),
+    max_workers: int | None = None,
     **more,
 ) -> Result:
     """Trains on `num_workers` threads over a real transport."""
-    cluster = run.Cluster(
-        run.Options(
-            transport=transport, key_file=key_file,
-            push_format=formats[0], pull_format=formats[1],
-        ),
-        alone=num_workers,
+    options = company.Options(
+        transport=transport, key_file=key_file, max_workers=max_workers,
+        push_format=formats[0], pull_format=formats[1],
     )  # fmt: skip
+    cluster = company.alone(options, num_workers)
+    num_workers = cluster.num_workers
     result = run.train(
         cluster, task(num_workers), policies.parse(text, num_workers), OPTIMIZER, 7,
         out=out, num_pushes=pushes, local_steps=local_steps, aggregate=aggregate,

@@ -1,10 +1,12 @@
 """After kill -9: what was acknowledged is there, and the same bits come of it."""
 
+import dataclasses
 import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -13,8 +15,8 @@ import jax
 import numpy as np
 import pytest
 
-from abs_dssp import decisions, policies, replay, traces
-from abs_dssp.cluster import log, transport
+from abs_dssp import decisions, delays, policies, replay, traces
+from abs_dssp.cluster import company, log, run, transport
 from abs_dssp.cluster.messages import Kind
 
 PROGRAM = Path(__file__).with_name("program.py")
@@ -173,3 +175,56 @@ def test_a_trace_of_a_log_survives_saving(tmp_path):
     loaded = traces.Trace.load(path)
     assert loaded.recorded and loaded.events == result.trace.events
     assert traces.fingerprint(loaded) == traces.fingerprint(result.trace)
+
+
+def test_workers_that_come_later_take_part(tmp_path):
+    """Two workers from the start, room for four; the others come from elsewhere."""
+    done: list = []
+    policy = "ssp(s=20)"
+
+    def main_run():
+        pace = delays.constant(0.01, 4)
+        settings = dataclasses.replace(harness.QUICK, lease=20.0, empty=60.0)
+        done.append(
+            harness.train(tmp_path, policy, num_workers=2, max_workers=4, pushes=400,
+                          pace=pace, settings=settings)
+        )  # fmt: skip
+
+    running = threading.Thread(target=main_run)
+    running.start()
+    wait_for_pushes(tmp_path, 30)
+    options = company.Options(max_workers=4)
+    with pytest.raises(ValueError, match="this run has workers 0 to 3"):
+        company.guest(options, tmp_path, 4)
+    guest = company.guest(options, tmp_path, 2)
+    told = run.train(
+        guest, harness.task(4), policies.parse(policy, 4), harness.OPTIMIZER, 7,
+        out=tmp_path, local_optimizer=harness.LOCAL, settings=harness.QUICK,
+        pace=delays.constant(0.01, 4), say=lambda line: None,
+    )  # fmt: skip
+    running.join(60)
+    assert told is None
+    (result,) = done
+    trace = result.trace
+    assert set(trace.worker.tolist()) == {0, 1, 2, 3}
+    kinds = [event.kind for event in trace.events if event.worker in (2, 3)]
+    assert kinds == ["leave", "leave", "join", "join"]
+    again = decisions.rederive(policies.parse(policy, 4), trace)
+    assert decisions.first_difference(trace, again) == ""
+    replayed = replay.replay(harness.task(4), harness.OPTIMIZER, trace, 7)
+    assert harness.vector(replayed).tobytes() == harness.saved(tmp_path).tobytes()
+    assert not (tmp_path / company.ADDRESS).exists()
+    with pytest.raises(ValueError, match="no run serves in"):
+        company.guest(options, tmp_path, 2)
+
+
+def wait_for_pushes(folder, count: int) -> None:
+    """Waits until a run in this process has logged so many events."""
+    end = time.monotonic() + 60
+    while time.monotonic() < end:
+        path = folder / log.NAME
+        if path.exists() and b"\n" in path.read_bytes():
+            if len(log.read(path)[1]) >= count:
+                return
+        time.sleep(0.02)
+    raise AssertionError(f"no {count} records")

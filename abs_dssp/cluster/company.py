@@ -1,0 +1,205 @@
+"""Which workers there are, which of them are ours here, and where the server is."""
+
+import contextlib
+import dataclasses
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from abs_dssp.cluster import rendezvous, transport
+
+ADDRESS = "server.json"  # in the folder of a run: where its server is
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """How a process takes part; the same for all processes but `process_id`."""
+
+    coordinator_address: str | None = None  # None: as jax.distributed finds it
+    num_processes: int | None = None
+    process_id: int | None = None
+    coordinator_apart: bool = False
+    server_works: bool = True  # whether process 0 has workers beside the server
+    transport: str = "auto"  # or "reference", "shm", "zmq"
+    listen: str = ""  # HOST[:PORT] for ZeroMQ; "": chosen
+    encrypt: bool = True
+    key_file: str | None = None
+    max_workers: int | None = None  # N; more than there are now may come later
+    push_format: str = "float32"
+    pull_format: str = "float32"
+
+    def __post_init__(self):
+        if self.transport not in transport.NAMES:
+            known = ", ".join(transport.NAMES)
+            raise ValueError(
+                f"--transport: must be one of {known}, got {self.transport!r}."
+            )
+
+
+class Cluster:
+    """This process among the others, before a task is chosen."""
+
+    def __init__(
+        self, options: Options, process: int, processes: int, present: int, mine
+    ):
+        """Use `joined`, `alone` or `guest`.
+
+        Args:
+          options: how to take part.
+          process: index of this one; the server is in process 0.
+          processes: how many there are.
+          present: workers at the start.
+          mine: devices of this process's workers, by worker.
+        """
+        self.options = options
+        self.process, self.processes = process, processes
+        self.present, self.mine = present, mine
+        self.num_workers = options.max_workers or present
+        if self.num_workers < present:
+            raise ValueError(
+                f"--max_workers: must be at least the {present} workers that there "
+                f"are, got {self.num_workers}."
+            )
+
+    @property
+    def is_server(self) -> bool:
+        """Whether the server runs here."""
+        return self.process == 0
+
+    @property
+    def is_local(self) -> bool:
+        """Whether all processes are on this machine."""
+        address = self.options.coordinator_address or ""
+        return address.rsplit(":", 1)[0] in ("127.0.0.1", "localhost")
+
+    def publish(self, address: dict[str, Any], folder: Path) -> None:
+        """Tells the other processes where the server is, and guests by a file."""
+        rendezvous.publish(address)
+        _write(address | {"workers": self.num_workers}, folder)
+
+    def withdraw(self, folder: Path) -> None:
+        """The server is nowhere any more."""
+        with contextlib.suppress(OSError):
+            (folder / ADDRESS).unlink()
+
+    def lookup(self, seconds: float) -> dict[str, Any] | None:
+        """Where the server is; None if nobody has told within `seconds`."""
+        return rendezvous.lookup(seconds)
+
+    def leave(self) -> None:
+        """Leaves the others alone."""
+        rendezvous.leave()
+
+
+def joined(options: Options) -> Cluster:
+    """The cluster that `jax.distributed` makes; call it before a device is used.
+
+    Raises:
+      ValueError: if there is none, or for a setting out of range.
+    """
+    place = rendezvous.join(
+        options.coordinator_address,
+        options.num_processes,
+        options.process_id,
+        apart=options.coordinator_apart,
+    )
+    working = [
+        device
+        for device in sorted(jax.devices(), key=lambda d: (d.process_index, d.id))
+        if device.process_index > 0 or options.server_works
+    ]
+    if not working:
+        raise ValueError(
+            "there are no workers: one process and --noserver_works; start more "
+            "processes."
+        )
+    mine = {
+        index: device
+        for index, device in enumerate(working)
+        if device.process_index == place.process
+    }
+    return Cluster(options, place.process, place.processes, len(working), mine)
+
+
+class _Alone(Cluster):
+    """Everything in this process; without jax.distributed."""
+
+    address: dict[str, Any] | None = None
+
+    @property
+    def is_local(self) -> bool:
+        return True
+
+    def publish(self, address: dict[str, Any], folder: Path) -> None:
+        self.address = address
+        _write(address | {"workers": self.num_workers}, folder)
+
+    def lookup(self, seconds: float) -> dict[str, Any] | None:
+        return self.address
+
+    def leave(self) -> None:
+        pass
+
+
+def alone(options: Options, num_workers: int) -> Cluster:
+    """Server and workers as threads of this very process."""
+    return _Alone(options, 0, 1, num_workers, _spread(0, num_workers))
+
+
+class _Guest(Cluster):
+    """Workers that come to a run which has begun, and find it by its folder."""
+
+    folder: Path
+
+    @property
+    def is_local(self) -> bool:
+        return False
+
+    def lookup(self, seconds: float) -> dict[str, Any] | None:
+        try:
+            return json.loads((self.folder / ADDRESS).read_text())
+        except (OSError, ValueError):
+            return None
+
+    def leave(self) -> None:
+        pass
+
+
+def guest(options: Options, folder: Path, worker: int) -> Cluster:
+    """A process with the workers `worker` and up, one a device, for a run that runs.
+
+    Raises:
+      ValueError: if no run serves there, or it has no such workers.
+    """
+    try:
+        known = json.loads((folder / ADDRESS).read_text())["workers"]
+    except (OSError, ValueError, KeyError):
+        raise ValueError(
+            f"no run serves in {folder}: there is no {ADDRESS}; start the run first, "
+            "with --max_workers for those who come later."
+        ) from None
+    if not 0 <= worker < known:
+        raise ValueError(
+            f"--worker: this run has workers 0 to {known - 1}, got {worker}; start "
+            "the run with more --max_workers."
+        )
+    count = min(len(jax.local_devices()), known - worker)
+    options = dataclasses.replace(options, max_workers=known)
+    made = _Guest(options, 1 + worker, 2 + worker, 0, _spread(worker, count))
+    made.folder = folder
+    return made
+
+
+def _spread(first: int, count: int) -> dict[int, Any]:
+    devices = jax.local_devices()
+    return {first + i: devices[i % len(devices)] for i in range(count)}
+
+
+def _write(address: dict[str, Any], folder: Path) -> None:
+    partial = folder / f".{ADDRESS}"
+    with open(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as f:
+        json.dump(address, f)
+    partial.replace(folder / ADDRESS)
