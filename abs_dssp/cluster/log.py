@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from abs_dssp import traces
+from abs_dssp.cluster import agreement
 from abs_dssp.traces import Event, Trace
 
 NAME = "pushes.log"
@@ -77,13 +78,13 @@ class Log:
             if self.path.exists() and self.path.stat().st_size:
                 self.idle = max(0.0, time.time() - self.path.stat().st_mtime)
                 found, self.records, end = read(self.path)
-                for name, value in json.loads(line).items():
-                    if found.get(name) != value:
-                        raise LogError(
-                            f"{self.path} was written with {name}="
-                            f"{found.get(name)!r}, this run has {value!r}; use the "
-                            "same settings, or another --out."
-                        )
+                differs = agreement.first_difference(json.loads(line), found)
+                if differs is not None:
+                    name, mine, old = differs
+                    raise LogError(
+                        f"{self.path} was written with {name}={old!r}, this run has "
+                        f"{mine!r}; use the same settings, or another --out."
+                    )
                 self._file = os.open(self.path, os.O_WRONLY)
                 os.ftruncate(self._file, end)
                 os.lseek(self._file, end, os.SEEK_SET)

@@ -22,8 +22,8 @@ import jax
 import numpy as np
 
 from abs_dssp import decisions, engine, flat, history, policies
+from abs_dssp.cluster import agreement, memory, transport
 from abs_dssp.cluster import log as logs
-from abs_dssp.cluster import memory, transport
 from abs_dssp.cluster.keys import Keys
 from abs_dssp.cluster.log import Record
 from abs_dssp.cluster.messages import Kind, Message
@@ -347,18 +347,17 @@ class Server:
     def _hello(self, peer: Peer, member: Member, message: Message) -> None:
         text = message.text
         try:
-            nonce, place, said = str(text["nonce"]), str(text["place"]), text["run"]
-            differs = [k for k, v in self.identity.items() if said.get(k) != v]
-        except (TypeError, KeyError, AttributeError):
+            nonce, place = str(text["nonce"]), str(text["place"])
+            differs = agreement.first_difference(self.identity, text["run"])
+        except (TypeError, KeyError):
             self._refuse_worker(peer, "it does not say what it would train.")
             return
-        if differs:
-            name = differs[0]
+        if differs is not None:
+            name, mine, its = differs
             self._refuse_worker(
                 peer,
-                f"its {name} is {said.get(name)!r}, the server's "
-                f"{self.identity[name]!r}; start all processes with the same flags "
-                "and the same code.",
+                f"its {name} is {its!r}, the server's {mine!r}; start all processes "
+                "with the same flags and the same code.",
             )
             return
         if member.state == EXPELLED:
@@ -652,26 +651,33 @@ class Server:
                     self._tell(self._leave_if, member, "stuck", member.ticket)
             if any(m.active for m in self.members):
                 empty = None
-            elif empty is None:
-                empty = now
-            elif now - empty > self.settings.empty:
-                expelled = any(m.state == EXPELLED for m in self.members)
-                self._fail(
-                    ServerError(
-                        "all workers were expelled, their pushes were not finite; try "
-                        "a smaller --learning_rate."
-                        if expelled
-                        else f"no worker for {now - empty:.0f} s; look at the workers' "
-                        "logs, and start the same command again to go on."
-                    )
-                )
-                return
+            else:
+                empty = now if empty is None else empty
+                if self._deserted(now - empty):
+                    return
             quiet = max(self._last_push, told)
             if now - quiet > self.settings.watchdog:
                 told = now
                 from abs_dssp.report import live
 
                 self._say(live.waits_for(self.status()))
+
+    def _deserted(self, seconds: float) -> bool:
+        """Ends a run without workers, at once if none can come back."""
+        if all(m.state in (EXPELLED, ABSENT) for m in self.members):
+            why = (
+                "all workers were expelled, their pushes were not finite; try a "
+                "smaller --learning_rate."
+            )
+        elif seconds > self.settings.empty:
+            why = (
+                f"no worker for {seconds:.0f} s; look at the workers' logs, and start "
+                "the same command again to go on."
+            )
+        else:
+            return False
+        self._fail(ServerError(why))
+        return True
 
     def _watch_start(self, now: float) -> None:
         if now - self._opened < self.settings.start:
