@@ -156,11 +156,13 @@ def test_an_impostor_takes_the_place_and_the_old_process_is_told(tmp_path):
     [
         (0, {"seed": 1}, "its seed is 1, the server's 0"),
         (0, {}, "its seed is None"),
+        (0, {"seed": 0, "flags": {"momentum": 0}}, "its momentum is 0, the server's"),
         (7, {"seed": 0}, "there is no worker 7"),
     ],
 )
 def test_others_are_refused_with_a_reason(index, said, complaint, tmp_path):
-    with harness.Serving(tmp_path, identity={"seed": 0}) as serving:
+    agreed = {"seed": 0, "flags": {"momentum": 0.9}}
+    with harness.Serving(tmp_path, identity=agreed) as serving:
         worker = serving.worker(index, said=said)
         assert complaint in worker.expect(Kind.REFUSED).text
 
