@@ -112,9 +112,11 @@ WRONG = [
 ]
 
 
-@pytest.mark.parametrize("chunk", range(0, len(WRONG), 2))
-def test_a_users_mistake_gets_one_sentence_and_status_1(tmp_path, chunk, monkeypatch):
-    (tmp_path / "stuck.py").write_text(
+@pytest.fixture(scope="module")
+def mistakes(tmp_path_factory):
+    """Answers to all wrong command lines, and what they left behind."""
+    folder = tmp_path_factory.mktemp("mistakes")
+    (folder / "stuck.py").write_text(
         "from abs_dssp import policies\n"
         "def miser(num_workers):\n"
         "    init, push, leave = policies.asp.__wrapped__(num_workers)\n"
@@ -123,19 +125,29 @@ def test_a_users_mistake_gets_one_sentence_and_status_1(tmp_path, chunk, monkeyp
         "        return state, decision._replace(release=decision.release & False)\n"
         "    return policies.Policy(init, keep, leave)\n"
     )
-    for arguments, message in WRONG[chunk : chunk + 2]:
-        out = tmp_path / "out"
-        done = subprocess.run(
-            [sys.executable, ROOT / "experiments" / "compare.py", f"--out={out}",
-             *SMALL, *arguments],
-            capture_output=True, text=True, timeout=120,
-            env=os.environ | {"PYTHONPATH": f"{ROOT}:{tmp_path}"},
-        )  # fmt: skip
-        assert done.returncode == 1, (arguments, done.stderr)
-        assert message in done.stderr + done.stdout, (arguments, done.stderr)
-        assert "Traceback" not in done.stderr
-        assert not (out / "summary.json").exists()
-        assert not list(tmp_path.rglob("trace.npz"))
+    lines = [
+        json.dumps([f"--out={folder / str(number)}", *SMALL, *arguments])
+        for number, (arguments, _) in enumerate(WRONG)
+    ]
+    done = subprocess.run(
+        [sys.executable, ROOT / "tests" / "many_starts.py"], input="\n".join(lines),
+        capture_output=True, text=True, timeout=240,
+        env=os.environ | {"PYTHONPATH": f"{ROOT}:{folder}"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return folder, [json.loads(line) for line in done.stdout.splitlines()]
+
+
+@pytest.mark.parametrize("number", range(len(WRONG)))
+def test_a_users_mistake_gets_one_sentence_and_status_1(mistakes, number):
+    folder, answers = mistakes
+    arguments, message = WRONG[number]
+    answer = answers[number]
+    assert answer["code"] == 1, (arguments, answer)
+    assert message in answer["err"] + answer["out"], (arguments, answer)
+    assert "Traceback" not in answer["err"]
+    assert not (folder / str(number) / "summary.json").exists()
+    assert not list((folder / str(number)).rglob("trace.npz"))
 
 
 def test_help_explains_every_flag_in_one_line():

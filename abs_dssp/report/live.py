@@ -1,5 +1,6 @@
 """A running cluster on a terminal: a live table; elsewhere a line now and then."""
 
+import contextlib
 import math
 import sys
 import time
@@ -24,42 +25,35 @@ class Live:
         self._stream = sys.stderr if stream is None else stream
         self._every, self._told = every, time.monotonic()
         self._live: Any = None
-        if self._stream.isatty():
-            from rich.console import Console
-            from rich.live import Live as Table
-
-            console = Console(file=self._stream)
-            self._live = Table(console=console, auto_refresh=False, transient=True)
-            self._live.start()
+        if _is_terminal(self._stream):
+            self._live = _open(self._stream)
 
     def show(self, status: Status) -> None:
         """Shows the present state."""
-        try:
+        with _unread():
             if self._live is not None:
                 self._live.update(_table(status), refresh=True)
             elif time.monotonic() - self._told >= self._every:
                 self._told = time.monotonic()
-                print(plain_line(status), file=self._stream, flush=True)
-        except (OSError, ValueError):  # nobody reads any more
-            pass
+                self._print(plain_line(status))
 
     def say(self, line: str) -> None:
         """Prints a line above the table."""
-        try:
+        with _unread():
             if self._live is not None:
                 self._live.console.print(line, markup=False, highlight=False)
             else:
-                print(line, file=self._stream, flush=True)
-        except (OSError, ValueError):
-            pass
+                self._print(line)
 
     def close(self) -> None:
         """Takes the table away."""
-        try:
+        with _unread():
             if self._live is not None:
                 self._live.stop()
-        except (OSError, ValueError):
-            pass
+
+    def _print(self, line: str) -> None:
+        if self._stream is not None:  # Python's standard error may be missing
+            print(line, file=self._stream, flush=True)
 
 
 def plain_line(status: Status) -> str:
@@ -80,22 +74,59 @@ def plain_line(status: Status) -> str:
 
 def waits_for(status: Status) -> str:
     """Who waits for whom, for a run in which nothing happens."""
-    waiting = [str(w.index) for w in status.workers if w.state == "waiting"]
-    computing = [w for w in status.workers if w.state == "computing"]
-    quiet = min((w.since for w in status.workers if w.clock), default=status.seconds)
+    present = [w for w in status.workers if w.state in ("computing", "waiting")]
+    waiting = [str(w.index) for w in present if w.state == "waiting"]
+    others = [w for w in status.workers if w.state in ("computing", "absent")]
+    # A worker's state may change without a push, but the last push changed one.
+    quiet = min((w.since for w in present if w.clock), default=status.seconds)
     line = f"no push for {quiet:.0f} s"
     if waiting:
-        line += f": worker(s) {', '.join(waiting)} wait"
-    for worker in computing[:4]:
+        one = len(waiting) == 1
+        line += f": worker{'' if one else 's'} {', '.join(waiting)} wait{'s' * one}"
+    for worker in others[:4]:
+        does = "been computing" if worker.state == "computing" else "been absent"
         line += (
-            f"; worker {worker.index} ({worker.place or 'not connected'}) computes "
-            f"since {worker.since:.0f} s"
+            f"; worker {worker.index} ({worker.place or 'not connected'}) has {does} "
+            f"for {worker.since:.0f} s"
         )
-    if len(computing) > 4:
-        line += f"; {len(computing) - 4} more compute"
-    if not computing:
+    if len(others) > 4:
+        line += f"; {len(others) - 4} more compute or are absent"
+    if not any(w.state == "computing" for w in present):
         line += "; nobody computes"
     return line
+
+
+def _is_terminal(stream: Any) -> bool:
+    try:
+        return bool(stream.isatty())
+    except (AttributeError, OSError, ValueError):  # none, odd or closed
+        return False
+
+
+def _unread() -> contextlib.AbstractContextManager[None]:
+    """Nobody reads any more: no reason to end a run."""
+    return contextlib.suppress(OSError, ValueError)
+
+
+def _open(stream: Any) -> Any:
+    """A table on a terminal that stays silent once the terminal is gone."""
+    from rich.console import Console
+    from rich.live import Live as Table
+
+    class Terminal(Console):
+        def on_broken_pipe(self) -> None:
+            # The library's own answer points stdout to nowhere and ends the program.
+            self.quiet = True
+
+    # What the program prints belongs above the table only where both share a terminal.
+    table = Table(
+        console=Terminal(file=stream), auto_refresh=False, transient=True,
+        redirect_stdout=_is_terminal(sys.stdout),
+        redirect_stderr=_is_terminal(sys.stderr),
+    )  # fmt: skip
+    with _unread():
+        table.start()
+    return table
 
 
 def _progress(status: Status) -> str:
@@ -111,12 +142,15 @@ def _progress(status: Status) -> str:
 
 def _table(status: Status) -> Any:
     from rich.table import Table
+    from rich.text import Text
 
     title = plain_line(status)
     if status.total:
         done = round(30 * min(1.0, status.pushes / status.total))
         title = f"[{'=' * done}{' ' * (30 - done)}] {title}"
-    table = Table(title=f"{status.policy}\n{title}", title_justify="left", expand=False)
+    # As texts: a name in brackets is no markup.
+    heading = Text(f"{status.policy}\n{title}")
+    table = Table(title=heading, title_justify="left", expand=False)
     names = ("worker", "state", "for s", "clock", "pulled", "staleness", "mean",
              "waiting", "restarts", "refused", "by", "where")  # fmt: skip
     for name in names:
@@ -124,7 +158,7 @@ def _table(status: Status) -> Any:
             name, justify="left" if name in ("state", "where") else "right"
         )
     for worker in status.workers[:_MOST_WORKERS]:
-        table.add_row(*_row(worker), style=_STYLES.get(worker.state, "red"))
+        table.add_row(*map(Text, _row(worker)), style=_STYLES.get(worker.state, "red"))
     rest = len(status.workers) - _MOST_WORKERS
     if rest > 0:
         table.caption = f"and {rest} more workers"

@@ -1,10 +1,16 @@
 """A Prometheus text endpoint for a running cluster."""
 
+import contextlib
+import http.server
+import socket
+import socketserver
+import threading
 from collections.abc import Iterator
 from typing import Any
 
 from abs_dssp.report.status import Status
 
+_QUIET = 5.0  # seconds after which a client that says nothing is dropped
 _STATES = ("computing", "waiting", "absent", "left", "expelled")
 
 
@@ -21,32 +27,33 @@ class MetricsServer:
         Raises:
           ValueError: if the port cannot be had.
         """
-        import prometheus_client
         from prometheus_client.core import CollectorRegistry
 
         self._status: Status | None = None
         registry = CollectorRegistry()
         registry.register(self)
         try:
-            self._server, self._thread = prometheus_client.start_http_server(
-                port, host, registry
-            )
+            self._server = _serving(port, host, registry)
         except (OSError, OverflowError) as error:
             raise ValueError(
                 f"cannot serve /metrics on {host}:{port} ({error}); choose another "
                 "--metrics_port, or 0 for a free one."
             ) from None
-        self.port: int = self._server.server_port
+        self.port: int = self._server.server_address[1]
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, args=(0.1,), name="metrics", daemon=True
+        )
+        self._thread.start()
 
     def update(self, status: Status) -> None:
         """What is served from now on."""
         self._status = status
 
     def close(self) -> None:
-        """Ends the thread."""
+        """Ends the threads, those of clients included."""
         self._server.shutdown()
-        self._server.server_close()
         self._thread.join()
+        self._server.server_close()
 
     def describe(self) -> list[Any]:
         """Nothing is known before the first status."""
@@ -105,3 +112,62 @@ class MetricsServer:
             for state in _STATES:
                 states.add_metric([str(worker.index), state], worker.state == state)
         yield states
+
+
+class _Server(socketserver.ThreadingTCPServer):
+    allow_reuse_address = True
+
+    def __init__(self, *arguments: Any):
+        self._open: set[socket.socket] = set()  # changed by several threads, atomically
+        super().__init__(*arguments)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        self._open.add(request)
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        self._open.discard(request)
+        super().shutdown_request(request)
+
+    def server_close(self) -> None:
+        """Joins the clients' threads, also those that wait for a client."""
+        for request in tuple(self._open):
+            with contextlib.suppress(OSError):
+                request.shutdown(socket.SHUT_RDWR)
+        super().server_close()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that goes away is no event."""
+
+
+def _serving(port: int, host: str, registry: Any) -> _Server:
+    """A bound server of one page."""
+    from prometheus_client import exposition
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        timeout = _QUIET
+        server_version, sys_version = "abs_dssp", ""
+
+        def do_GET(self) -> None:
+            if self.path.partition("?")[0] != "/metrics":
+                self.send_error(http.HTTPStatus.NOT_FOUND, "Only /metrics is here")
+                return
+            encode, form = exposition.choose_encoder(self.headers.get("Accept", ""))
+            page = encode(registry)
+            self.send_response(http.HTTPStatus.OK)
+            self.send_header("Content-Type", form)
+            self.send_header("Content-Length", str(len(page)))
+            self.end_headers()
+            self.wfile.write(page)
+
+        def log_message(self, format: str, *args: Any) -> None:
+            """Requests are no news."""
+
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    family, _, _, _, address = found[0]
+
+    class Server(_Server):
+        address_family = family
+
+    # The look-up takes the port modulo 2**16; binding refuses what is not a port.
+    return Server((address[0], port, *address[2:]), Handler)

@@ -2,28 +2,42 @@
 
 import logging
 import math
+import os
+import time
 from pathlib import Path
 from typing import Any
 
 from abs_dssp.report.status import Status
 
+_FLUSH = 5.0  # seconds between two waits for the disk
+
 
 class Scalars:
-    """Writes event files into a folder. A folder that fails costs a warning only."""
+    """Writes event files into a folder. A folder that fails costs a warning only.
+
+    Called from one thread. Starts none: TensorBoard writers with a thread of their own
+    block their callers for ever when it meets a full disk.
+    """
 
     def __init__(self, folder: Path):
-        self._writer: Any = None
+        self._events: Any = None
         self._measured: dict[str, float] = {}
+        self._flushed = time.monotonic()
         try:
-            from tensorboardX import SummaryWriter
+            from tensorboardX.event_file_writer import EventsWriter
 
-            self._writer = SummaryWriter(str(folder), flush_secs=5)
+            folder.mkdir(parents=True, exist_ok=True)
+            # The name counts whole seconds: a quick restart must not overwrite.
+            self._events = EventsWriter(str(folder / "events"), f".{os.getpid()}")
+            self._events.flush()
         except OSError as error:
             self._give_up(error)
 
     def write(self, status: Status) -> None:
         """Adds a point of every curve, at the present version."""
-        points = {
+        if self._events is None:
+            return
+        points: dict[str, float] = {
             "run/pushes_per_second": status.pushes_per_second,
             "run/epoch": status.epoch,
             "run/train_loss": status.train_loss,
@@ -38,23 +52,34 @@ class Scalars:
                 f"staleness/worker{worker.index}": worker.mean_staleness,
                 f"waiting/worker{worker.index}": worker.waiting_share,
             }
-        if self._writer is None:
-            return
+        from tensorboardX.proto.event_pb2 import Event
+        from tensorboardX.proto.summary_pb2 import Summary
+
+        finite = [
+            Summary.Value(tag=name, simple_value=value)
+            for name, value in points.items()
+            if math.isfinite(value)
+        ]
+        event = Event(
+            wall_time=time.time(), step=status.version, summary=Summary(value=finite)
+        )
         try:
-            for name, value in points.items():
-                if math.isfinite(value):
-                    self._writer.add_scalar(name, value, status.version)
+            self._events.write_event(event)
+            if time.monotonic() - self._flushed >= _FLUSH:
+                self._flushed = time.monotonic()
+                self._events.flush()
         except OSError as error:
             self._give_up(error)
 
     def close(self) -> None:
         """Writes what is left."""
-        if self._writer is not None:
+        if self._events is not None:
             try:
-                self._writer.close()
+                self._events.close()
             except OSError as error:
                 self._give_up(error)
+            self._events = None
 
     def _give_up(self, error: OSError) -> None:
-        self._writer = None
+        self._events = None
         logging.getLogger(__name__).warning("no TensorBoard scalars: %s", error)

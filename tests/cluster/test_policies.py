@@ -68,16 +68,16 @@ def test_every_transport_and_format_replays(transport, formats, tmp_path):
         assert harness.vector(exact).tobytes() != harness.saved(tmp_path).tobytes()
 
 
+_ALONE = [c.text for c in support.CASES if c.least == 1 and "batch" not in c.text]
+
+
 @pytest.mark.parametrize(
     ("text", "aggregate"),
     [
-        *(
-            (c.text, "mean")
-            for c in support.CASES
-            if c.least == 1 and "batch" not in c.text
-        ),
-        ("bsp()", "sum"),
         ("asp()", "sum"),
+        ("bsp()", "sum"),
+        *((text, "mean") for text in _ALONE[::4]),
+        *(pytest.param(text, "mean", marks=pytest.mark.slow) for text in _ALONE),
     ],
 )
 def test_one_worker_alone_is_plain_optax(text, aggregate, tmp_path):

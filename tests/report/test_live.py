@@ -2,6 +2,7 @@
 
 import io
 import struct
+import sys
 import threading
 import urllib.error
 import urllib.request
@@ -47,11 +48,18 @@ def test_a_line_has_what_matters():
 
 
 def test_who_waits_for_whom():
-    told = live.waits_for(status())
-    assert told.startswith("no push for 31 s: worker(s) 0 wait; worker 1 (process 1")
-    assert told.endswith("computes since 45 s")
-    stuck = status(workers=(worker(0, state="waiting"),))
-    assert live.waits_for(stuck).endswith("nobody computes")
+    assert live.waits_for(status()) == (
+        "no push for 31 s: worker 0 waits; worker 1 (process 1, pid 471) has been "
+        "computing for 45 s"
+    )
+    stuck = status(workers=(worker(0, state="waiting", since=31.0),
+                            worker(1, state="waiting", since=40.0),
+                            worker(2, state="absent", since=5.0),
+                            worker(3, state="left", since=1.0)))  # fmt: skip
+    assert live.waits_for(stuck) == (
+        "no push for 31 s: workers 0, 1 wait; worker 2 (process 2, pid 472) has been "
+        "absent for 5 s; nobody computes"
+    )
 
 
 def test_lines_come_now_and_then_and_a_closed_stream_is_no_error():
@@ -69,17 +77,69 @@ def test_lines_come_now_and_then_and_a_closed_stream_is_no_error():
     shown.close()
 
 
-def test_the_table_names_every_worker():
-    class Terminal(io.StringIO):
-        def isatty(self):
-            return True
+class Terminal(io.StringIO):
+    gone = False
 
+    def isatty(self):
+        return True
+
+    def write(self, text):
+        if self.gone:
+            raise BrokenPipeError
+        return super().write(text)
+
+
+def test_the_table_names_every_worker():
     stream = Terminal()
     shown = live.Live(stream)
     shown.show(status(workers=tuple(worker(i) for i in range(30))))
     shown.close()
     text = stream.getvalue()
     assert "and 6 more workers" in text and "ssp(s=3)" in text
+
+
+def test_names_in_brackets_are_shown_as_they_are():
+    stream = Terminal()
+    shown = live.Live(stream)
+    shown.show(status(policy="mine(at=[/x])", workers=(worker(0, place="[red]"),)))
+    shown.close()
+    assert "mine(at=[/x])" in stream.getvalue()
+
+
+def test_a_terminal_that_goes_away_ends_nothing(capfd):
+    stream = Terminal()
+    outputs = sys.stdout, sys.stderr
+    shown = live.Live(stream)
+    shown.show(status())
+    stream.gone = True
+    shown.show(status())
+    shown.say("gone")
+    shown.close()
+    assert (sys.stdout, sys.stderr) == outputs
+    print("standard output is still there")
+    assert "still there" in capfd.readouterr().out
+
+
+def test_results_on_standard_output_do_not_go_to_the_terminal(monkeypatch):
+    # As in `train.py > results`: standard output is a file, standard error is not.
+    results = io.StringIO()
+    monkeypatch.setattr(sys, "stdout", results)
+    stream = Terminal()
+    shown = live.Live(stream)
+    print("a result")
+    shown.close()
+    assert results.getvalue() == "a result\n"
+
+
+def test_a_missing_odd_or_closed_stream_is_no_error(monkeypatch):
+    closed = io.StringIO()
+    closed.close()
+    monkeypatch.setattr(sys, "stderr", None)
+    for stream in (None, closed):
+        shown = live.Live(stream, every=0.0)
+        shown.show(status())
+        shown.say("nobody hears this")
+        shown.close()
 
 
 def fetch(port, path="/metrics"):
