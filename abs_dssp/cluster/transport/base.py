@@ -1,5 +1,6 @@
 """What a channel is, seen from either side."""
 
+import abc
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,40 +21,43 @@ class Sizes(NamedTuple):
     pull_dtype: np.dtype
 
 
-class Channel:
+class Channel(abc.ABC):
     """A worker's end. A channel belongs to one thread."""
 
     transport = ""
 
+    @abc.abstractmethod
     def send(self, message: Message, vector: Any = None) -> None:
         """Sends; a vector is copied at most once."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def receive(self, seconds: float) -> Message | None:
         """The next message, with its vector in `payload`; None if none comes."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def expect(self, sizes: Sizes) -> None:
         """Tells the sizes, before the first vector."""
 
+    @abc.abstractmethod
     def close(self) -> None:
         """Ends the connection."""
 
 
-class Peer:
+class Peer(abc.ABC):
     """The server's end of a channel."""
 
     transport = ""
     name = "?"
     open = True
 
+    @abc.abstractmethod
     def send(self, message: Message) -> None:
         """Sends; never blocks, never raises: who cannot be reached is `open` no more.
 
         A vector is named by `message.buffer`, its place in the pool of versions.
         """
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def close(self) -> None:
         """Ends the connection."""
 
