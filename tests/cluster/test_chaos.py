@@ -42,7 +42,7 @@ def test_a_short_run_under_fire_replays(tmp_path):
 @pytest.mark.parametrize(("policy", "transport", "steps"), RUNS)
 @pytest.mark.parametrize("seed", range(2))
 def test_a_long_run_under_fire_replays(policy, transport, steps, seed, tmp_path):
-    under_fire(tmp_path, policy, transport, steps, epochs=120, events=20, seed=seed)
+    under_fire(tmp_path, policy, transport, steps, epochs=24, events=20, seed=seed)
 
 
 def under_fire(out, policy, transport, steps, *, epochs, events, seed):
@@ -59,7 +59,7 @@ def under_fire(out, policy, transport, steps, *, epochs, events, seed):
     done = collections.Counter[str]()
     try:
         monkey(running, out / "run", random.Random(seed), events, done)
-        status = running.wait(600)
+        status = running.wait(1200)
     finally:
         if running.poll() is None:
             running.terminate()
