@@ -1,32 +1,35 @@
 """TensorBoard scalars where the disk fails."""
 
+import contextlib
 import os
 import resource
 import signal
 import threading
 
-import pytest
 from test_live import points, status
 
 from abs_dssp.report import scalars
 
 
-@pytest.fixture
+@contextlib.contextmanager
 def small_disk():
-    """Files end at 600 bytes: writing on is an OSError, as on a full disk."""
+    """Files end at 600 bytes: writing on is an OSError, as on a full disk.
+
+    Not a fixture: pytest writes its own output before one ends.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    yield lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (600, hard))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    signal.signal(signal.SIGXFSZ, handler)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (600, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, handler)
 
 
-def test_a_disk_that_fills_up_costs_one_warning_and_blocks_nobody(
-    tmp_path, caplog, small_disk
-):
+def test_a_disk_that_fills_up_costs_one_warning_and_blocks_nobody(tmp_path, caplog):
     written = scalars.Scalars(tmp_path)
     written.write(status())
-    small_disk()
 
     def write():
         for version in range(300, 500):
@@ -34,8 +37,9 @@ def test_a_disk_that_fills_up_costs_one_warning_and_blocks_nobody(
         written.close()
 
     writer = threading.Thread(target=write, daemon=True)
-    writer.start()
-    writer.join(20)
+    with small_disk():
+        writer.start()
+        writer.join(20)
     assert not writer.is_alive()
     assert sum("no TensorBoard scalars" in r.message for r in caplog.records) == 1
 
