@@ -1,4 +1,4 @@
-"""How long a push takes on its way: bytes, bandwidth and the server's link."""
+"""How long a push takes on its way: bytes, bandwidth, the server's link and updates."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -18,14 +18,19 @@ class Communication:
     With `shared`, the server's link carries one transfer at a time, in the order in
     which the computations end (ties: lowest worker index), as when everybody's
     traffic meets at one network card; otherwise transfers do not hinder each other.
+
+    With `update`, the server is busy for so long after every commit: what it releases
+    starts when it is done, and pushes that arrive meanwhile are taken then, in order. A
+    rule that commits every push alone pays it N times where a barrier pays it once.
     """
 
     seconds: Array | np.ndarray | float  # per push; one number or one per worker
     shared: bool = False
+    update: Array | float | None = None  # seconds per commit; None costs nothing
 
 
 jax.tree_util.register_dataclass(
-    Communication, data_fields=["seconds"], meta_fields=["shared"]
+    Communication, data_fields=["seconds", "update"], meta_fields=["shared"]
 )
 
 
@@ -39,6 +44,7 @@ def link(
     bandwidth: float | Sequence[float],
     latency: float = 0.0,
     shared: bool = False,
+    update: float = 0.0,
 ) -> Communication:
     """The time of one push: `latency + num_bytes / bandwidth`.
 
@@ -47,19 +53,19 @@ def link(
       bandwidth: bytes per second; one number or one per worker.
       latency: seconds that every push takes besides.
       shared: whether all transfers queue at one link of the server.
+      update: seconds for which every commit keeps the server busy.
 
     Raises:
-      ValueError: for negative bytes or latency, or a bandwidth not above 0.
+      ValueError: for negative bytes, latency or update, or a bandwidth not above 0.
     """
-    if num_bytes < 0 or latency < 0:
-        raise ValueError(
-            "communication: num_bytes and latency must be at least 0, "
-            f"got {num_bytes} and {latency}."
-        )
+    given = {"num_bytes": num_bytes, "latency": latency, "update": update}
+    for name, value in given.items():
+        if not value >= 0:
+            raise ValueError(f"communication: {name} must be at least 0, got {value}.")
     rate = np.asarray(bandwidth, float)
     if np.any(rate <= 0):
         raise ValueError(f"communication: bandwidth must be above 0, got {bandwidth}.")
-    return Communication(latency + num_bytes / rate, shared)
+    return Communication(latency + num_bytes / rate, shared, update or None)
 
 
 def parse(text: str, num_bytes: float) -> Communication:
@@ -74,9 +80,13 @@ def parse(text: str, num_bytes: float) -> Communication:
     """
 
     def default_link(
-        bandwidth, latency: float = 0.0, shared: bool = False, num_bytes=num_bytes
+        bandwidth,
+        latency: float = 0.0,
+        shared: bool = False,
+        update: float = 0.0,
+        num_bytes=num_bytes,
     ):
-        return link(num_bytes, bandwidth, latency, shared)
+        return link(num_bytes, bandwidth, latency, shared, update)
 
     known: dict[str, Callable[..., Communication]]
     known = {"none": none, "link": default_link}

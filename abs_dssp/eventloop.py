@@ -48,6 +48,7 @@ class Simulation(NamedTuple):
     workers: Workers
     policy: Any  # the policy's state
     link: Float[Array, ""]  # seconds; when the server's shared link is free
+    busy: Float[Array, ""]  # seconds; when the server's latest update is done
     keys: Any  # random key of every worker
 
 
@@ -90,6 +91,7 @@ def start(policy: Policy, delays: Delays, communication: Communication, seed):
         workers,
         policy.init(),
         jnp.zeros((), jnp.float64),
+        jnp.zeros((), jnp.float64),
         keys,
     )
 
@@ -107,7 +109,9 @@ def advance(
     After a deadlock the rows that follow have time inf.
     """
     seconds = communication_lib.per_worker(communication, delays.num_workers)
-    step = functools.partial(_step, policy, seconds, communication.shared)
+    step = functools.partial(
+        _step, policy, seconds, communication.shared, communication.update
+    )
 
     def some(_, carry):
         simulation, rows, done = carry
@@ -133,13 +137,16 @@ def advance(
     return simulation, rows
 
 
-def _step(policy: Policy, seconds, shared: bool, simulation: Simulation):
+def _step(policy: Policy, seconds, shared: bool, update, simulation: Simulation):
     """One push."""
     clocks, workers = simulation.clocks, simulation.workers
     worker = jnp.argmin(workers.finish).astype(jnp.int32)  # first of equal ones
     now = workers.finish[worker]
     if shared:
         now = jnp.maximum(now, simulation.link) + seconds[worker]
+    link = now
+    if update is not None:
+        now = jnp.maximum(now, simulation.busy)
     pusher = policies.only(worker, clocks.clock.shape[0])
     state, after, answer = decisions.push(
         policy, simulation.policy, clocks, worker, now
@@ -147,6 +154,9 @@ def _step(policy: Policy, seconds, shared: bool, simulation: Simulation):
     arrived = clocks.waiting | pusher
     release, restart = answer.release, answer.restart
     begin = release | restart
+    ready = now  # when what is released starts
+    if update is not None:
+        ready = now + jnp.where(answer.commit, update, 0.0)
     row = (
         now, worker, answer.pulled, answer.version, answer.weight,
         answer.commit, workers.released[worker], workers.duration[worker],
@@ -156,17 +166,17 @@ def _step(policy: Policy, seconds, shared: bool, simulation: Simulation):
     width = workers.durations.shape[1]
     place = workers.started & (width - 1)
     upcoming = jnp.take_along_axis(workers.durations, place[:, None], axis=1)[:, 0]
-    finish = now + upcoming if shared else now + upcoming + seconds
+    finish = ready + upcoming if shared else ready + upcoming + seconds
     paused = jnp.where(arrived, jnp.inf, workers.finish)
     workers = workers._replace(
         finish=jnp.where(begin, finish, paused),
         duration=jnp.where(begin, upcoming, workers.duration),
-        released=jnp.where(release, now, workers.released),
+        released=jnp.where(release, ready, workers.released),
         restarts=jnp.where(arrived, 0, workers.restarts + restart.astype(jnp.int32)),
         started=workers.started + begin.astype(jnp.int32),
     )
     values = jnp.stack([jnp.asarray(value).astype(jnp.float64) for value in row])
-    return Simulation(after, workers, state, now, simulation.keys), values
+    return Simulation(after, workers, state, link, ready, simulation.keys), values
 
 
 def _fill(delays: Delays, keys, workers: Workers) -> Workers:

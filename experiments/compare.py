@@ -13,6 +13,7 @@ import json
 import time
 
 import numpy as np
+import entry
 import outputs
 import run_flags
 from absl import flags
@@ -125,4 +126,4 @@ def _run(task, contender, seed, out, settings, place):
 
 
 if __name__ == "__main__":
-    run_flags.run(main)
+    entry.run(main)

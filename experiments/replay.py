@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import entry
 import outputs
 import run_flags
 from absl import flags
@@ -109,4 +110,4 @@ def _how_far(mine, kept) -> str:
 
 
 if __name__ == "__main__":
-    run_flags.run(main, positional="RUN_DIR")
+    entry.run(main, positional="RUN_DIR")

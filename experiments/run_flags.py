@@ -1,18 +1,17 @@
 """The flags that training experiments share, and what they build.
 
 Importing this module defines the flags; `build` reads them. A user's mistake in any of
-them is a ValueError with one sentence, which `run` turns into exit status 1.
+them is a ValueError with one sentence, which `entry.run` turns into exit status 1.
 """
 
 import ast
 import dataclasses
 import functools
 import math
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from absl import app, flags, logging
+from absl import flags
 
 from abs_dssp import communication, delays, optimizers, policies, simulate, tasks
 from abs_dssp.replay import Progress, Result
@@ -243,41 +242,3 @@ def adopt(saved: Mapping[str, Any]) -> None:
     for name in known & set(saved):
         if not flags.FLAGS[name].present:
             flags.FLAGS[name].value = saved[name]
-
-
-def run(main: Callable[[Sequence[str]], None], positional: str = "") -> None:
-    """`app.run`, with one sentence and status 1 for a user's mistake.
-
-    Args:
-      main: called with the arguments that are no flags, the program's name first.
-      positional: what the one such argument is, as in `RUN_DIR`; none by default.
-    """
-
-    def guarded(argv: Sequence[str]) -> None:
-        logging.set_verbosity(logging.WARNING)  # libraries' notes are not for users
-        if not positional and len(argv) > 1:
-            raise app.UsageError(f"Unexpected arguments: {' '.join(argv[1:])}")
-        if positional and len(argv) != 2:
-            raise app.UsageError(f"Expected one argument, {positional}.")
-        try:
-            main(argv)
-        except (ValueError, TypeError, OSError) as error:
-            if _ours(error):
-                sys.exit(f"error: {error}")
-            raise
-        except KeyboardInterrupt:
-            sys.exit("interrupted; what was finished is kept in --out.")
-
-    app.run(guarded)
-
-
-def _ours(error: BaseException) -> bool:
-    """Whether an error was raised by this project, and not inside a library."""
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    if trace is None:
-        return False
-    module = trace.tb_frame.f_globals.get("__name__", "").split(".")[0]
-    ours = ("abs_dssp", "outputs", "cluster_flags", "__main__", __name__)
-    return module in ours or isinstance(error, OSError)

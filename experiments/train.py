@@ -13,6 +13,7 @@ import json
 import sys
 
 import cluster_flags
+import entry
 import outputs
 import run_flags
 from absl import flags
@@ -110,4 +111,4 @@ def _save(out, contender, result, identity):
 
 
 if __name__ == "__main__":
-    run_flags.run(main)
+    entry.run(main)

@@ -18,6 +18,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import entry
 import outputs
 import run_flags
 from absl import flags
@@ -194,4 +195,4 @@ def _save_training(out, place, name, results: dict[str, Result]) -> list[dict]:
 
 
 if __name__ == "__main__":
-    run_flags.run(main, positional="RUN_DIR")
+    entry.run(main, positional="RUN_DIR")

@@ -13,7 +13,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1] / "experiments"))
 
 import compare  # noqa: E402
-import run_flags  # noqa: E402
+import entry  # noqa: E402
 
 
 def one(arguments: list[str]) -> dict:
@@ -26,7 +26,7 @@ def one(arguments: list[str]) -> dict:
             sys.argv = ["compare.py", *arguments]
             status = 1
             try:
-                run_flags.run(compare.main)
+                entry.run(compare.main)
                 status = 0
             except SystemExit as end:
                 if isinstance(end.code, str):

@@ -359,6 +359,7 @@ def run(
     *,
     seconds: float = 0.0,
     shared: bool = False,
+    update: float = 0.0,
     leaves: Sequence[tuple[int, int]] = (),
 ) -> list[Row]:
     """The rows of a run; fewer than `num_pushes` if everybody left.
@@ -366,7 +367,8 @@ def run(
     `durations[i]` is cycled over the computations that worker i starts. `losses` maps a
     push's index (from 0) to the estimate that it finds. `seconds` is a push's time on
     its way, on a link of its own or, if `shared`, on one that carries one push at a
-    time, first finished first. `leaves` holds (index of the push after which, worker).
+    time, first finished first. The server does nothing else for `update` seconds after
+    a commit, and its answers leave it then. `leaves` holds (index of the push after which, worker).
     """
     n = len(durations)
     world = World(n)
@@ -376,6 +378,7 @@ def run(
     rows: list[Row] = []
     unreleased: dict[int, int] = {}  # worker -> row of its push
     link_is_free = 0.0
+    server_is_free = 0.0
 
     def begin(worker, now):
         cycle = durations[worker]
@@ -426,6 +429,7 @@ def run(
         if shared:
             now = max(now, link_is_free) + seconds
             link_is_free = now
+        now = max(now, server_is_free)
         world.computing.remove(p)
         world.clock[p] += 1
         world.previous[p] = world.latest[p]
@@ -451,7 +455,8 @@ def run(
         world.waiting.add(p)
         if decision.weight > 0:
             world.pending += 1
-        apply(decision, now)
+        server_is_free = now + update if decision.commit else now
+        apply(decision, server_is_free)
         for index, worker in leaves:
             if index == len(rows) - 1:
                 leave(worker, now)

@@ -39,7 +39,9 @@ def agree(case, table, **transfers):
     rows = reference.run(case.oracle(n), table, PUSHES, **transfers)
     expected = support.trace_of(rows, n)
     link = communication.Communication(
-        transfers.get("seconds", 0.0), transfers.get("shared", False)
+        transfers.get("seconds", 0.0),
+        transfers.get("shared", False),
+        transfers.get("update"),
     )
     found = simulate.schedule(
         policies.parse(case.text, n), delays.recorded(table), PUSHES, communication=link
@@ -78,6 +80,7 @@ def test_the_compiled_loop_agrees_with_the_oracle(case, num_workers):
     check()
 
 
+@pytest.mark.parametrize("update", [None, 0.5], ids=["no-update", "update"])
 @pytest.mark.parametrize("shared", [False, True], ids=["own-links", "shared-link"])
 @pytest.mark.parametrize(
     "case",
@@ -85,11 +88,12 @@ def test_the_compiled_loop_agrees_with_the_oracle(case, num_workers):
                                             "abs(k0=1,a=3,tau_max=2)")],
     ids=lambda case: case.text,
 )  # fmt: skip
-def test_transfers_agree_with_the_oracle(case, shared):
+def test_transfers_agree_with_the_oracle(case, shared, update):
     @hypothesis.settings(max_examples=15, phases=(hypothesis.Phase.generate,))
     @hypothesis.given(tables(4), st.sampled_from([0.25, 1.0, 3.0]))
     def check(table, seconds):
-        agree(case, table, seconds=seconds, shared=shared)
+        transfers = {"seconds": seconds, "shared": shared}
+        agree(case, table, **transfers | ({} if update is None else {"update": update}))
 
     check()
 

@@ -39,7 +39,7 @@ def save_curves(
     with style.figure() as plt:
         figure, axes = plt.subplots(figsize=(5.6, 4.4))
         for number, (name, histories) in enumerate(runs.items()):
-            x, values = _together(histories, against, measure)
+            x, values = together(histories, against, measure)
             if not x.size:
                 continue
             look = style.line(number)
@@ -110,8 +110,14 @@ def _high(trace: Trace) -> float:
     return float(np.percentile(trace.staleness, 99.5)) if len(trace) else 0.0
 
 
-def _together(histories, against, measure):
-    """All seeds on one grid, up to where the shortest one ends."""
+def together(
+    histories: Sequence[History], against: str, measure: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """All seeds on one grid, up to where the shortest one ends.
+
+    Returns:
+      Places (G,) and values (seeds, G), interpolated; both empty without records.
+    """
     curves = []
     for history in histories:
         x, y = history.column(against), history.column(measure)

@@ -46,6 +46,7 @@ def digits(
     seed: int = 0,
     limit_train: int | None = None,
     limit_test: int | None = None,
+    validation: int | None = None,
 ) -> Task:
     """scikit-learn's 8x8 digits: real data that need no network.
 
@@ -57,8 +58,10 @@ def digits(
       seed: of the partition.
       limit_train: use so many training samples only.
       limit_test: use so many test samples only.
+      validation: evaluate on so many training samples instead, taken out of training.
     """
-    found = images.subset(images.digits(), limit_train, limit_test)
+    found = images.validation(images.digits(), validation)
+    found = images.subset(found, limit_train, limit_test)
     return _images(
         "digits", found, num_workers, model, batch_size, partition, False, seed
     )
@@ -77,6 +80,7 @@ def tfds(
     augment: bool | None = None,
     limit_train: int | None = None,
     limit_test: int | None = None,
+    validation: int | None = None,
 ) -> Task:
     """Any labelled image set that TensorFlow Datasets knows; no TensorFlow needed.
 
@@ -92,13 +96,13 @@ def tfds(
       augment: pad, crop and flip; for the CIFARs only, if None.
       limit_train: use so many training samples only.
       limit_test: use so many test samples only.
+      validation: evaluate on so many training samples instead, taken out of training.
 
     Raises:
       DataError: if the data cannot be had.
     """
-    found = images.subset(
-        images.tfds(name, data_dir, download), limit_train, limit_test
-    )
+    found = images.validation(images.tfds(name, data_dir, download), validation)
+    found = images.subset(found, limit_train, limit_test)
     if augment is None:
         augment = name.partition(":")[0] in ("cifar10", "cifar100")
     return _images(

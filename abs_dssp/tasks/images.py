@@ -104,6 +104,31 @@ def tfds(
     return images
 
 
+def validation(images: Images, count: int | None) -> Images:
+    """`count` training samples, taken out of training, in place of the test split.
+
+    For choosing a step size without a look at the test set. None changes nothing.
+
+    Raises:
+      ValueError: unless `count` is at least 1 and leaves something to train on.
+    """
+    if count is None:
+        return images
+    total = len(images.train_labels)
+    if not 1 <= count < total:
+        raise ValueError(
+            f"validation must be between 1 and {total - 1} samples, got {count}."
+        )
+    order = np.random.default_rng(3).permutation(total)
+    held, rest = order[:count], order[count:]
+    return images._replace(
+        train=images.train[rest],
+        train_labels=images.train_labels[rest],
+        test=images.train[held],
+        test_labels=images.train_labels[held],
+    )
+
+
 def subset(images: Images, limit_train: int | None, limit_test: int | None) -> Images:
     """The first samples of each split after a fixed shuffle; all of them for None.
 

@@ -105,13 +105,24 @@ def mlp(hidden: Sequence[int] | int = (64,)) -> Maker:
     return partial(_build, Mlp, hidden=_widths("mlp", "hidden", widths))
 
 
-def cnn(channels: Sequence[int] = (16, 32), hidden: int = 64) -> Maker:
-    """A small convolutional network; images of at least 4x4 pixels."""
+def cnn(
+    channels: Sequence[int] = (16, 32),
+    hidden: Sequence[int] | int = 64,
+    kernel: int = 3,
+) -> Maker:
+    """A small convolutional network.
+
+    Images need at least 2^n pixels a side for n convolutions. That of STSyn's public
+    code is `cnn(channels=[64,64],hidden=[384,192],kernel=5)`.
+    """
+    widths = (hidden,) if isinstance(hidden, int) else tuple(hidden)
+    (size,) = _widths("cnn", "kernel", (kernel,))
     return partial(
         _build,
         Convolutional,
         channels=_widths("cnn", "channels", tuple(channels)),
-        hidden=_widths("cnn", "hidden", (hidden,)),
+        hidden=_widths("cnn", "hidden", widths),
+        kernel=size,
     )
 
 

@@ -1,0 +1,46 @@
+"""How an experiment begins and ends: flags, mistakes of users, Ctrl-C."""
+
+import sys
+from collections.abc import Callable, Sequence
+
+from absl import app, logging
+
+
+def run(main: Callable[[Sequence[str]], None], positional: str = "") -> None:
+    """`app.run`, with one sentence and status 1 for a user's mistake.
+
+    Args:
+      main: called with the arguments that are no flags, the program's name first.
+      positional: what the one such argument is, as in `RUN_DIR`; none by default.
+    """
+
+    def guarded(argv: Sequence[str]) -> None:
+        logging.set_verbosity(logging.WARNING)  # libraries' notes are not for users
+        if not positional and len(argv) > 1:
+            raise app.UsageError(f"Unexpected arguments: {' '.join(argv[1:])}")
+        if positional and len(argv) != 2:
+            raise app.UsageError(f"Expected one argument, {positional}.")
+        try:
+            main(argv)
+        except (ValueError, TypeError, OSError) as error:
+            if _ours(error):
+                sys.exit(f"error: {error}")
+            raise
+        except KeyboardInterrupt:
+            sys.exit("interrupted; what was finished is kept in --out.")
+
+    app.run(guarded)
+
+
+def _ours(error: BaseException) -> bool:
+    """Whether an error was raised by this project, and not inside a library."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    if trace is None:
+        return False
+    module = trace.tb_frame.f_globals.get("__name__", "").split(".")[0]
+    ours = (
+        "abs_dssp", "outputs", "run_flags", "cluster_flags", "reproduction", "__main__",
+    )  # fmt: skip
+    return module in ours or isinstance(error, OSError)

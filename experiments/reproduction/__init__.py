@@ -1,0 +1,1 @@
+"""What the scripts of the papers' figures share: numbers, settings, runs, tuning."""

@@ -1,0 +1,197 @@
+"""How large the reproduction is: from a check in CI to the papers' own size.
+
+What the papers do not state (momentum, weight decay, augmentation, AlexNet's widths,
+all of ABS's setting) is our choice; `describe` and the reports name it.
+"""
+
+import dataclasses
+
+from reproduction import papers
+
+
+@dataclasses.dataclass(frozen=True)
+class Scale:
+    """One size of everything."""
+
+    name: str
+    seeds: int
+    note: str  # what is reduced
+
+    # DSSP
+    task: str  # of AlexNet
+    resnet_task: str
+    limit_train: int | None
+    limit_test: int | None
+    validation: int  # samples for tuning
+    augment: bool
+    networks: dict[str, str]  # what stands for the paper's networks
+    batch_size: int
+    epochs: float  # of Figure 3 and Table I; drops at 2/3 and 5/6 of them
+    rates: dict[str, float]  # untuned step sizes, by network
+    grid: dict[str, tuple[float, ...]]  # step sizes to tune over
+    momentum: float
+    weight_decay: float
+    evaluations: int  # per run
+    ssp: tuple[int, ...]  # thresholds of Figure 3
+    length: float  # of schedules without training, as a share of the paper's
+
+    # ABS
+    abs_task: str
+    abs_model: str
+    abs_batch: int
+    abs_local_steps: int  # U of ABS and Local SGD
+    abs_seconds: float  # virtual, in units of a mean local step
+    abs_rate: float  # untuned
+    abs_grid: tuple[float, ...]
+    abs_target: float  # accuracy
+    abs_taus: tuple[int, ...]  # Figure 1
+    abs_as: tuple[int, ...]  # Figure 4: values of a
+    abs_a: int  # of Figures 2 and 3
+    abs_interval: float  # seconds between AdaSync's updates of K
+
+    @property
+    def samples(self) -> int:
+        """Training samples in an epoch."""
+        return self.limit_train or {"digits": 1437}.get(self.task, 50_000)
+
+    def augmented(self, task: str) -> bool | None:
+        """What `Run.augment` is for a task."""
+        return None if task == "digits" else self.augment
+
+    def describe(self) -> str:
+        """The sizes in one sentence."""
+        some = "all" if self.limit_train is None else f"{self.limit_train:,}"
+        networks = "; ".join(f"{k}: {v}" for k, v in self.networks.items())
+        return (
+            f"{self.note} Data {self.task} and {self.resnet_task} ({some} training "
+            f"samples, augmented: {self.augment}), batch {self.batch_size}, "
+            f"{self.epochs:g} epochs; networks {networks}; momentum {self.momentum:g}, "
+            f"weight decay {self.weight_decay:g}. ABS: {self.abs_model}, batch "
+            f"{self.abs_batch}, U = {self.abs_local_steps}, {self.abs_seconds:g} mean "
+            "local steps of virtual time."
+        )
+
+
+SMOKE = Scale(
+    name="smoke",
+    seeds=2,
+    note="A check that everything runs: 8x8 digits, tiny networks; no result.",
+    task="digits",
+    resnet_task="digits",
+    limit_train=None,
+    limit_test=None,
+    validation=300,
+    augment=False,
+    networks={
+        "alexnet": "mlp(hidden=[48,32])",
+        "resnet50": "mlp(hidden=[32])",
+        "resnet110": "mlp(hidden=[32,32])",
+    },
+    batch_size=32,
+    epochs=6,
+    rates={"alexnet": 0.05, "resnet50": 0.05, "resnet110": 0.05},
+    grid={name: (0.02, 0.05) for name in ("alexnet", "resnet50", "resnet110")},
+    momentum=0.0,
+    weight_decay=0.0,
+    evaluations=20,
+    ssp=(3, 9, 15),
+    length=0.02,
+    abs_task="digits",
+    abs_model="mlp(hidden=[32])",
+    abs_batch=16,
+    abs_local_steps=4,
+    abs_seconds=60,
+    abs_rate=0.05,
+    abs_grid=(0.02, 0.1),
+    abs_target=0.9,
+    abs_taus=(0, 1, 4, 16),
+    abs_as=(2, 10, 50),
+    abs_a=10,
+    abs_interval=5,
+)
+
+LAPTOP = Scale(
+    name="laptop",
+    seeds=3,
+    note="CIFAR-10 in place of CIFAR-100, a subset of it, small networks, few epochs.",
+    task="cifar10",
+    resnet_task="cifar10",
+    limit_train=6400,
+    limit_test=1000,
+    validation=1000,
+    augment=False,
+    networks={
+        "alexnet": "cnn(channels=[8,16],hidden=64)",
+        "resnet50": "resnet(depth=8,width=8)",
+        "resnet110": "resnet(depth=14,width=8)",
+    },
+    batch_size=32,
+    epochs=10,
+    rates={"alexnet": 0.02, "resnet50": 0.05, "resnet110": 0.05},
+    grid={
+        "alexnet": (0.02, 0.05, 0.1),
+        "resnet50": (0.05, 0.1, 0.2),
+        "resnet110": (0.05, 0.1, 0.2),
+    },
+    momentum=0.0,
+    weight_decay=1e-4,
+    evaluations=50,
+    ssp=papers.SSP_RANGE,
+    length=1.0,
+    abs_task="cifar10",
+    abs_model="cnn(channels=[8,16],hidden=64)",
+    abs_batch=16,
+    abs_local_steps=5,
+    abs_seconds=400,
+    abs_rate=0.05,
+    abs_grid=(0.02, 0.05, 0.1, 0.2),
+    abs_target=0.45,
+    abs_taus=(0, 1, 2, 4, 8, 16, 64),
+    abs_as=(1, 5, 20, 80),
+    abs_a=20,
+    abs_interval=10,
+)
+
+PAPER = Scale(
+    name="paper",
+    seeds=3,
+    note="The papers' networks, epochs, batch and data, for one GPU.",
+    task="cifar10",
+    resnet_task="cifar100",
+    limit_train=None,
+    limit_test=None,
+    validation=5000,
+    augment=True,
+    networks={
+        "alexnet": "alexnet",
+        "resnet50": "resnet(depth=50)",
+        "resnet110": "resnet(depth=110)",
+    },
+    batch_size=128,
+    epochs=300,
+    rates={"alexnet": 0.001, "resnet50": 0.05, "resnet110": 0.05},
+    grid={
+        "alexnet": (0.001, 0.003, 0.01, 0.03),
+        "resnet50": (0.0125, 0.05, 0.1, 0.2),
+        "resnet110": (0.0125, 0.05, 0.1, 0.2),
+    },
+    momentum=0.9,
+    weight_decay=1e-4,
+    evaluations=150,
+    ssp=papers.SSP_RANGE,
+    length=1.0,
+    abs_task="cifar10",
+    abs_model="cnn(channels=[64,64],hidden=[384,192],kernel=5)",
+    abs_batch=100,
+    abs_local_steps=10,
+    abs_seconds=5000,
+    abs_rate=0.1,
+    abs_grid=(0.025, 0.05, 0.1, 0.2),
+    abs_target=0.7,
+    abs_taus=(0, 1, 2, 4, 8, 16, 64),
+    abs_as=(5, 20, 80, 320),
+    abs_a=80,
+    abs_interval=60,
+)
+
+SCALES = {scale.name: scale for scale in (SMOKE, LAPTOP, PAPER)}
