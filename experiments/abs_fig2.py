@@ -1,11 +1,12 @@
 """ABS's Figure 2: ABS against AdaSync, SA-AdaSync and Local SGD with 10 workers.
 
-    python experiments/abs_fig2.py --scale=laptop --data_dir=../shared/data
+python experiments/abs_fig2.py --scale=laptop --data_dir=../shared/data
 """
 
-from abs_dssp.report.document import Section
 from reproduction import abs_setting, study
 from reproduction.study import Context
+
+from abs_dssp.report.document import Section
 
 NAME = "abs_fig2"
 

@@ -1,11 +1,12 @@
 """ABS's Figure 3: ABS against AdaSync, SA-AdaSync and Local SGD with 20 workers.
 
-    python experiments/abs_fig3.py --scale=laptop --data_dir=../shared/data
+python experiments/abs_fig3.py --scale=laptop --data_dir=../shared/data
 """
 
-from abs_dssp.report.document import Section
 from reproduction import abs_setting, study
 from reproduction.study import Context
+
+from abs_dssp.report.document import Section
 
 NAME = "abs_fig3"
 

@@ -8,9 +8,10 @@ additional worker, and the power of the loss ratio.
 
 import dataclasses
 
-from abs_dssp.report.document import Claim, Part, Section
 from reproduction import abs_setting, study
 from reproduction.study import Context, finals, mean_time, spread, verdict
+
+from abs_dssp.report.document import Claim, Part, Section
 
 NAME = "abs_fig4"
 WORKERS, K0 = 20, 5
@@ -67,9 +68,7 @@ def build(context: Context) -> Section:
 def _claim(kind: str, made, target: float) -> Claim:
     grown = {name: runs for name, runs in made.items() if name != "K fixed"}
     names = list(grown)  # from the smallest a to the largest
-    rounds = [
-        mean_time(study.times_to(grown[n], target, "version")) for n in names
-    ]
+    rounds = [mean_time(study.times_to(grown[n], target, "version")) for n in names]
     seconds = [mean_time(study.times_to(grown[n], target)) for n in names]
     shown = "; ".join(
         f"{n}: {'-' if s is None else f'{s:.0f}'} s, "

@@ -12,8 +12,8 @@ command again computes only what is missing.
 import json
 import time
 
-import numpy as np
 import entry
+import numpy as np
 import outputs
 import run_flags
 from absl import flags

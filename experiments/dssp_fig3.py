@@ -12,17 +12,18 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-
-from abs_dssp import delays, policies, simulate
-from abs_dssp.report.document import UNTESTED, Claim, Part, Picture, Section, Table
-from abs_dssp.traces import Trace
 from reproduction import panels, papers, study, timing
 from reproduction.panels import Curve, Panel, look
 from reproduction.runs import Outcome, Run
 from reproduction.study import Context, finals, separate, spread, verdict
 
+from abs_dssp import delays, policies, simulate
+from abs_dssp.report.document import UNTESTED, Claim, Part, Picture, Section, Table
+from abs_dssp.traces import Trace
+
 NAME = "dssp_fig3"
 JITTER = 0.05  # sigma of the lognormal computation times
+ROUGH = 0.6  # the same where thresholds begin to act
 FIRST = {"BSP": "bsp()", "ASP": "asp()", "DSSP": papers.DSSP}
 MAIN = ("BSP", "ASP", "DSSP", "SSP s = 3")
 TITLES = {
@@ -61,6 +62,7 @@ def build(context: Context) -> Section:
     plain: dict[str, Outcomes] = {}
     tuned: dict[str, Outcomes] = {}
     variants: dict[str, Outcomes] = {}
+    rough: Outcomes = {}
     for network, title in TITLES.items():
         label = f"Figure 3, {title}"
         runs = _runs(context, cluster, network)
@@ -73,13 +75,20 @@ def build(context: Context) -> Section:
         variants[network] = context.over_seeds(
             _variants(context, runs, network), f"{label}, other settings"
         )
+        if network == "resnet50":
+            rough = context.over_seeds(_rough(runs, cluster), f"{label}, rough")
         parts += [
             f"{title}, for which {context.scale.networks[network]} is trained, step "
             f"size {context.scale.rates[network]:g} untuned:",
             table,
             _accuracies(plain[network], tuned[network], variants[network]),
         ]
-    parts += [_picture(plain, place), *_variants_picture(plain, variants, place)]
+    parts += [
+        _picture(plain, place),
+        _variants_picture(plain, variants, place),
+        _rough_table(rough),
+        _rough_picture(rough, place),
+    ]
     return Section(
         "DSSP, Figure 3: a homogeneous cluster",
         parts,
@@ -102,7 +111,7 @@ def _runs(context: Context, cluster: timing.Cluster, network: str) -> dict[str, 
         task=task,
         model=scale.networks[network],
         workers=timing.WORKERS,
-        delays=f"lognormal(median={cluster.compute[network]!r},sigma={JITTER})",
+        delays=_delays(cluster, network, JITTER),
         communication=f"link(bandwidth={cluster.bandwidth!r},shared=True,"
         f"num_bytes={2 * size.num_bytes},update={link.update!r})",
         batch_size=scale.batch_size,
@@ -116,10 +125,30 @@ def _runs(context: Context, cluster: timing.Cluster, network: str) -> dict[str, 
         augment=scale.augmented(task),
         limit_train=scale.limit_train,
         limit_test=scale.limit_test,
+        shrink=scale.shrink,
     )
     return {
         name: dataclasses.replace(run, policy=text)
         for name, text in (FIRST | ssp(scale.ssp)).items()
+    }
+
+
+def _delays(cluster: timing.Cluster, network: str, jitter: float) -> str:
+    return f"lognormal(median={cluster.compute[network]!r},sigma={jitter})"
+
+
+def _rough(runs: dict[str, Run], cluster: timing.Cluster) -> dict[str, Run]:
+    """ResNet-50 with times so irregular that thresholds act."""
+    network = "resnet50"
+    names = [
+        "BSP",
+        "ASP",
+        *(n for n in ("SSP s = 3", "SSP s = 9") if n in runs),
+        "DSSP",
+    ]
+    return {
+        name: dataclasses.replace(runs[name], delays=_delays(cluster, network, ROUGH))
+        for name in names
     }
 
 
@@ -198,7 +227,7 @@ def _schedules(cluster: timing.Cluster, length: float) -> Table:
     stale = [text for name, text in ALL.items() if name != "BSP"]
     rows = []
     for network, title in TITLES.items():
-        for jitter in (JITTER, 0.3, 0.6):
+        for jitter in (JITTER, 0.3, ROUGH):
             traces = [_trace(cluster, network, t, jitter, length) for t in stale]
             distinct = {(t.time.tobytes(), t.worker.tobytes()) for t in traces}
             gaps = [int(t.gaps.max()) for t in traces]
@@ -272,13 +301,10 @@ def _picture(plain: dict[str, Outcomes], place: Path) -> Picture:
     )
 
 
-def _variants_picture(plain, variants, place: Path) -> list[Picture]:
-    network = "resnet50"
-    if not variants[network]:
-        return []
-    both = plain[network] | variants[network]
+def _variants_picture(plain, variants, place: Path) -> Picture:
+    both = plain["resnet50"] | variants["resnet50"]
     clocks = ["BSP", "ASP", "BSP, drops by epoch", "ASP, drops by epoch"]
-    left = [
+    lines = [
         Curve(
             name if "," in name else f"{name}, drops by server updates",
             [o.history for o in both[name]],
@@ -288,18 +314,49 @@ def _variants_picture(plain, variants, place: Path) -> list[Picture]:
     ]
     path = panels.save(
         [
-            Panel("against time", left),
-            Panel("against epochs", left, "epoch", "epochs of samples"),
+            Panel("against time", lines),
+            Panel("against epochs", lines, "epoch", "epochs of samples"),
         ],
         place / "clocks.png",
     )
-    return [
-        Picture(
-            path,
-            "ResNet-50: the clock that the learning-rate schedule follows. At the "
-            "server four workers count four times as fast under ASP as under BSP.",
-        )
+    return Picture(
+        path,
+        "ResNet-50: the clock that the learning-rate schedule follows. At the server "
+        "four workers count four times as fast under ASP as under BSP.",
+    )
+
+
+def _rough_table(rough: Outcomes) -> Table:
+    return Table(
+        f"ResNet-50 with a jitter of {ROUGH:.0%}, where thresholds act.",
+        ["method", "end (s)", "accuracy", "largest lead", "staleness", "waiting"],
+        [
+            [
+                name,
+                spread([o.measures["seconds"] for o in outcomes], "{:.2f}"),
+                spread(finals(outcomes)),
+                f"{max(o.measures['max_gap'] for o in outcomes):.0f}",
+                f"{np.mean([o.measures['mean_staleness'] for o in outcomes]):.2f}",
+                f"{np.mean([o.measures['waiting_share'] for o in outcomes]):.0%}",
+            ]
+            for name, outcomes in rough.items()
+        ],
+    )
+
+
+def _rough_picture(rough: Outcomes, place: Path) -> Picture:
+    lines = [
+        Curve(name, [o.history for o in outcomes], look(number))
+        for number, (name, outcomes) in enumerate(rough.items())
     ]
+    path = panels.save(
+        [
+            Panel("against time", lines),
+            Panel("against epochs", lines, "epoch", "epochs of samples"),
+        ],
+        place / "rough.png",
+    )
+    return Picture(path, f"ResNet-50 with a jitter of {ROUGH:.0%}.")
 
 
 def _jump(outcomes: list[Outcome]) -> float:
@@ -324,8 +381,11 @@ def _claims(plain, tuned, variants) -> list[Claim]:
             f"{spread(asp)} against {spread(bsp)} untuned; tuned "
             f"{spread(finals(tuned['alexnet']['ASP']))} against "
             f"{spread(finals(tuned['alexnet']['BSP']))}",
-            verdict(separate(finals(tuned["alexnet"]["BSP"]),
-                             finals(tuned["alexnet"]["ASP"]))),
+            verdict(
+                separate(
+                    finals(tuned["alexnet"]["BSP"]), finals(tuned["alexnet"]["ASP"])
+                )
+            ),
             "over few epochs ASP's four times as many updates count for more than "
             "their staleness of 3",
         )  # fmt: skip

@@ -12,15 +12,15 @@ from pathlib import Path
 
 import numpy as np
 from absl import flags
+from reproduction import panels, papers, study
+from reproduction.panels import Curve, Panel, look
+from reproduction.runs import Outcome, Run
+from reproduction.study import Context, finals, mean_time, separate, spread, verdict
 
 from abs_dssp import delays, policies, simulate
 from abs_dssp.report import style
 from abs_dssp.report.document import Claim, Part, Picture, Section, Table
 from abs_dssp.traces import Trace
-from reproduction import panels, papers, study
-from reproduction.panels import Curve, Panel, look
-from reproduction.runs import Outcome, Run
-from reproduction.study import Context, finals, mean_time, separate, spread, verdict
 
 _RATIO = flags.DEFINE_float(
     "ratio", 2.6, "How many times as long the slow worker takes.", lower_bound=1.0
@@ -205,7 +205,9 @@ def _fragility(context: Context, place: Path) -> tuple[Table, Picture, list[Clai
     found: dict[str, dict[float, np.ndarray]] = {name: {} for name in shown}
     for jitter in JITTERS:
         ends = {
-            name: np.array([t.seconds for t in _sweep(name, ratio, pushes, jitter, seeds)])
+            name: np.array(
+                [t.seconds for t in _sweep(name, ratio, pushes, jitter, seeds)]
+            )
             for name in ("ASP", *shown)
         }
         for name in shown:
@@ -291,6 +293,7 @@ def _runs(context: Context, clock: str) -> dict[str, Run]:
         augment=scale.augmented(scale.resnet_task),
         limit_train=scale.limit_train,
         limit_test=scale.limit_test,
+        shrink=scale.shrink,
     )
     return {
         name: dataclasses.replace(run, policy=text) for name, text in POLICIES.items()
@@ -365,9 +368,9 @@ def _claims(outcomes: Outcomes, targets) -> list[Claim]:
     known = {name: time for name, time in times.items() if time is not None}
     fast = {"ASP", "DSSP"}
     slow = [known[n] for n in known if n not in fast]
-    order = fast <= set(known) and bool(slow) and max(
-        known[n] for n in fast
-    ) < min(slow)
+    order = (
+        fast <= set(known) and bool(slow) and max(known[n] for n in fast) < min(slow)
+    )
     found.append(
         Claim(
             "DSSP is about as fast as ASP and about twice as fast as SSP and BSP",

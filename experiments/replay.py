@@ -11,8 +11,8 @@ import os
 import sys
 from pathlib import Path
 
-import numpy as np
 import entry
+import numpy as np
 import outputs
 import run_flags
 from absl import flags

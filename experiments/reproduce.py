@@ -20,10 +20,10 @@ import dssp_fig3
 import dssp_fig4_table1
 import entry
 from absl import flags
+from reproduction import study
 
 from abs_dssp.report import document
 from abs_dssp.report.document import AGREES, DIFFERS, UNTESTED, Picture, Section
-from reproduction import study
 
 _ONLY = flags.DEFINE_list("only", None, "Names of figures, e.g. abs_fig1; all of them.")
 _PUBLISH = flags.DEFINE_string(

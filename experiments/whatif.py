@@ -17,8 +17,8 @@ import dataclasses
 import json
 from pathlib import Path
 
-import numpy as np
 import entry
+import numpy as np
 import outputs
 import run_flags
 from absl import flags

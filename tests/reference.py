@@ -368,7 +368,8 @@ def run(
     push's index (from 0) to the estimate that it finds. `seconds` is a push's time on
     its way, on a link of its own or, if `shared`, on one that carries one push at a
     time, first finished first. The server does nothing else for `update` seconds after
-    a commit, and its answers leave it then. `leaves` holds (index of the push after which, worker).
+    a commit, and its answers leave it then. `leaves` holds (index of the push after
+    which, worker).
     """
     n = len(durations)
     world = World(n)

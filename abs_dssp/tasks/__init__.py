@@ -47,6 +47,7 @@ def digits(
     limit_train: int | None = None,
     limit_test: int | None = None,
     validation: int | None = None,
+    shrink: int = 1,
 ) -> Task:
     """scikit-learn's 8x8 digits: real data that need no network.
 
@@ -59,9 +60,10 @@ def digits(
       limit_train: use so many training samples only.
       limit_test: use so many test samples only.
       validation: evaluate on so many training samples instead, taken out of training.
+      shrink: make images so many times as small a side, by averaging.
     """
     found = images.validation(images.digits(), validation)
-    found = images.subset(found, limit_train, limit_test)
+    found = images.shrink(images.subset(found, limit_train, limit_test), shrink)
     return _images(
         "digits", found, num_workers, model, batch_size, partition, False, seed
     )
@@ -81,6 +83,7 @@ def tfds(
     limit_train: int | None = None,
     limit_test: int | None = None,
     validation: int | None = None,
+    shrink: int = 1,
 ) -> Task:
     """Any labelled image set that TensorFlow Datasets knows; no TensorFlow needed.
 
@@ -97,12 +100,13 @@ def tfds(
       limit_train: use so many training samples only.
       limit_test: use so many test samples only.
       validation: evaluate on so many training samples instead, taken out of training.
+      shrink: make images so many times as small a side, by averaging.
 
     Raises:
       DataError: if the data cannot be had.
     """
     found = images.validation(images.tfds(name, data_dir, download), validation)
-    found = images.subset(found, limit_train, limit_test)
+    found = images.shrink(images.subset(found, limit_train, limit_test), shrink)
     if augment is None:
         augment = name.partition(":")[0] in ("cifar10", "cifar100")
     return _images(

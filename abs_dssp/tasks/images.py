@@ -104,6 +104,28 @@ def tfds(
     return images
 
 
+def shrink(images: Images, factor: int) -> Images:
+    """Images `factor` times as small a side: each pixel the mean of a block.
+
+    Raises:
+      ValueError: unless `factor` is at least 1 and divides height and width.
+    """
+    if factor == 1:
+        return images
+    height, width = images.train.shape[1:3]
+    if factor < 1 or height % factor or width % factor:
+        raise ValueError(
+            f"shrink must divide the images' {height}x{width} pixels, got {factor}."
+        )
+
+    def smaller(pixels):
+        n, h, w, c = pixels.shape
+        blocks = pixels.reshape(n, h // factor, factor, w // factor, factor, c)
+        return np.rint(blocks.mean(axis=(2, 4), dtype=np.float32)).astype(np.uint8)
+
+    return images._replace(train=smaller(images.train), test=smaller(images.test))
+
+
 def validation(images: Images, count: int | None) -> Images:
     """`count` training samples, taken out of training, in place of the test split.
 

@@ -47,7 +47,7 @@ class Run:
     delays: str  # of one gradient
     batch_size: int
     learning_rate: float
-    epochs: float
+    epochs: float | None  # None where only time ends the run
     eval_seconds: float  # virtual seconds between evaluations
     seed: int = 0
     communication: str = "none()"
@@ -64,6 +64,7 @@ class Run:
     limit_test: int | None = None
     validation: int | None = None
     partition: str = "equal"
+    shrink: int = 1  # of images, a side
 
     @property
     def key(self) -> str:
@@ -202,24 +203,20 @@ def _make(run: Run, out: str, data_dir: str | None) -> Outcome:
         "eval_every_seconds": run.eval_seconds,
         "slots": 2 * run.workers,
     }
-    if policies.reads_loss(policy, run.workers):
+    limits = {"until_epochs": run.epochs, "until_seconds": run.until_seconds}
+    if policies.reads_loss(policy, run.workers) or run.until_seconds is not None:
         result = simulate.train(
-            task, policy, speed, _optimizer(run), seed=run.seed,
-            until_epochs=run.epochs, until_seconds=run.until_seconds,
-            communication=link, local_steps=run.local_steps,
-            loss_every=run.loss_every, **settings,
+            task, policy, speed, _optimizer(run), seed=run.seed, communication=link,
+            local_steps=run.local_steps, loss_every=run.loss_every,
+            **limits, **settings,
         )  # fmt: skip
         trained = run.key
     else:
-        pushes = simulate.push_limit(
-            task, None, run.until_seconds, run.epochs, run.local_steps
-        )
+        pushes = simulate.push_limit(task, None, None, run.epochs, run.local_steps)
         trace = simulate.schedule(
             policy, speed, pushes, run.seed, communication=link,
             local_steps=run.local_steps, task=task.name,
         )  # fmt: skip
-        if run.until_seconds is not None:
-            trace = trace[: int(np.searchsorted(trace.time, run.until_seconds, "right"))]
         trained = _training(run, trace)
         copy = folder / f"{trained}.trained.json"
         if copy.exists():
@@ -236,7 +233,8 @@ def _make(run: Run, out: str, data_dir: str | None) -> Outcome:
         "took": time.monotonic() - begun,
         "trained": trained,
     }
-    _write(folder / f"{trained}.trained.json", record, run)
+    if trained != run.key:
+        _write(folder / f"{trained}.trained.json", record, run)
     _write(folder / f"{run.key}.json", record, run)
     return _outcome(record)
 
@@ -244,9 +242,9 @@ def _make(run: Run, out: str, data_dir: str | None) -> Outcome:
 def _only(run: Run) -> Run:
     """The run without what its task does not depend on, for the cache of tasks."""
     return Run(
-        "", run.task, run.model, run.workers, "", run.batch_size, 0.0, 0.0, 0.0,
+        "", run.task, run.model, run.workers, "", run.batch_size, 0.0, None, 0.0,
         augment=run.augment, limit_train=run.limit_train, limit_test=run.limit_test,
-        validation=run.validation, partition=run.partition,
+        validation=run.validation, partition=run.partition, shrink=run.shrink,
     )  # fmt: skip
 
 
@@ -256,6 +254,7 @@ def _task(run: Run, data_dir: str | None):
         run.task, run.workers, model=run.model, batch_size=run.batch_size,
         data_dir=data_dir, augment=run.augment, limit_train=run.limit_train,
         limit_test=run.limit_test, validation=run.validation, partition=run.partition,
+        shrink=run.shrink,
     )  # fmt: skip
 
 
@@ -278,7 +277,7 @@ def _training(run: Run, trace: traces.Trace) -> str:
     """A digest of what training depends on: the trace, and not whose it is."""
     columns = [getattr(trace, name).tobytes() for name in sorted(traces.COLUMNS)]
     trained = dataclasses.asdict(run) | {
-        "policy": "", "communication": "", "delays": "", "until_seconds": None,
+        "policy": "", "communication": "", "delays": "",
         "trace": hashlib.sha256(b"".join(columns)).hexdigest(),
     }  # fmt: skip
     return _digest([trained, traces.package_versions()])

@@ -22,6 +22,7 @@ class Scale:
     resnet_task: str
     limit_train: int | None
     limit_test: int | None
+    shrink: int  # images are made so many times as small a side
     validation: int  # samples for tuning
     augment: bool
     networks: dict[str, str]  # what stands for the paper's networks
@@ -64,7 +65,8 @@ class Scale:
         networks = "; ".join(f"{k}: {v}" for k, v in self.networks.items())
         return (
             f"{self.note} Data {self.task} and {self.resnet_task} ({some} training "
-            f"samples, augmented: {self.augment}), batch {self.batch_size}, "
+            f"samples, images 1/{self.shrink} a side, augmented: {self.augment}), "
+            f"batch {self.batch_size}, "
             f"{self.epochs:g} epochs; networks {networks}; momentum {self.momentum:g}, "
             f"weight decay {self.weight_decay:g}. ABS: {self.abs_model}, batch "
             f"{self.abs_batch}, U = {self.abs_local_steps}, {self.abs_seconds:g} mean "
@@ -80,6 +82,7 @@ SMOKE = Scale(
     resnet_task="digits",
     limit_train=None,
     limit_test=None,
+    shrink=1,
     validation=300,
     augment=False,
     networks={
@@ -113,39 +116,41 @@ SMOKE = Scale(
 LAPTOP = Scale(
     name="laptop",
     seeds=3,
-    note="CIFAR-10 in place of CIFAR-100, a subset of it, small networks, few epochs.",
+    note="CIFAR-10 (JPEG copy) in place of CIFAR-100, a subset of it, small images and "
+    "networks, few epochs.",
     task="cifar10",
     resnet_task="cifar10",
     limit_train=6400,
     limit_test=1000,
+    shrink=2,
     validation=1000,
     augment=False,
     networks={
-        "alexnet": "cnn(channels=[8,16],hidden=64)",
-        "resnet50": "resnet(depth=8,width=8)",
+        "alexnet": "cnn(channels=[16,32],hidden=64)",
+        "resnet50": "resnet(depth=8,width=16)",
         "resnet110": "resnet(depth=14,width=8)",
     },
     batch_size=32,
     epochs=10,
-    rates={"alexnet": 0.02, "resnet50": 0.05, "resnet110": 0.05},
+    rates={"alexnet": 0.005, "resnet50": 0.05, "resnet110": 0.05},
     grid={
-        "alexnet": (0.02, 0.05, 0.1),
-        "resnet50": (0.05, 0.1, 0.2),
-        "resnet110": (0.05, 0.1, 0.2),
+        "alexnet": (0.002, 0.005, 0.02),
+        "resnet50": (0.02, 0.05, 0.1),
+        "resnet110": (0.02, 0.05, 0.1),
     },
-    momentum=0.0,
-    weight_decay=1e-4,
+    momentum=0.9,
+    weight_decay=5e-4,
     evaluations=50,
     ssp=papers.SSP_RANGE,
     length=1.0,
     abs_task="cifar10",
-    abs_model="cnn(channels=[8,16],hidden=64)",
+    abs_model="cnn(channels=[16,32],hidden=64)",
     abs_batch=16,
     abs_local_steps=5,
     abs_seconds=400,
-    abs_rate=0.05,
+    abs_rate=0.1,
     abs_grid=(0.02, 0.05, 0.1, 0.2),
-    abs_target=0.45,
+    abs_target=0.42,
     abs_taus=(0, 1, 2, 4, 8, 16, 64),
     abs_as=(1, 5, 20, 80),
     abs_a=20,
@@ -160,6 +165,7 @@ PAPER = Scale(
     resnet_task="cifar100",
     limit_train=None,
     limit_test=None,
+    shrink=1,
     validation=5000,
     augment=True,
     networks={

@@ -8,8 +8,8 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
 import entry
+import numpy as np
 from absl import flags
 
 from abs_dssp import traces
@@ -76,9 +76,7 @@ class Context:
             for rate in grid
         }  # fmt: skip
         made = self.execute(wanted.values(), f"{label}, tuning")
-        scores = {
-            place: mean_accuracy(made[run]) for place, run in wanted.items()
-        }
+        scores = {place: mean_accuracy(made[run]) for place, run in wanted.items()}
         chosen = {
             name: max(grid, key=lambda rate: scores[name, rate]) for name in named
         }
