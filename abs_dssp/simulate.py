@@ -309,7 +309,9 @@ def _alternate(task, rule, source: _Source, every, slots, settings) -> Result:
                 int(trace.staleness[before:].max(initial=0)),
                 version - source.oldest(),
             )
-            engine.grow(needed + 1, version=int(trace.committed[: run.done].sum()))
+            # By powers of two: a compiled loop of each size is compiled anew.
+            room = 1 << needed.bit_length()
+            engine.grow(room, version=int(trace.committed[: run.done].sum()))
             engine.reserve(len(trace))
             total = source.pushes or len(trace)
             run.follow(trace, total=total, final=source.ended)

@@ -201,7 +201,8 @@ def _make(run: Run, out: str, data_dir: str | None) -> Outcome:
         "local_optimizer": _optimizer(run, local=True),
         "aggregate": run.aggregate,
         "eval_every_seconds": run.eval_seconds,
-        "slots": 2 * run.workers,
+        # Enough for most traces, so that they share a compiled program.
+        "slots": 1 << (4 * run.workers).bit_length(),
     }
     limits = {"until_epochs": run.epochs, "until_seconds": run.until_seconds}
     if policies.reads_loss(policy, run.workers) or run.until_seconds is not None:

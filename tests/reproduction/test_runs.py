@@ -1,0 +1,154 @@
+"""Runs that are kept: by their settings, across interruptions, and by their traces."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+from reproduction import scales, study
+from reproduction.runs import Run, Runner, load
+
+from abs_dssp import delays, optimizers, policies, simulate, tasks
+from abs_dssp.report import document
+
+RUN = Run(
+    policy="asp()",
+    task="digits",
+    model="mlp(hidden=[8])",
+    workers=2,
+    delays="constant(seconds=[1.0,1.5])",
+    batch_size=16,
+    learning_rate=0.1,
+    epochs=1,
+    eval_seconds=10.0,
+    limit_train=320,
+    limit_test=50,
+)
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory):
+    return tmp_path_factory.mktemp("runs")
+
+
+@pytest.fixture(scope="module")
+def made(out):
+    with Runner(out) as runner:
+        return runner.execute([RUN], "test")[RUN]
+
+
+def test_a_run_is_what_simulate_trains(made):
+    task = tasks.digits(
+        2, model="mlp(hidden=[8])", batch_size=16, limit_train=320, limit_test=50
+    )
+    result = simulate.train(
+        task, policies.asp(2), delays.constant([1.0, 1.5]), optimizers.sgd(0.1),
+        until_epochs=1, eval_every_seconds=10.0,
+    )  # fmt: skip
+    np.testing.assert_allclose(
+        made.history.column("accuracy"), result.history.column("accuracy"), rtol=1e-6
+    )
+    np.testing.assert_allclose(
+        made.history.column("seconds"), result.history.column("seconds"), rtol=1e-6
+    )
+    assert made.measures["pushes"] == 20
+
+
+def test_a_finished_run_is_not_made_again(out, made):
+    before = {p: p.stat().st_mtime_ns for p in (out / "runs").iterdir()}
+    with Runner(out) as runner:
+        again = runner.execute([RUN, RUN], "test")[RUN]
+    assert again.history.records == made.history.records
+    assert {p: p.stat().st_mtime_ns for p in (out / "runs").iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"seed": 1}, {"learning_rate": 0.05}, {"policy": "bsp()"}, {"drops": (0.5,)},
+        {"validation": 40}, {"limit_train": 319}, {"delays": "constant(seconds=1.0)"},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_whatever_decides_a_result_is_in_its_key(change):
+    assert dataclasses.replace(RUN, **change).key != RUN.key
+
+
+def test_equal_traces_are_trained_once(out, made):
+    """SSP whose threshold never acts is ASP, and takes its result."""
+    loose = dataclasses.replace(RUN, policy="ssp(s=100)")
+    tight = dataclasses.replace(RUN, policy="ssp(s=0)")
+    with Runner(out) as runner:
+        found = runner.execute([loose, tight], "test")
+    assert found[loose].trained == made.trained
+    assert found[loose].history.records == made.history.records
+    assert found[tight].trained != made.trained
+
+
+def test_a_damaged_run_is_made_again(out, made):
+    path = out / "runs" / f"{RUN.key}.json"
+    whole = path.read_text()
+    path.write_text(whole[:40])
+    assert load(RUN, out) is None
+    with Runner(out) as runner:
+        again = runner.execute([RUN], "test")[RUN]
+    assert again.history.records == made.history.records
+    assert json.loads(path.read_text())["run"]["policy"] == "asp()"
+
+
+def test_time_ends_a_run_without_epochs(out):
+    run = dataclasses.replace(RUN, epochs=None, until_seconds=20.0)
+    with Runner(out) as runner:
+        outcome = runner.execute([run], "test")[run]
+    assert 18 < outcome.history.last("seconds") <= 20
+    assert outcome.measures["pushes"] == 20 + 13  # every second, every 1.5 seconds
+
+
+def test_a_run_that_diverges_counts_as_nothing(out):
+    run = dataclasses.replace(RUN, learning_rate=1e30)
+    with Runner(out) as runner:
+        outcome = runner.execute([run], "test")[run]
+    assert "loss is" in outcome.stopped
+    assert outcome.final == 0.0
+    assert study.mean_accuracy(outcome) == 0.0
+
+
+def test_tuning_takes_the_best_of_the_grid_on_samples_that_are_not_trained_on(out):
+    scale = dataclasses.replace(scales.SMOKE, validation=60)
+    context = study.Context(scale, out, Runner(out))
+    run = dataclasses.replace(RUN, limit_train=None, limit_test=20)
+    chosen, table = context.tune({"ASP": run, "none": run}, (1e-6, 0.1), "test")
+    assert chosen == {"ASP": 0.1, "none": 0.1}
+    assert [row[0] for row in table.rows] == ["ASP", "none"]
+    records = [json.loads(p.read_text())["run"] for p in (out / "runs").glob("*.json")]
+    tuned = [r for r in records if r["validation"] == 60]
+    assert tuned and all(r["seed"] == 1000 and r["limit_test"] is None for r in tuned)
+
+
+def test_differences_need_two_standard_errors():
+    a = np.array([0.50, 0.52, 0.51])
+    assert study.separate(a, a - 0.1)
+    assert not study.separate(a, a - 0.005)
+    assert not study.separate(a - 0.1, a)
+    assert not study.separate(a, a - 0.1, margin=0.2)
+
+
+def test_times_are_means_only_where_every_seed_got_there():
+    assert study.mean_time([1.0, 3.0]) == 2.0
+    assert study.mean_time([1.0, None]) is None
+    assert study.time_text([1.0, 3.0, None]) == "2 ± 1 (2/3)"
+    assert study.time_text([None]) == "never"
+
+
+def test_every_scale_can_be_described_and_drops_fall_within_it():
+    for scale in scales.SCALES.values():
+        assert scale.name in scales.SCALES and scale.describe()
+        assert set(scale.grid) == set(scale.rates) == set(scale.networks)
+        for network, rate in scale.rates.items():
+            assert rate in scale.grid[network]  # tuning can only help
+        assert scale.abs_rate in scale.abs_grid
+
+
+def test_an_unknown_verdict_is_refused():
+    with pytest.raises(ValueError, match="maybe"):
+        document.Claim("a", "b", "c", "maybe")
