@@ -375,7 +375,10 @@ def _claims(outcomes: Outcomes, targets) -> list[Claim]:
         Claim(
             "DSSP is about as fast as ASP and about twice as fast as SSP and BSP",
             "ASP, DSSP < SSP < BSP",
-            ", ".join(f"{n} {known[n]:.0f} s" for n in sorted(known, key=known.get)),
+            ", ".join(
+                f"{n} {known[n]:.0f} s"
+                for n in sorted(known, key=lambda name: known[name])
+            ),
             verdict(order),
             "the drop comes when two thirds of all samples have been seen, and nothing "
             "else decides; DSSP's lead has no bound here",

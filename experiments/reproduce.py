@@ -8,7 +8,6 @@ command goes on where it was interrupted, and the report grows figure by figure.
 """
 
 import dataclasses
-import shutil
 import time
 from pathlib import Path
 
@@ -20,6 +19,7 @@ import dssp_fig3
 import dssp_fig4_table1
 import entry
 from absl import flags
+from PIL import Image
 from reproduction import study
 
 from abs_dssp.report import document
@@ -92,7 +92,8 @@ def _publish(sections: list[Section], path: Path) -> None:
         if not isinstance(part, Picture):
             return part
         copy = folder / f"{part.path.parent.name}_{part.path.name}"
-        shutil.copyfile(part.path, copy)
+        with Image.open(part.path) as picture:  # 64 colours are enough for lines
+            picture.convert("RGB").quantize(64).save(copy, optimize=True)
         return dataclasses.replace(part, path=copy)
 
     copied = [

@@ -204,16 +204,17 @@ def _make(run: Run, out: str, data_dir: str | None) -> Outcome:
         # Enough for most traces, so that they share a compiled program.
         "slots": 1 << (4 * run.workers).bit_length(),
     }
-    limits = {"until_epochs": run.epochs, "until_seconds": run.until_seconds}
     if policies.reads_loss(policy, run.workers) or run.until_seconds is not None:
         result = simulate.train(
-            task, policy, speed, _optimizer(run), seed=run.seed, communication=link,
-            local_steps=run.local_steps, loss_every=run.loss_every,
-            **limits, **settings,
+            task, policy, speed, _optimizer(run), seed=run.seed,
+            until_epochs=run.epochs, until_seconds=run.until_seconds,
+            communication=link, local_steps=run.local_steps,
+            loss_every=run.loss_every, **settings,
         )  # fmt: skip
         trained = run.key
     else:
         pushes = simulate.push_limit(task, None, None, run.epochs, run.local_steps)
+        assert pushes is not None
         trace = simulate.schedule(
             policy, speed, pushes, run.seed, communication=link,
             local_steps=run.local_steps, task=task.name,
