@@ -46,7 +46,7 @@ class Delays:
     @property
     def num_workers(self) -> int:
         """Number of workers N."""
-        return int(next(iter(self.parameters.values())).shape[0])
+        return int(jax.tree.leaves(self.parameters)[0].shape[0])
 
 
 jax.tree_util.register_dataclass(
@@ -260,7 +260,40 @@ def _summed(block: Block, local_steps: int) -> Block:
     return summed
 
 
+def abandoned(model: Delays, seconds: Seconds) -> Delays:
+    """Computations that are given up after `seconds`: min(duration, seconds).
+
+    For `policies.mindflayer`, which discards a push that took so long.
+
+    Args:
+      model: the durations of computations that may finish.
+      seconds: t_i, one number or one per worker; above 0.
+
+    Raises:
+      ValueError: for seconds not above 0, or a list of the wrong length.
+    """
+    _positive("abandoned", "seconds", seconds)
+    limit = constant(seconds, model.num_workers).parameters["seconds"]
+    parameters = {"limit": limit, "model": model.parameters}
+    spec = f"abandoned({model.spec}, seconds={_shown(seconds)})"
+    start, block = _cut_short(model.start, model.block)
+    return Delays(parameters, start, block, spec)
+
+
+@functools.lru_cache(maxsize=64)  # the same functions again, so that jit knows them
+def _cut_short(start: Start, block: Block) -> tuple[Start, Block]:
+    def begin(parameters):
+        return start(parameters["model"])
+
+    def cut(parameters, key, index, chain):
+        durations, chain = block(parameters["model"], key, index, chain)
+        return jnp.minimum(durations, parameters["limit"]), chain
+
+    return begin, cut
+
+
 MODELS: dict[str, Callable[..., Delays]] = {
+    "abandoned": abandoned,
     "constant": constant,
     "exponential": exponential,
     "lognormal": lognormal,

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from abs_dssp import flat, history, update
+from abs_dssp import aggregates, flat, history, update
 from abs_dssp.tasks.base import Task, Variables
 
 
@@ -24,7 +24,7 @@ class Server(NamedTuple):
 
     ring: Variables  # each leaf with a leading axis of slots; version v at v % slots
     optimizer: Any
-    sums: Any  # Accumulated; () where every push is committed alone
+    sums: Any  # Accumulated, an aggregate's state, or () where all commit alone
     losses: Float[Array, " C"]  # training loss of every push; NaN before it came
 
 
@@ -59,14 +59,15 @@ class Engine:
         alone: bool,
         width: int = 1,
     ):
-        self.task, self.alone, self.width = task, alone, width
+        self.task, self.width = task, width
+        self.alone = alone and aggregates.parse(rule.aggregate) is None
         self.key = jax.random.key(seed)
         self.functions = task._replace(data=None, constants=None)  # hashable
         self.rule = rule
         self.slots = slots
         self.capacity = max(64, 1 << (num_pushes - 1).bit_length())
         self.server = _begin(
-            self.functions, rule, slots, self.capacity, alone, self.key
+            self.functions, rule, slots, self.capacity, self.alone, self.key
         )
         self.rows: Rows | None = None
         self.columns: Mapping[str, np.ndarray] = {}
@@ -191,7 +192,7 @@ class HostEngine:
         self.task, self.rule, self.slots = task, rule, slots
         self.key = jax.random.key(seed)
         self.functions = flat.Functions(task, rule, formats)
-        self.parameters = flat.Parameters(
+        self.parameters = flat.parameters(
             self.functions, self.functions.initial(self.key)
         )
         self.version = 0
@@ -220,12 +221,12 @@ class HostEngine:
                 self.kept[pulled], self.task.data, self.key,
                 worker, clock, pulled, self.epochs[pulled],
             )  # fmt: skip
-            self.receive(push, loss, weight, committed)
+            self._losses.append(loss)
+            self._receive(push, worker, pulled, weight, committed)
 
-    def receive(self, push, loss, weight: float, committed: bool) -> None:
+    def _receive(self, push, worker, pulled, weight: float, committed: bool) -> None:
         """What the server does with one push."""
-        self._losses.append(loss)
-        self.parameters.receive(push, weight)
+        self.parameters.receive(push, weight, worker, committed, self.kept[pulled])
         if committed:
             self.parameters.commit(float(self.epochs[self.version]), self.version)
             self.version += 1
@@ -389,9 +390,17 @@ def _begin(functions, rule, slots, capacity, alone, key) -> Server:
     return Server(
         ring=ring,
         optimizer=rule.optimizer.init(variables.params),
-        sums=() if alone else update.nothing(variables),
+        sums=() if alone else _nothing(functions, rule, variables),
         losses=jnp.full(capacity, jnp.nan, jnp.float32),
     )
+
+
+def _nothing(functions, rule, variables):
+    """What the server holds before the first push."""
+    aggregate = aggregates.parse(rule.aggregate)
+    if aggregate is None:
+        return update.nothing(variables)
+    return aggregate.init(variables.params, variables.stats, functions.num_workers)
 
 
 @jax.jit
@@ -432,13 +441,27 @@ def _receive(rule, alone: bool, server: Server, row: Rows, push, place) -> Serve
         )  # fmt: skip
         sums: Any = ()
     else:
-        sums = update.accumulate(server.sums, push, row.weight)
+        aggregate = aggregates.parse(rule.aggregate)
+        if aggregate is None:
+            sums = update.accumulate(server.sums, push, row.weight)
+        else:
+            arrival = aggregates.Arrival(
+                push.gradient, push.stats, row.weight, row.worker, row.committed,
+                current.params, _slot(server.ring, row.pulled % slots).params,
+            )  # fmt: skip
+            sums = aggregate.receive(server.sums, arrival)
 
         def commit(sums, optimizer):
-            variables, optimizer = update.commit(
-                rule, current, optimizer, sums, row.epoch, row.version
+            if aggregate is None:
+                variables, optimizer = update.commit(
+                    rule, current, optimizer, sums, row.epoch, row.version
+                )
+                return variables, optimizer, update.nothing(current)
+            gradient, stats, sums = aggregate.commit(sums, current.stats)
+            variables, optimizer = update.apply(
+                rule, current, optimizer, gradient, stats, row.epoch, row.version
             )
-            return variables, optimizer, update.nothing(current)
+            return variables, optimizer, sums
 
         def keep(sums, optimizer):
             return current, optimizer, sums

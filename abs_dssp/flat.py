@@ -17,7 +17,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float
 
-from abs_dssp import update
+from abs_dssp import aggregates, update
 from abs_dssp.tasks.base import Task, Variables
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
@@ -111,6 +111,9 @@ class Functions:
         self.apply = functools.partial(_apply, *place)
         self.commit = functools.partial(_commit, *place)
         self.pulled = functools.partial(_pulled, formats.pull)
+        self.hold = functools.partial(_hold, rule, self.layout, task.num_workers)
+        self.take = functools.partial(_take, rule, self.layout)
+        self.combine = functools.partial(_combine, *place)
         self.copy = _copy
         self.evaluate = functools.partial(_evaluate, functions, self.layout)
         self.objective = functools.partial(_objective, functions, self.layout)
@@ -166,11 +169,19 @@ class Parameters:
         self.weight = np.float32(0)  # the sum of their weights
         self.held: Any = None  # that push itself if there is one, else the weighted sum
 
-    def receive(self, push, weight: float) -> None:
+    def receive(self, push, weight: float, worker: int, committed: bool, pulled):
         """Adds a push to the next commit; one of weight 0 adds nothing.
 
         Its buffer must not change until `commit` or `keep` was called.
+
+        Args:
+          push: vector.
+          weight: the policy's.
+          worker: who pushed.
+          committed: whether it causes a commit.
+          pulled: the version it was computed from, as it travelled.
         """
+        del worker, committed, pulled  # a mean or sum needs none of them
         if not weight > 0:
             return
         added = np.float32(weight)
@@ -236,6 +247,57 @@ class Parameters:
     def _placed(self, array: Any) -> Any:
         """A copy on the device: what is given may change, and is donated."""
         return jnp.copy(jax.device_put(array, self._device))
+
+
+class Aggregated:
+    """The same where `aggregates` combine the pushes. Not thread-safe."""
+
+    def __init__(self, functions: Functions, vector):
+        self.functions = functions
+        self._device = jax.local_devices()[0]
+        self.vector = jax.device_put(vector, self._device)
+        self.optimizer = jax.device_put(
+            functions.start_optimizer(self.vector), self._device
+        )
+        self.held = jax.device_put(functions.hold(self.vector), self._device)
+
+    def receive(self, push, weight: float, worker: int, committed: bool, pulled):
+        """See `Parameters.receive`."""
+        self.held = self.functions.take(
+            self.held, push, np.float32(weight), np.int32(worker), np.bool_(committed),
+            self.vector, pulled,
+        )  # fmt: skip
+
+    def keep(self) -> None:
+        """See `Parameters.keep`."""
+        jax.block_until_ready(self.held)
+
+    def commit(self, epoch: float, version: int) -> None:
+        """See `Parameters.commit`."""
+        self.vector, self.optimizer, self.held = self.functions.combine(
+            self.vector, self.optimizer, self.held, np.float32(epoch), np.int32(version)
+        )
+
+    def leaves(self) -> list[Any]:
+        """See `Parameters.leaves`."""
+        return [self.vector, *jax.tree.leaves((self.held, self.optimizer))]
+
+    def restore(self, leaves: Sequence[Any]) -> None:
+        """See `Parameters.restore`."""
+        old, structure = jax.tree.flatten((self.held, self.optimizer))
+        self.vector = jnp.copy(jax.device_put(leaves[0], self._device))
+        rest = [
+            jnp.copy(jax.device_put(new, self._device)).astype(leaf.dtype)
+            for new, leaf in zip(leaves[1:], old, strict=True)
+        ]
+        self.held, self.optimizer = jax.tree.unflatten(structure, rest)
+
+
+def parameters(functions: Functions, vector) -> Parameters | Aggregated:
+    """The server's parameters, as the rule's `aggregate` needs them."""
+    if aggregates.parse(functions.rule.aggregate) is None:
+        return Parameters(functions, vector)
+    return Aggregated(functions, vector)
 
 
 def elementwise(optimizer: optax.GradientTransformation) -> bool:
@@ -357,6 +419,33 @@ def _commit(rule, layout, whole, vector, state, sums, weight, epoch, version):
     gradient = sums[:cut] * scale if rule.aggregate == "mean" else sums[:cut]
     stats = jnp.where(positive, sums[cut:] * scale, vector[cut:])
     return _moved(rule, layout, whole, vector, state, gradient, stats, epoch, version)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _hold(rule, layout, num_workers, vector):
+    cut = layout.num_parameters
+    aggregate = aggregates.parse(rule.aggregate)
+    return aggregate.init(vector[:cut], vector[cut:], num_workers)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=(2,))
+def _take(rule, layout, held, push, weight, worker, committed, vector, pulled):
+    cut = layout.num_parameters
+    push, pulled = push.astype(jnp.float32), pulled.astype(jnp.float32)
+    arrival = aggregates.Arrival(
+        push[:cut], push[cut:], weight, worker, committed, vector[:cut], pulled[:cut]
+    )
+    return aggregates.parse(rule.aggregate).receive(held, arrival)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=(3, 4, 5))
+def _combine(rule, layout, whole, vector, state, held, epoch, version):
+    aggregate = aggregates.parse(rule.aggregate)
+    gradient, stats, held = aggregate.commit(held, vector[layout.num_parameters :])
+    vector, state = _moved(
+        rule, layout, whole, vector, state, gradient, stats, epoch, version
+    )
+    return vector, state, held
 
 
 @jax.jit

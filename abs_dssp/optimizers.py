@@ -6,11 +6,12 @@ processed them. Which of the two drives a learning-rate drop can decide a compar
 """
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 CLOCKS = ("epoch", "server_updates")
 
@@ -73,6 +74,75 @@ def sgd(
         parts.append(optax.trace(momentum, nesterov))
     return optax.with_extra_args_support(
         optax.chain(*parts, on_clock(learning_rate, clock))
+    )
+
+
+class DelayedNesterovState(NamedTuple):
+    """Between two pushes of `delayed_nesterov`."""
+
+    momentum: optax.Updates
+    total: optax.Updates  # of the gradients since the momentum's last update
+    count: Int[Array, ""]  # how many
+
+
+def delayed_nesterov(
+    learning_rate: Schedule | float,
+    *,
+    every: int,
+    momentum: float = 0.9,
+    share: float = 0.0,
+    clock: str = "epoch",
+) -> optax.GradientTransformationExtraArgs:
+    """Outer momentum that moves at every N-th push only, for asynchronous Local SGD.
+
+    Liu et al., "Asynchronous Local-SGD Training for Language Modeling", 2024 (arXiv
+    2401.09135), recalled: with gradients g_1, g_2, ... of the commits, N = `every`,
+
+        n a multiple of N:  m <- momentum m + (sum of the last N g) / N
+                            step = (1 - share N + share) momentum m + g / N
+        otherwise:          step = share momentum m + g / N
+
+    A stale push does not then multiply its effect through the momentum at once. Their
+    local steps in proportion to a worker's speed are not here: U is one number.
+
+    Args:
+      learning_rate: a number, or a schedule on `clock`.
+      every: N, commits between two moves of the momentum; at least 1.
+      momentum: 0..1.
+      share: c, of the momentum's step that every commit takes; 0..1/N.
+      clock: see `sgd`.
+
+    Raises:
+      ValueError: for numbers out of range.
+    """
+    if every < 1:
+        raise ValueError(f"delayed_nesterov: every must be at least 1, got {every}.")
+    if not 0 <= share <= 1 / every:
+        raise ValueError(f"delayed_nesterov: share must be in 0..1/every, got {share}.")
+
+    def init(params):
+        zeros = jax.tree.map(jnp.zeros_like, params)
+        return DelayedNesterovState(zeros, zeros, jnp.int32(0))
+
+    def update(updates, state, params=None, **extra):
+        del params, extra
+        count = state.count + 1
+        moves = count == every
+        total = jax.tree.map(jnp.add, state.total, updates)
+        moved = jax.tree.map(
+            lambda m, t: jnp.where(moves, momentum * m + t / every, m),
+            state.momentum, total,
+        )  # fmt: skip
+        part = jnp.where(moves, 1 - share * every + share, share) * momentum
+        step = jax.tree.map(
+            lambda m, g: part.astype(g.dtype) * m + g / every, moved, updates
+        )
+        total = jax.tree.map(lambda t: jnp.where(moves, 0, t), total)
+        return step, DelayedNesterovState(moved, total, jnp.where(moves, 0, count))
+
+    first = optax.GradientTransformation(init, update)
+    return optax.with_extra_args_support(
+        optax.chain(first, on_clock(learning_rate, clock))
     )
 
 

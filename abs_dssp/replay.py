@@ -119,6 +119,45 @@ def replay(
     return run.result(trace)
 
 
+def trajectory(
+    task: Task,
+    optimizer: optax.GradientTransformation,
+    trace: Trace,
+    seed: int = 0,
+    *,
+    local_optimizer: optax.GradientTransformation | None = None,
+    aggregate: str = "mean",
+) -> Variables:
+    """Every version that a trace leads to, stacked: what theory is tested on.
+
+    Args:
+      task: model and data; must have as many workers as the trace.
+      optimizer: the server's.
+      trace: who pushed what when.
+      seed: see `replay`.
+      local_optimizer: see `update.rule`.
+      aggregate: see `update.rule`.
+
+    Returns:
+      Variables whose leaves have a leading axis of `trace.commits + 1` versions.
+
+    Raises:
+      ValueError: if task and trace do not fit.
+    """
+    if task.num_workers != trace.num_workers:
+        raise ValueError(
+            f"replay: the trace has {trace.num_workers} workers, "
+            f"the task {task.num_workers}."
+        )
+    rule = update.rule(optimizer, local_optimizer, trace.local_steps, aggregate)
+    alone = bool(np.all(trace.committed & trace.accepted))
+    versions = trace.commits + 1
+    engine = Engine(task, rule, seed, versions, len(trace), alone)
+    engine.load({name: getattr(trace, name) for name in traces.COLUMNS})
+    engine.run(0, len(trace))
+    return engine.server.ring
+
+
 class Run:
     """Drives an engine over a trace: evaluations, limits, checkpoints, progress."""
 
@@ -183,6 +222,15 @@ class Run:
         """
         if self.stopped:
             return
+        try:
+            self._follow(trace, total, final)
+        except BaseException:
+            # What is being saved ends first: the same folder may be opened at once.
+            if self.store is not None:
+                self.store.close()
+            raise
+
+    def _follow(self, trace: Trace, total: int, final: bool) -> None:
         columns = {name: getattr(trace, name) for name in traces.COLUMNS}
         self.engine.load(columns)
         made = history.commits_before(trace.committed)

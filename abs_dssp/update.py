@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int
 
+from abs_dssp import aggregates
 from abs_dssp.tasks.base import Task, Variables
 
 PyTree = Any
@@ -48,7 +49,7 @@ class Rule(NamedTuple):
     optimizer: optax.GradientTransformation
     local_optimizer: optax.GradientTransformation
     local_steps: int
-    aggregate: str  # "mean" or "sum"
+    aggregate: str  # "mean", "sum", or what `aggregates.parse` reads
     unroll: bool = False  # whether local steps are written out instead of looped over
 
 
@@ -68,15 +69,14 @@ def rule(
         places (gamma = eta).
       local_steps: U, at least 1.
       aggregate: divide a commit's weighted sum by the sum of weights (`"mean"`) or not
-        (`"sum"`).
+        (`"sum"`); or one of `aggregates.KNOWN`, such as `"compensated(strength=0.04)"`.
 
     Raises:
       ValueError: for `local_steps` below 1 or an unknown `aggregate`.
     """
     if local_steps < 1:
         raise ValueError(f"local_steps must be at least 1, got {local_steps}.")
-    if aggregate not in ("mean", "sum"):
-        raise ValueError(f"aggregate must be 'mean' or 'sum', got {aggregate!r}.")
+    aggregates.parse(aggregate)  # refuses what it does not know
     return Rule(optimizer, local_optimizer or optimizer, local_steps, aggregate)
 
 

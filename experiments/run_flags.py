@@ -40,8 +40,11 @@ _FACTOR = flags.DEFINE_float("learning_rate_factor", 0.1, "Multiplier at each dr
 _CLOCK = flags.DEFINE_enum(
     "schedule_clock", "epoch", list(optimizers.CLOCKS), "What the drops count."
 )
-_AGGREGATE = flags.DEFINE_enum(
-    "aggregate", "mean", ["mean", "sum"], "How a commit combines its pushes."
+_AGGREGATE = flags.DEFINE_string(
+    "aggregate",
+    "mean",
+    "How a commit combines its pushes: mean, sum, workers, table or "
+    "compensated(strength=0.04,adaptive=False).",
 )
 _EPOCHS = flags.DEFINE_float("epochs", 20.0, "Stop after so many epochs of samples.")
 _UNTIL = flags.DEFINE_float("until", None, "Stop at this time, in (virtual) seconds.")

@@ -108,6 +108,64 @@ CASES = [
         restarts=True,
     ),
     Case(
+        "m_sync(m=2)",
+        lambda n: reference.m_sync(2),
+        least=2,
+        max_staleness=0,
+        restarts=True,
+    ),
+    Case(
+        "rennala(batch_size=5)",
+        lambda n: reference.Rennala(5),
+        max_staleness=0,
+        waits=False,
+    ),
+    Case(
+        "ringmaster(threshold=3)",
+        lambda n: reference.Ringmaster(3),
+        max_staleness=2,
+        waits=False,
+    ),
+    Case(
+        "ringmaster(threshold=2,stop=True)",
+        lambda n: reference.Ringmaster(2, stop=True),
+        max_staleness=1,
+        restarts=True,
+        waits=False,
+    ),
+    Case(
+        "malenia(batch_size=7)",
+        lambda n: reference.Malenia(7),
+        max_staleness=0,
+        waits=False,
+    ),
+    Case("ringleader()", lambda n: reference.Ringleader(), waits=False),
+    Case(
+        "mindflayer(trials=2,seconds=4.0)",
+        lambda n: reference.MindFlayer([2] * n, [4.0] * n),
+        max_staleness=0,
+    ),
+    Case("rescaled()", lambda n: reference.Rescaled(), alone=True, waits=False),
+    Case("fedbuff(k=3)", lambda n: reference.fedbuff(3), waits=False),
+    Case("fedasync()", lambda n: reference.fedasync(), alone=True, waits=False),
+    Case(
+        "weighted(asp(), koloskova(concurrency=2,limit=1.5))",
+        lambda n: reference.Weighted(reference.Asp(), reference.koloskova(2, 1.5)),
+        alone=True,
+        waits=False,
+    ),
+    Case(
+        "weighted(asp(), mishchenko(concurrency=2))",
+        lambda n: reference.Weighted(reference.Asp(), reference.mishchenko(2)),
+        alone=True,
+        waits=False,
+    ),
+    Case("zipline(lookahead=3)", lambda n: reference.Zipline(3), alone=True),
+    Case(
+        "sync_switch(at=5)",
+        lambda n: reference.Switch(reference.Bsp(), reference.Asp(), 5),
+    ),
+    Case(
         "weighted(k_async(k=2), polynomial(a=0.5))",
         lambda n: reference.Weighted(
             reference.k_async(2), lambda s: float(np.float32(1 + s) ** np.float32(-0.5))

@@ -63,7 +63,7 @@ def test_weighted_pushes_move_the_parameters_as_defined(weights, aggregate, opti
     pushes = random.normal(size=(len(weights), functions.layout.size))
     for push, weight in zip(pushes.astype(np.float32), weights, strict=True):
         buffer = push.copy()
-        server.receive(buffer, weight)
+        server.receive(buffer, weight, 0, False, buffer)
         server.keep()
         buffer[:] = np.nan  # the ring's slot is used again
     server.commit(0.0, 0)
@@ -97,12 +97,12 @@ def test_state_is_restored_between_any_two_pushes():
         again = flat.Parameters(functions, functions.initial(jax.random.key(1)))
         again.restore([np.array(leaf) for leaf in first.leaves()])
         first = again
-        first.receive(push, 0.5)
+        first.receive(push, 0.5, 0, False, push)
         if number % 3 == 2:
             first.commit(0.0, number)
     straight = flat.Parameters(functions, functions.initial(jax.random.key(0)))
     for number, push in enumerate(pushes):
-        straight.receive(push, 0.5)
+        straight.receive(push, 0.5, 0, False, push)
         if number % 3 == 2:
             straight.commit(0.0, number)
     np.testing.assert_array_equal(first.vector, straight.vector)

@@ -143,7 +143,7 @@ class Server:
         self.sizes = Sizes(size * push.itemsize, push, size * pull.itemsize, pull)
         self._same = pull == np.float32
         self.members = [Member(i) for i in range(self.num_workers)]
-        self.parameters = flat.Parameters(functions, functions.initial(self._key))
+        self.parameters = flat.parameters(functions, functions.initial(self._key))
         self.version = 0
         self.epoch = 0.0  # of the present version
         self.pushes = 0
@@ -450,7 +450,10 @@ class Server:
         self.losses.append(message.loss)
         self._estimate.add(message.loss)
         if verdict.weight > 0:
-            self.parameters.receive(self._on_device(vector), verdict.weight)
+            self.parameters.receive(
+                self._on_device(vector), verdict.weight, index, verdict.commit,
+                self.pool.arrays[member.buffer],
+            )  # fmt: skip
         if verdict.commit:
             self._commit()
         elif verdict.weight > 0:
@@ -1001,13 +1004,14 @@ class Server:
     def _warm_up(self) -> None:
         """Compiles what a push needs, before the first one."""
         functions = self.functions
-        scratch = flat.Parameters(functions, functions.initial(self._key))
+        scratch = flat.parameters(functions, functions.initial(self._key))
         like = np.zeros(functions.layout.size, np.dtype(self.sizes.push_dtype))
+        pulled = np.zeros(functions.layout.size, np.dtype(self.sizes.pull_dtype))
         # As they come over a transport, and from this process.
         for push in (self._on_device(like), jax.device_put(like, self._device)):
             for count in (1, 3):
                 for _ in range(count):
-                    scratch.receive(push, 0.5)
+                    scratch.receive(push, 0.5, 0, True, pulled)
                     scratch.keep()
                 scratch.commit(0.0, 0)
         jax.block_until_ready(functions.copy(functions.pulled(scratch.vector)))

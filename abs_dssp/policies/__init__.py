@@ -29,12 +29,27 @@ from abs_dssp.policies.base import (
 )
 from abs_dssp.policies.bsp import bsp, local_sgd
 from abs_dssp.policies.dssp import controller, dssp
+from abs_dssp.policies.federated import fedasync, fedbuff
 from abs_dssp.policies.inspect import initial_clocks, reads_loss
 from abs_dssp.policies.k_async import k_async, k_batch_async
-from abs_dssp.policies.k_sync import k_batch_sync, k_sync
+from abs_dssp.policies.k_sync import k_batch_sync, k_sync, m_sync
+from abs_dssp.policies.malenia import malenia
+from abs_dssp.policies.mindflayer import mindflayer
+from abs_dssp.policies.rennala import rennala
+from abs_dssp.policies.rescaled import rescaled
+from abs_dssp.policies.ringleader import ringleader
+from abs_dssp.policies.ringmaster import ringmaster
 from abs_dssp.policies.ssp import ssp
-from abs_dssp.policies.switch import switch
-from abs_dssp.policies.weighting import constant, inverse, polynomial, weighted
+from abs_dssp.policies.switch import switch, sync_switch
+from abs_dssp.policies.weighting import (
+    constant,
+    inverse,
+    koloskova,
+    mishchenko,
+    polynomial,
+    weighted,
+)
+from abs_dssp.policies.zipline import zipline
 
 __all__ = [
     "Clocks",
@@ -50,6 +65,8 @@ __all__ = [
     "controller",
     "describe",
     "dssp",
+    "fedasync",
+    "fedbuff",
     "gap",
     "initial_clocks",
     "inverse",
@@ -57,18 +74,29 @@ __all__ = [
     "k_batch_async",
     "k_batch_sync",
     "k_sync",
+    "koloskova",
     "local_sgd",
     "loss_growth",
+    "m_sync",
+    "malenia",
+    "mindflayer",
+    "mishchenko",
     "names",
     "only",
     "parse",
     "polynomial",
     "reads_loss",
+    "rennala",
+    "rescaled",
+    "ringleader",
+    "ringmaster",
     "rounds_growth",
     "sa_adasync",
     "ssp",
     "switch",
+    "sync_switch",
     "weighted",
+    "zipline",
 ]
 
 _RULES: dict[str, Callable[..., Policy]] = {
@@ -77,13 +105,24 @@ _RULES: dict[str, Callable[..., Policy]] = {
     "asp": asp,
     "bsp": bsp,
     "dssp": dssp,
+    "fedasync": fedasync,
+    "fedbuff": fedbuff,
     "k_async": k_async,
     "k_batch_async": k_batch_async,
     "k_batch_sync": k_batch_sync,
     "k_sync": k_sync,
     "local_sgd": local_sgd,
+    "m_sync": m_sync,
+    "malenia": malenia,
+    "mindflayer": mindflayer,
+    "rennala": rennala,
+    "rescaled": rescaled,
+    "ringleader": ringleader,
+    "ringmaster": ringmaster,
     "sa_adasync": sa_adasync,
     "ssp": ssp,
+    "sync_switch": sync_switch,
+    "zipline": zipline,
 }
 _COMBINATORS: dict[str, Callable[..., Policy]] = {
     "switch": switch,
@@ -92,6 +131,8 @@ _COMBINATORS: dict[str, Callable[..., Policy]] = {
 _WEIGHTINGS: dict[str, Callable[..., Any]] = {
     "constant": constant,
     "inverse": inverse,
+    "koloskova": koloskova,
+    "mishchenko": mishchenko,
     "polynomial": polynomial,
 }
 

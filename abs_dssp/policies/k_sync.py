@@ -1,7 +1,8 @@
 """K-sync and K-batch-sync SGD: wait for the K fastest, cancel the rest.
 
 Dutta, Wang, Joshi, "Slow and Stale Gradients Can Win the Race", IEEE JSAIT 2021
-(arXiv 2003.10579); Dutta et al., AISTATS 2018 (arXiv 1803.01113).
+(arXiv 2003.10579); Dutta et al., AISTATS 2018 (arXiv 1803.01113). Under the name of
+m-synchronous SGD the first is near-optimal for random times (arXiv 2602.03802).
 """
 
 from abs_dssp.policies import base, rounds
@@ -26,6 +27,24 @@ def k_sync(num_workers: int, *, k: base.Whole) -> base.Policy:
     """
     rounds.check("k_sync", num_workers, "k", k, most=num_workers)
     return rounds.policy(k, fresh=True, batch=False)
+
+
+@base.constructor
+def m_sync(num_workers: int, *, m: base.Whole) -> base.Policy:
+    """m-synchronous SGD: `k_sync` under its other name.
+
+    Args:
+      num_workers: number of workers N, alive or not.
+      m: pushes per commit, 1..N.
+
+    Returns:
+      A `Policy` without state.
+
+    Raises:
+      ValueError: if `m` is not in 1..N.
+    """
+    rounds.check("m_sync", num_workers, "m", m, most=num_workers)
+    return rounds.policy(m, fresh=True, batch=False)
 
 
 @base.constructor

@@ -92,6 +92,13 @@ def decide_leave(clocks: base.Clocks, *, batch: bool) -> base.Decision:
     return base.no_push(commit, release, jnp.zeros_like(clocks.alive))
 
 
+def nobody_waits(state, clocks, worker, now) -> tuple[base.State, base.Decision]:
+    """`on_leave` of rules under which every pusher goes on at once."""
+    del worker, now
+    nobody = jnp.zeros_like(clocks.alive)
+    return state, base.no_push(jnp.bool_(False), nobody, nobody)
+
+
 def policy(k: base.Whole, *, fresh: bool, batch: bool) -> base.Policy:
     """The four rules with a fixed `k`, without state."""
 

@@ -11,6 +11,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool
 
 from abs_dssp.policies import base
+from abs_dssp.policies.asp import asp
+from abs_dssp.policies.bsp import bsp
 
 
 class SwitchState(NamedTuple):
@@ -83,3 +85,23 @@ def switch(
         return decide(first.on_leave, then.on_leave, state, clocks, worker, now)
 
     return base.Policy(init, on_push, on_leave)
+
+
+@base.constructor
+def sync_switch(num_workers: int, *, at: float, unit: str = "version") -> base.Policy:
+    """Sync-Switch: `bsp` first, `asp` from `at` on.
+
+    Where the paper switches could not be verified, so `at` has no default.
+
+    Args:
+      num_workers: number of workers N, alive or not.
+      at: when to switch, in `unit`; at least 0.
+      unit: `"version"` (commits made) or `"seconds"`.
+
+    Returns:
+      A `Policy` with a `SwitchState`.
+
+    Raises:
+      ValueError: as for `switch`.
+    """
+    return switch(num_workers, bsp(num_workers), asp(num_workers), at=at, unit=unit)

@@ -2,7 +2,9 @@
 
 Zhang, Gupta, Lian, Liu, IJCAI 2016 (`inverse`); Xie, Koyejo, Gupta, "Asynchronous
 Federated Optimization", 2019, and Nguyen et al., FedBuff, AISTATS 2022
-(`polynomial`).
+(`polynomial`). Steps that adapt to the delay are weights too: Koloskova, Stich, Jaggi,
+NeurIPS 2022 (arXiv 2206.08307; `koloskova`); Mishchenko, Bach, Even, Woodworth, NeurIPS
+2022 (arXiv 2206.07638; `mishchenko`).
 
 With `aggregate="mean"` a commit divides by the sum of weights, so a weight matters
 only relative to the others of the same commit; under a policy that commits every
@@ -57,6 +59,53 @@ def polynomial(a: float = 0.5) -> Weighting:
         return (1 + staleness.astype(jnp.float32)) ** -a
 
     return _named(weight, f"polynomial(a={a!r})")
+
+
+@functools.cache
+def koloskova(concurrency: int, limit: float) -> Weighting:
+    """1 up to a staleness of `concurrency`, then min(1, limit / staleness).
+
+    At a server step eta this is the delay-adaptive step min(eta, 1 / (4 L tau)) with
+    limit = 1 / (4 L eta).
+
+    Args:
+      concurrency: workers that compute at a time; at least 1.
+      limit: above 0.
+
+    Raises:
+      ValueError: for numbers out of range.
+    """
+    base.require(
+        concurrency >= 1, f"koloskova: concurrency must be at least 1: {concurrency}."
+    )
+    base.require(limit > 0, f"koloskova: limit must be above 0, got {limit}.")
+
+    def weight(staleness):
+        late = limit / jnp.maximum(staleness, 1).astype(jnp.float32)
+        return jnp.where(staleness <= concurrency, 1, jnp.minimum(1, late))
+
+    return _named(weight, f"koloskova(concurrency={concurrency!r},limit={limit!r})")
+
+
+@functools.cache
+def mishchenko(concurrency: int) -> Weighting:
+    """M / max(M, staleness), M the number of workers that compute at a time.
+
+    Args:
+      concurrency: M, at least 1.
+
+    Raises:
+      ValueError: if it is not.
+    """
+    base.require(
+        concurrency >= 1, f"mishchenko: concurrency must be at least 1: {concurrency}."
+    )
+
+    def weight(staleness):
+        late = jnp.maximum(staleness, concurrency).astype(jnp.float32)
+        return jnp.float32(concurrency) / late
+
+    return _named(weight, f"mishchenko(concurrency={concurrency!r})")
 
 
 def _named(function: Any, spec: str) -> Weighting:

@@ -1,0 +1,75 @@
+"""Malenia SGD: Rennala's rounds where every worker has data of its own.
+
+Tyurin, Richtárik, "Optimal Time Complexities of Parallel Stochastic Optimization
+Methods Under a Fixed Computation Model", NeurIPS 2023 (arXiv 2305.12387). The condition
+that ends a round is recalled; it could not be checked against the paper's text.
+"""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jaxtyping import Array, Int
+
+from abs_dssp.policies import base, rounds
+
+
+class MaleniaState(NamedTuple):
+    """How the present round stands."""
+
+    count: Int[Array, " N"]  # B_i, fresh pushes of each worker
+
+
+@base.constructor
+def malenia(num_workers: int, *, batch_size: base.Whole) -> base.Policy:
+    """Collects fresh pushes until every worker's mean is good enough.
+
+    A round ends when the harmonic mean of the counts B_i over the n living workers is
+    at least batch_size / n, so each has pushed at least once. Stale pushes are
+    discarded, every pusher goes on at once, nobody is restarted. Needs
+    `aggregate="workers"`, the mean over workers of each one's mean: then data that
+    differ between workers do not pull towards the fast ones.
+
+    Args:
+      num_workers: number of workers N, alive or not.
+      batch_size: S, at least 1; the paper's choice is max(N, ceil(sigma^2 / eps)).
+
+    Returns:
+      A `Policy` with a `MaleniaState`.
+
+    Raises:
+      ValueError: if `batch_size` is not at least 1.
+    """
+    rounds.check("malenia", num_workers, "batch_size", batch_size, most=None)
+
+    def init():
+        return MaleniaState(jnp.zeros(num_workers, jnp.int32))
+
+    def complete(count, alive):
+        members = jnp.sum(alive).astype(jnp.float32)
+        share = 1 / jnp.maximum(count, 1).astype(jnp.float32)
+        inverse = jnp.sum(jnp.where(alive, share, 0.0))
+        # Equality counts: the slack is for the rounding of the sum.
+        enough = members**2 * jnp.float32(1 + 1e-5) >= batch_size * inverse
+        return enough & jnp.all((count > 0) | ~alive)
+
+    def on_push(state, clocks, worker, now):
+        del now
+        fresh = rounds.is_fresh(clocks, worker)
+        pusher = base.only(worker, num_workers)
+        count = state.count + (pusher & fresh).astype(jnp.int32)
+        commit = fresh & complete(count, clocks.alive)
+        return MaleniaState(jnp.where(commit, 0, count)), base.Decision(
+            fresh.astype(jnp.float32),
+            commit,
+            pusher & clocks.alive,
+            base.nobody(num_workers),
+        )
+
+    def on_leave(state, clocks, worker, now):
+        del worker, now
+        nobody = base.nobody(num_workers)
+        commit = (clocks.pending > 0) & complete(state.count, clocks.alive)
+        count = jnp.where(commit, 0, state.count)
+        return MaleniaState(count), base.no_push(commit, nobody, nobody)
+
+    return base.Policy(init, on_push, on_leave)
