@@ -279,16 +279,20 @@ class Aggregated:
         )
 
     def leaves(self) -> list[Any]:
-        """See `Parameters.leaves`."""
-        return [self.vector, *jax.tree.leaves((self.held, self.optimizer))]
+        """See `Parameters.leaves`. Empty leaves are left out: Orbax refuses them."""
+        leaves = jax.tree.leaves((self.held, self.optimizer))
+        return [self.vector, *(leaf for leaf in leaves if leaf.size)]
 
     def restore(self, leaves: Sequence[Any]) -> None:
         """See `Parameters.restore`."""
         old, structure = jax.tree.flatten((self.held, self.optimizer))
         self.vector = jnp.copy(jax.device_put(leaves[0], self._device))
+        saved = iter(leaves[1:])
         rest = [
-            jnp.copy(jax.device_put(new, self._device)).astype(leaf.dtype)
-            for new, leaf in zip(leaves[1:], old, strict=True)
+            jnp.copy(jax.device_put(next(saved), self._device)).astype(leaf.dtype)
+            if leaf.size
+            else leaf
+            for leaf in old
         ]
         self.held, self.optimizer = jax.tree.unflatten(structure, rest)
 

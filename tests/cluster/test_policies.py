@@ -68,7 +68,35 @@ def test_every_transport_and_format_replays(transport, formats, tmp_path):
         assert harness.vector(exact).tobytes() != harness.saved(tmp_path).tobytes()
 
 
-_ALONE = [c.text for c in support.CASES if c.least == 1 and "batch" not in c.text]
+@pytest.mark.parametrize(
+    ("text", "aggregate"),
+    [
+        ("asp()", "compensated(strength=0.3)"),
+        ("k_async(k=2)", "compensated(strength=2.0,adaptive=True)"),
+        ("malenia(batch_size=7)", "workers"),
+        ("ringleader()", "table"),
+    ],
+)
+def test_other_aggregates_replay_bit_for_bit(text, aggregate, tmp_path):
+    result = harness.train(tmp_path, text, aggregate=aggregate)
+    settings = {"local_optimizer": harness.LOCAL, "aggregate": aggregate}
+    replayed = replay.replay(
+        harness.task(), harness.OPTIMIZER, result.trace, 7, **settings
+    )
+    assert harness.vector(replayed).tobytes() == harness.saved(tmp_path).tobytes()
+    compiled = replay.replay(
+        harness.task(), harness.OPTIMIZER, result.trace, 7, loop="compiled", **settings
+    )
+    found, expected = harness.vector(compiled), harness.saved(tmp_path)
+    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4)
+
+
+_SEVERAL = ("batch", "fedbuff", "mindflayer")  # pushes per commit, of one worker too
+_ALONE = [
+    c.text
+    for c in support.CASES
+    if c.least == 1 and not any(name in c.text for name in _SEVERAL)
+]
 
 
 @pytest.mark.parametrize(
