@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from abs_dssp import literals
+from abs_dssp.policies.abs_dssp import abs_dssp
 from abs_dssp.policies.adaptive_bounded_staleness import (
     adaptive_bounded_staleness,
     loss_growth,
@@ -56,6 +57,7 @@ __all__ = [
     "Decision",
     "Policy",
     "State",
+    "abs_dssp",
     "adaptive_bounded_staleness",
     "adasync",
     "asp",
@@ -101,6 +103,7 @@ __all__ = [
 
 _RULES: dict[str, Callable[..., Policy]] = {
     "abs": adaptive_bounded_staleness,
+    "abs_dssp": abs_dssp,
     "adasync": adasync,
     "asp": asp,
     "bsp": bsp,

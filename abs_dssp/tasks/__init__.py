@@ -16,6 +16,7 @@ from abs_dssp.tasks.custom import from_flax, from_functions, from_nnx
 from abs_dssp.tasks.images import DataError
 from abs_dssp.tasks.logistic import logistic
 from abs_dssp.tasks.quadratic import quadratic
+from abs_dssp.tasks.tridiagonal import tridiagonal
 
 __all__ = [
     "Constants",
@@ -34,6 +35,7 @@ __all__ = [
     "parse",
     "quadratic",
     "tfds",
+    "tridiagonal",
 ]
 
 
@@ -130,6 +132,7 @@ _TASKS: dict[str, Callable[..., Task]] = {
     "digits": digits,
     "logistic": logistic,
     "quadratic": quadratic,
+    "tridiagonal": tridiagonal,
     "tfds": tfds,
 }
 

@@ -1,0 +1,90 @@
+"""The tridiagonal quadratic on which first-order methods are slowest.
+
+Nesterov's worst function; used with additive noise by Tyurin and Richtárik (arXiv
+2305.12387) and the papers that follow them to compare asynchronous methods.
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from abs_dssp.tasks.base import Constants, Task, Variables
+
+
+def tridiagonal(
+    num_workers: int,
+    *,
+    dim: int = 1000,
+    noise: float = 1.0,
+    batch_size: int = 1,
+    samples_per_epoch: int = 1000,
+) -> Task:
+    """F(w) = 1/2 w.A w - b.w, A = 1/4 tridiag(-1, 2, -1), b = (-1/4, 0, ..., 0).
+
+    L = (1 + cos(pi / (d + 1))) / 2, F* = -d / (8 (d + 1)), w^0 = (sqrt(d), 0, ..., 0).
+    A stochastic gradient is grad F(w) plus isotropic Gaussian noise of total variance
+    `noise / batch_size`, fresh for every (worker, batch).
+
+    Args:
+      num_workers: number of workers N.
+      dim: dimension d, at least 2.
+      noise: sigma^2, the total variance E||g - grad F||^2 of one sample's gradient.
+      batch_size: samples per gradient.
+      samples_per_epoch: what is called an epoch; there are no data.
+
+    Raises:
+      ValueError: for sizes out of range or a noise that is negative or not finite.
+    """
+    if dim < 2 or min(num_workers, batch_size, samples_per_epoch) < 1:
+        raise ValueError(
+            "tridiagonal: dim must be at least 2; num_workers, batch_size and "
+            f"samples_per_epoch at least 1; got {dim}, {num_workers}, {batch_size}, "
+            f"{samples_per_epoch}."
+        )
+    if not (math.isfinite(noise) and noise >= 0):
+        raise ValueError(f"tridiagonal: noise must be finite, at least 0, got {noise}.")
+    deviation = np.float32(math.sqrt(noise / dim / batch_size))
+
+    def value(w):
+        steps = jnp.sum(jnp.diff(w) ** 2)
+        return (w[0] ** 2 + w[-1] ** 2 + steps) / 8 + w[0] / 4
+
+    def init(key):
+        del key
+        return Variables(jnp.zeros(dim).at[0].set(math.sqrt(dim)), {})
+
+    def batch(data, key, worker, index):
+        del data
+        stream = jax.random.fold_in(jax.random.fold_in(key, 0x7D1A), worker)
+        return deviation * jax.random.normal(
+            jax.random.fold_in(stream, index), (dim,), jnp.float32
+        )
+
+    def loss(variables, batch, key):
+        del key
+        return value(variables.params) + jnp.sum(batch * variables.params), {}
+
+    def evaluate(data, variables):
+        del data
+        found, slope = jax.value_and_grad(value)(variables.params)
+        return {"loss": found, "gradient_norm_squared": jnp.sum(slope**2)}
+
+    return Task(
+        name="tridiagonal",
+        num_workers=num_workers,
+        batch_size=batch_size,
+        samples_per_epoch=samples_per_epoch,
+        data=(),
+        init=init,
+        batch=batch,
+        loss=loss,
+        evaluate=evaluate,
+        objective=lambda data, variables: value(variables.params),
+        constants=Constants(
+            (1 + math.cos(math.pi / (dim + 1))) / 2,
+            float(noise),
+            -dim / (8 * (dim + 1)),
+        ),
+    )
