@@ -1,0 +1,172 @@
+"""What the theorems ask of a schedule: a policy's promise, or a trace's measure."""
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from abs_dssp import literals, policies
+from abs_dssp.policies import Policy
+from abs_dssp.theory import convergence
+from abs_dssp.traces import Trace
+
+
+class Promise(NamedTuple):
+    """What a policy guarantees for every schedule."""
+
+    k_min: int  # least pushes in a commit, while everybody lives
+    tau_max: float  # staleness of an applied push, in versions; inf if unbounded
+    batch: bool  # whether pushers are released within a round
+
+
+def effective_tau(trace: Trace) -> int:
+    """Largest staleness of an accepted push: the tau_max that a run really had."""
+    return int(trace.staleness[trace.accepted].max(initial=0))
+
+
+def measured_tau_bar(trace: Trace) -> float:
+    """Mean over commits of the mean staleness of their accepted pushes.
+
+    The quantity that Lemma 1 bounds by `tau_bar`; 0 without a commit.
+    """
+    rounds, staleness = _rounds(trace)
+    if not rounds.size:
+        return 0.0
+    count = np.bincount(rounds)
+    total = np.bincount(rounds, weights=staleness)
+    known = count > 0
+    return float(np.mean(total[known] / count[known]))
+
+
+def kappa_1(trace: Trace) -> float:
+    """Mean over commits of 1 / K_t, K_t the accepted pushes of commit t.
+
+    With unequal weights, sum(w^2) / sum(w)^2 stands for 1 / K_t: the factor by which
+    averaging reduces variance. NaN without a commit.
+    """
+    rounds, _ = _rounds(trace)
+    if not rounds.size:
+        return math.nan
+    weight = trace.weight[trace.accepted][: len(rounds)].astype(float)
+    total = np.bincount(rounds, weights=weight)
+    squares = np.bincount(rounds, weights=weight**2)
+    known = total > 0
+    return float(np.mean(squares[known] / total[known] ** 2))
+
+
+def _rounds(trace: Trace) -> tuple[np.ndarray, np.ndarray]:
+    """Commit number and staleness of every accepted push that was committed."""
+    commit = np.cumsum(trace.committed) - trace.committed  # the version on arrival
+    accepted = trace.accepted & (commit < trace.commits)
+    return commit[accepted].astype(int), trace.staleness[accepted].astype(float)
+
+
+def promise(policy: Policy | str, num_workers: int) -> Promise:
+    """What a policy guarantees: the constants for Theorems A and B.
+
+    SSP and DSSP bound leads in clocks and not staleness in versions. A worker released
+    at clock c has every other at c - s or more, and nobody pushes beyond c + s + 1
+    before it has pushed: at most 2 s + 1 pushes of each of the N - 1 others.
+
+    Args:
+      policy: a policy of this package, or its text.
+      num_workers: N.
+
+    Raises:
+      ValueError: for a rule whose promise is not known here.
+    """
+    text = policy if isinstance(policy, str) else policies.describe(policy)
+    call = literals.parse_call(text, "theory.promise")
+    name, given = call.name, call.kwargs
+    n, none = num_workers, math.inf
+
+    def argument(key: str, place: int, default: Any = None) -> Any:
+        if key in given:
+            return given[key]
+        return call.args[place] if len(call.args) > place else default
+
+    if name in ("bsp", "local_sgd"):
+        return Promise(n, 0, False)
+    if name in ("k_sync", "m_sync"):
+        return Promise(argument("k", 0, argument("m", 0)), 0, False)
+    if name == "k_batch_sync":
+        return Promise(argument("k", 0), 0, True)
+    if name == "rennala":
+        return Promise(argument("batch_size", 0), 0, True)
+    if name == "k_async":
+        return Promise(argument("k", 0), none, False)
+    if name in ("k_batch_async", "fedbuff"):
+        return Promise(argument("k", 0), none, True)
+    if name == "asp":
+        return Promise(1, none, False)
+    if name == "ringmaster":
+        return Promise(1, argument("threshold", 0) - 1, False)
+    if name in ("adasync", "sa_adasync"):
+        base = argument("base", 1, "k_async")
+        bound = none if "async" in base else 0
+        return Promise(argument("k0", 0, 1), bound, "batch" in base)
+    if name == "abs":
+        k0 = argument("k0", 0, 1)
+        bound = argument("tau_max", 2)
+        return Promise(k0, math.ceil(n / k0) if bound is None else bound, False)
+    if name == "ssp":
+        return Promise(1, (2 * argument("s", 0) + 1) * (n - 1), False)
+    if name == "dssp":
+        if argument("variant", 2, "printed") == "printed":
+            return Promise(1, none, False)
+        return Promise(1, (2 * argument("s_upper", 1, 15) + 1) * (n - 1), False)
+    raise ValueError(
+        f"theory.promise: nothing is known of {text!r}; give k_min and tau_max "
+        "to the theorems yourself."
+    )
+
+
+def step_size(
+    policy: Policy | str,
+    num_workers: int,
+    *,
+    smoothness: float,
+    local_steps: int = 1,
+    gap: float | None = None,
+    variance: float | None = None,
+    rounds: int | None = None,
+    tau_max: float | None = None,
+) -> float:
+    """A step size with a guarantee: the best of Theorem A or B for a policy.
+
+    Without `gap`, `variance` and `rounds` the largest step that the theorem allows.
+    With them the minimiser of its two leading terms, sqrt(2 gap K / (L V T U)), or the
+    largest step, whichever is less.
+
+    Args:
+      policy: a policy of this package, or its text.
+      num_workers: N.
+      smoothness: L.
+      local_steps: U.
+      gap: F(w^0) - F*.
+      variance: V of one gradient.
+      rounds: T, commits.
+      tau_max: staleness to count with instead of the promise, as for ASP, which has
+        none, or a measured one (`effective_tau`).
+
+    Raises:
+      ValueError: if the policy bounds no staleness and `tau_max` is not given.
+    """
+    known = promise(policy, num_workers)
+    bound = known.tau_max if tau_max is None else tau_max
+    if math.isinf(bound):
+        text = policy if isinstance(policy, str) else policies.describe(policy)
+        raise ValueError(
+            f"step_size: {text} bounds no staleness; give tau_max, such as "
+            "effective_tau of a trace."
+        )
+    mean = convergence.tau_bar(bound, num_workers, known.k_min, known.batch)
+    width = convergence.spread(bound, mean)
+    if local_steps == 1:
+        largest = float(convergence.largest_step_a(smoothness, width))
+    else:
+        largest = float(convergence.largest_step_b(smoothness, width, local_steps))
+    if gap is None or variance is None or rounds is None or variance <= 0:
+        return largest
+    noise = smoothness * variance * rounds * local_steps
+    return min(largest, math.sqrt(2 * gap * known.k_min / noise))
