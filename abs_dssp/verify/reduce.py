@@ -1,0 +1,260 @@
+"""What of a state may be forgotten: reductions that are tried before they are used.
+
+Two kinds. What neither the rule nor a promise reads (found by tracing the rule) is left
+out. Everything else is a guess about the rule, for instance that it looks at versions
+only by their differences; a guess is tried at every state that the search visits, by
+asking the rule again about states that it should not tell apart. Where the rule does
+tell two of them apart, the search begins anew without that guess.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Int
+
+from abs_dssp import policies
+from abs_dssp.policies import Policy
+from abs_dssp.verify.promised import Promises
+
+# The guesses, in the order of `Chosen.guesses`.
+CLOCK = 0  # clocks matter by their differences among the living
+VERSION = 1  # versions by their differences, beyond `Chosen.floor`
+TIME = 2  # times by their differences
+IDLE = 3  # clock, version and times of the dead, and the version of who waits, do not
+FAR_CLOCK = 4  # leads from FAR on are alike
+FAR_VERSION = 5  # staleness from FAR on is alike
+FAR_TIME = 6  # seconds ago from FAR_SECONDS on are alike
+FAR_PENDING = 7  # pending pushes from FAR on are alike
+GUESSES = 8
+FLOORS = (0, 8, 32)  # versions tried, before the guess is given up
+
+FAR = 16  # clocks, versions or pushes, beyond every promised bound
+FAR_SECONDS = 32.0
+# What a state is compared with: shifts by 1, 2, .. NEAR, and far away by primes, so
+# that a rule that looks at remainders notices.
+NEAR = 8
+_SHIFT = 1_048_583
+_SHIFT_SECONDS = 4099.0
+_BEYOND = 1009
+
+
+class Chosen(NamedTuple):
+    """Which guesses are made; values and not structure, so that one program serves."""
+
+    guesses: Bool[np.ndarray, " G"]
+    floor: Any  # int32; versions up to it are kept as they are
+    time_leaves: Bool[np.ndarray, " L"]  # leaves of the rule's state that are times
+    left_out: Any  # bool; whether what nobody reads is left out
+
+
+def reads(policy: Policy, num_workers: int) -> frozenset[str]:
+    """Fields of `Clocks`, and `"now"`, that decisions of `policy` may depend on."""
+    arguments = (
+        policy.init(),
+        policies.initial_clocks(num_workers),
+        jnp.int32(0),
+        jnp.float32(0),
+    )
+    leaves, structure = jax.tree.flatten(arguments)
+    names = [
+        getattr(path[-1], "name", "") if path[0].idx == 1 else ("", "", "", "now")[top]
+        for path, _ in jax.tree_util.tree_leaves_with_path(arguments)
+        for top in [path[0].idx]
+    ]
+    found = set()
+    for decide in (policy.on_push, policy.on_leave):
+
+        def flat(*values, decide=decide):
+            return decide(*jax.tree.unflatten(structure, values))
+
+        jaxpr = jax.make_jaxpr(flat)(*leaves).jaxpr
+        used = [v for equation in jaxpr.eqns for v in equation.invars]
+        used = [*used, *jaxpr.outvars]
+        for name, variable in zip(names, jaxpr.invars, strict=True):
+            if any(v is variable for v in used):
+                found.add(name)
+    return frozenset(found - {""})
+
+
+class Reduction:
+    """Reductions for one policy."""
+
+    def __init__(self, start: Any, read: frozenset[str], promised: Promises):
+        bounds = [value for value in promised[:5] if value is not None]
+        self.far = max([FAR, *(bound + 4 for bound in bounds)])
+        versions = promised.max_staleness, promised.max_computing
+        # What nobody reads; "commit" promises need `pending`, which is kept always.
+        self._no_clock = "clock" not in read and promised.max_gap is None
+        self._no_pulled = "pulled" not in read and versions == (None, None)
+        self._no_version = "version" not in read and self._no_pulled
+        self._no_latest = "latest" not in read
+        self._no_previous = "previous" not in read
+        self._no_time = not read & {"latest", "previous", "now"}
+        state = jax.tree.leaves(start.state)
+        self._float = [jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in state]
+
+    def none(self) -> Chosen:
+        """No reduction at all."""
+        leaves = np.zeros(len(self._float), bool)
+        return Chosen(np.zeros(GUESSES, bool), np.int32(0), leaves, np.bool_(False))
+
+    def all(self) -> Chosen:
+        """Every reduction."""
+        everything = np.ones(GUESSES, bool)
+        return self.none()._replace(guesses=everything, left_out=np.bool_(True))
+
+    def only(self, chosen: Chosen, guess: int) -> Chosen:
+        """The same with one guess."""
+        guesses = np.zeros(GUESSES, bool)
+        guesses[guess] = chosen.guesses[guess]
+        return chosen._replace(guesses=guesses)
+
+    def without(self, chosen: Chosen, guess: int) -> Chosen:
+        """What to try when a guess was wrong: a weaker one, or none."""
+        if guess == VERSION and chosen.floor < FLOORS[-1]:
+            floor = FLOORS[FLOORS.index(int(chosen.floor)) + 1]
+            return chosen._replace(floor=np.int32(floor))
+        if guess == TIME:  # perhaps the rule keeps a time in its state
+            numbers = np.flatnonzero(self._float)
+            tried = np.flatnonzero(chosen.time_leaves)
+            later = numbers[numbers > tried[0]] if len(tried) else numbers
+            if len(later):
+                leaves = np.arange(len(self._float)) == later[0]
+                return chosen._replace(time_leaves=leaves)
+        guesses = chosen.guesses.copy()
+        guesses[guess] = False
+        return chosen._replace(guesses=guesses)
+
+    def canonical(self, carry: Any, chosen: Chosen) -> Any:
+        """The state that stands for all that are like it."""
+        use, drop = chosen.guesses, chosen.left_out
+        clocks = carry.clocks
+        alive = clocks.alive
+        idle = use[IDLE] & ~alive
+        largest = jnp.iinfo(jnp.int32).max
+        slowest = jnp.min(jnp.where(alive, clocks.clock, largest))
+        slowest = jnp.where(jnp.any(alive), slowest, jnp.min(clocks.clock))
+        clock = jnp.where(idle, slowest, clocks.clock)
+        clock = clock - jnp.where(use[CLOCK], slowest, 0)
+        reach = jnp.clip(clock, -self.far, self.far)
+        clock = jnp.where(use[CLOCK] & use[FAR_CLOCK], reach, clock)
+
+        version, pulled = clocks.version, clocks.pulled
+        pulled = jnp.where(use[IDLE] & (clocks.waiting | ~alive), version, pulled)
+        if self._no_pulled:
+            pulled = jnp.where(drop, version, pulled)
+        near = jnp.maximum(pulled, version - self.far)
+        pulled = jnp.where(use[FAR_VERSION], near, pulled)
+        down = jnp.where(use[VERSION], jnp.maximum(version - chosen.floor, 0), 0)
+        if self._no_version:
+            down = jnp.where(drop, version, down)
+        version, pulled = version - down, pulled - down
+
+        now, latest, previous = carry.now, clocks.latest, clocks.previous
+        latest = jnp.where(idle, now, latest)
+        previous = jnp.where(idle, now, previous)
+        start = jnp.where(use[TIME], now, 0.0)
+        far = jnp.where(use[FAR_TIME] & use[TIME], FAR_SECONDS, jnp.inf)
+        now, latest, previous = now - start, latest - start, previous - start
+        latest = jnp.maximum(latest, -far)
+        previous = jnp.maximum(previous, latest - far)
+        if self._no_latest:
+            latest = jnp.where(drop, 0.0, latest)
+        if self._no_previous:
+            previous = jnp.where(drop, 0.0, previous)
+        if self._no_time:
+            now = jnp.where(drop, 0.0, now)
+        state = carry.state
+        state = self._times(state, chosen, lambda leaf: jnp.maximum(leaf - start, -far))
+        pending = jnp.minimum(clocks.pending, self.far)
+        return carry._replace(
+            state=state,
+            now=now,
+            clocks=clocks._replace(
+                clock=jnp.where(drop & self._no_clock, 0, clock),
+                pulled=pulled,
+                version=version,
+                latest=latest,
+                previous=previous,
+                pending=jnp.where(use[FAR_PENDING], pending, clocks.pending),
+                loss=jnp.float32(jnp.nan),
+            ),
+        )
+
+    def variants(self, carry: Any, chosen: Chosen, near: Int[Array, ""]) -> Any:
+        """A canonical state, and states that the rule should not tell from it.
+
+        Stacked along a new leading axis, `carry` itself first, then one that is shifted
+        far away and one by `near`.
+        """
+        others = jax.vmap(lambda *by: self._perturbed(carry, chosen, *by))(
+            jnp.array([1, -1], jnp.int32),  # of what is changed beside shifts
+            jnp.stack([jnp.int32(_SHIFT), near]),
+            jnp.stack([jnp.float32(_SHIFT_SECONDS), near.astype(jnp.float32)]),
+        )
+        return jax.tree.map(
+            lambda one, more: jnp.concatenate([one[None], more]), carry, others
+        )
+
+    def _perturbed(self, carry, chosen, sign, shift, shift_seconds):
+        use = chosen.guesses
+        clocks = carry.clocks
+        count = clocks.clock.shape[0]
+        each = np.arange(1, count + 1, dtype=np.int32)
+        dead = use[IDLE] & ~clocks.alive
+        beyond = _BEYOND * each
+
+        clock = clocks.clock + jnp.where(dead, sign * (2 + each), 0)
+        apart = use[CLOCK] & use[FAR_CLOCK] & clocks.alive & (clock >= self.far)
+        clock = clock + jnp.where(apart, beyond, 0)
+        clock = clock + jnp.where(use[CLOCK], shift, 0)
+
+        version, pulled = clocks.version, clocks.pulled
+        unused = use[IDLE] & (clocks.waiting | ~clocks.alive)
+        old = use[FAR_VERSION] & (version - pulled >= self.far) & ~unused
+        pulled = pulled - jnp.where(old, beyond, 0)
+        pulled = pulled + jnp.where(unused, sign * (1 + each), 0)
+        up = jnp.where(use[VERSION] & (version >= chosen.floor), shift, 0)
+
+        now, latest, previous = carry.now, clocks.latest, clocks.previous
+        ago = beyond.astype(np.float32)
+        clip = use[TIME] & use[FAR_TIME]
+        seldom = clip & (latest - previous >= FAR_SECONDS) & ~dead
+        long_ago = clip & (latest <= now - FAR_SECONDS) & ~dead
+        latest = latest - jnp.where(long_ago, ago, 0.0)
+        previous = previous - jnp.where(long_ago, ago, 0.0)
+        previous = previous - jnp.where(seldom, ago, 0.0)
+        latest = latest + jnp.where(dead, (sign * (5 + each)).astype(jnp.float32), 0.0)
+        later = jnp.where(use[TIME], shift_seconds, 0.0)
+
+        def moved(leaf):
+            long = clip & (leaf <= now - FAR_SECONDS)
+            return leaf - jnp.where(long, float(_BEYOND), 0.0) + later
+
+        pending = clocks.pending
+        many = use[FAR_PENDING] & (pending >= self.far)
+        return carry._replace(
+            state=self._times(carry.state, chosen, moved),
+            now=now + later,
+            clocks=clocks._replace(
+                clock=clock,
+                pulled=pulled + up,
+                version=version + up,
+                latest=latest + later,
+                previous=previous + later,
+                pending=pending + jnp.where(many, _BEYOND, 0),
+            ),
+        )
+
+    def _times(self, state, chosen, change):
+        """The rule's state with the leaves changed that are times."""
+        leaves, structure = jax.tree.flatten(state)
+        leaves = [
+            jnp.where(chosen.time_leaves[i], change(leaf).astype(leaf.dtype), leaf)
+            if is_float
+            else leaf
+            for i, (leaf, is_float) in enumerate(zip(leaves, self._float, strict=True))
+        ]
+        return jax.tree.unflatten(structure, leaves)

@@ -1,0 +1,326 @@
+"""The checker finds what is wrong, by a shortest way, and nothing where nothing is."""
+
+import copy
+import os
+import subprocess
+import sys
+
+import mutants
+import numpy as np
+import pytest
+import reference
+
+from abs_dssp import decisions, policies, theory, traces, verify
+
+WRONG = pytest.mark.parametrize(
+    "mutant",
+    mutants.MUTANTS,
+    ids=lambda m: f"{m.make.__name__}-{m.kind}-{m.num_workers}-{m.deaths}",
+)
+
+
+@pytest.mark.parametrize("text", verify.examples())
+def test_the_rules_keep_their_promises(text):
+    report = verify.check(text, 3, max_states=4_000)
+    assert report.violation is None, report.violation.table
+    assert report.states > 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("num_workers", [2, 3])
+@pytest.mark.parametrize("text", verify.examples())
+def test_the_rules_keep_their_promises_when_more_happens(text, num_workers):
+    report = verify.check(text, num_workers, deaths=2, joins=2, max_states=100_000)
+    assert report.violation is None, report.violation.table
+
+
+def test_every_rule_has_an_example():
+    """Also one that the table does not know."""
+    for name in policies.names():
+        assert any(text.partition("(")[0] == name for text in verify.examples()), name
+    for text in verify.examples():
+        policies.parse(text, 3)
+
+
+@pytest.mark.parametrize("text", verify.examples())
+def test_promises_are_those_of_the_theory(text):
+    try:
+        known = theory.promise(text, 3)
+    except ValueError:
+        pytest.skip("the theory knows nothing of it")
+    mine = verify.promises(text, 3)
+    if mine.max_staleness is not None:
+        assert mine.max_staleness == known.tau_max
+    if mine.least_commit is not None:
+        assert mine.least_commit == known.k_min
+
+
+@WRONG
+def test_what_is_broken_is_named_by_a_shortest_way(mutant):
+    policy = mutant.make(mutant.num_workers)
+    report = verify.check(
+        policy, mutant.num_workers, deaths=mutant.deaths, promises=mutant.promised
+    )
+    found = report.violation
+    assert found is not None
+    assert (found.kind, len(found.moves)) == (mutant.kind, mutant.length), found.table
+    assert found.promise.endswith(".")
+    assert len(found.table.splitlines()) == mutant.length + 1
+    trace = found.trace.validate()
+    assert len(trace) + len(trace.events) == mutant.length
+    if mutant.kind != "weight":
+        again = decisions.rederive(policy, trace)
+        assert decisions.first_difference(trace, again) == ""
+        assert again.open_restarts == trace.open_restarts
+
+
+@pytest.mark.parametrize("number", [0, 1, 2, 6, 14, 19, 20, 21])
+def test_reductions_lengthen_and_hide_nothing(number):
+    mutant = mutants.MUTANTS[number]
+    report = verify.check(
+        mutant.make(mutant.num_workers),
+        mutant.num_workers,
+        deaths=mutant.deaths,
+        promises=mutant.promised,
+        reduced=False,
+    )
+    assert report.violation is not None
+    assert report.violation.kind == mutant.kind
+    assert len(report.violation.moves) == mutant.length
+
+
+def test_the_counterexample_shows_the_broken_promise(tmp_path):
+    promised = verify.promises('dssp(s_lower=0,s_upper=1,variant="bounded")', 2)
+    printed = policies.dssp(2, s_lower=0, s_upper=1, variant="printed")
+    report = verify.check(printed, 2, promises=promised)
+    assert report.violation is not None and not report.complete
+    assert report.violation.kind == "gap"
+    # Both push once, for an interval; one more push asks, the next one uses the grant.
+    assert len(report.violation.moves) == 4
+    trace = decisions.rederive(printed, report.violation.trace)
+    released = trace.wait == 0
+    assert trace.gaps[released].max() == 2
+    assert trace.gaps[released][:-1].max() == 1
+    saved = traces.Trace.load(trace.save(tmp_path / "counterexample.npz"))
+    assert traces.fingerprint(saved) == traces.fingerprint(trace)
+    assert saved.policy == policies.describe(printed)
+
+
+def test_bounded_dssp_keeps_what_printed_dssp_breaks():
+    text = 'dssp(s_lower=0,s_upper=1,variant="bounded")'
+    report = verify.check(text, 2, depth=8)
+    assert report.promised.max_gap == 1
+    assert report.violation is None
+    assert report.depth == 8
+
+
+def test_staleness_can_be_read_off_the_trace():
+    mutant = next(m for m in mutants.MUTANTS if m.kind == "staleness")
+    found = verify.check(mutant.make(2), 2, promises=mutant.promised).violation
+    assert found is not None
+    assert found.trace.staleness[found.trace.accepted].max() == 1
+
+
+def test_a_worker_that_rejoins_may_push_twice_in_a_round_of_bsp():
+    report = verify.check("bsp()", 2, promises=verify.Promises(most_commit=2))
+    assert report.violation is not None
+    kinds = [(move.kind, move.worker) for move in report.violation.moves]
+    assert kinds == [
+        ("push", 0), ("leave", 0), ("join", 0), ("push", 0), ("push", 1),
+    ]  # fmt: skip
+    trace = report.violation.trace.validate()
+    assert [event.kind for event in trace.events] == ["leave", "join"]
+    assert verify.check("bsp()", 2, joins=0).violation is None
+
+
+def test_a_rule_states_its_own_promises():
+    def lenient(num_workers):
+        policy = policies.ssp(num_workers, s=2)
+
+        def on_push(*arguments):
+            return policy.on_push(*arguments)
+
+        on_push.promises = {"max_gap": 1}
+        return policy._replace(on_push=on_push)
+
+    report = verify.check(lenient(2), 2)
+    assert report.promised == verify.Promises(max_gap=1)
+    assert report.violation is not None and report.violation.kind == "gap"
+
+
+def test_promises_are_stated_on_top_of_those_known():
+    known = verify.promises("abs(k0=1,a=2)", 3)
+    stated = verify.stated(known, {"commit_size": 2, "max_gap": None})
+    assert (stated.least_commit, stated.most_commit) == (2, 2)
+    assert stated.commit_field == "" and stated.growing == ("k",)
+    with pytest.raises(ValueError, match="max_gap must be at least 0, got -1"):
+        verify.stated(known, {"max_gap": -1})
+
+
+# The same states, found without the package.
+
+ORACLES = {
+    "bsp()": lambda: reference.Bsp(),
+    "ssp(s=1)": lambda: reference.Ssp(1),
+    "k_sync(k=1)": lambda: reference.k_sync(1),
+    "k_async(k=2)": lambda: reference.k_async(2),
+    "abs(k0=1,a=2,tau_max=1)": lambda: reference.Abs(1, a=2, tau_max=1),
+}
+
+
+def carry_out(world, decision, arrived, accepted, commits):
+    """What the server does with a decision, from the definitions."""
+    world.pending += accepted
+    if commits:
+        world.version += 1
+        world.pending = 0
+    released = set(decision.release) & arrived
+    for worker in released | set(decision.restart):
+        world.pulled[worker] = world.version
+    world.computing |= released
+    world.waiting = arrived - released
+
+
+def nexts(state):
+    """What may come after (world, rule, deaths, joins), slowly."""
+    world, _, deaths, joins = state
+    for worker in sorted(world.computing):
+        world, rule, *_ = copy.deepcopy(state)
+        world.computing.remove(worker)
+        world.clock[worker] += 1
+        decision = rule.push(world, worker, 0.0)
+        arrived = world.waiting | {worker}
+        carry_out(world, decision, arrived, decision.weight > 0, decision.commit)
+        yield world, rule, deaths, joins
+    for worker in sorted(state[0].alive if deaths else ()):
+        world, rule, *_ = copy.deepcopy(state)
+        for members in (world.alive, world.computing, world.waiting):
+            members.discard(worker)
+        decision = rule.leave(world)
+        commits = decision.commit and world.pending > 0
+        carry_out(world, decision, set(world.waiting), False, commits)
+        yield world, rule, deaths - 1, joins
+    dead = set(range(state[0].num_workers)) - state[0].alive
+    for worker in sorted(dead if joins else ()):
+        world, rule, *_ = copy.deepcopy(state)
+        if world.alive:
+            world.clock[worker] = min(world.clock[i] for i in world.alive)
+        world.pulled[worker] = world.version
+        world.alive.add(worker)
+        world.computing.add(worker)
+        yield world, rule, deaths, joins - 1
+
+
+def key(world, deaths, joins):
+    workers = range(world.num_workers)
+    return (
+        tuple(world.clock),
+        tuple(world.pulled),
+        world.version,
+        world.pending,
+        tuple(i in world.waiting for i in workers),
+        tuple(i in world.alive for i in workers),
+        deaths,
+        joins,
+    )
+
+
+@pytest.mark.parametrize("text", ORACLES)
+def test_the_reachable_states_are_those_of_plain_python(text):
+    depth = 6
+    level = [(reference.World(2), ORACLES[text](), 1, 1)]
+    expected = {key(level[0][0], 1, 1)}
+    for _ in range(depth):
+        following = {}
+        for state in level:
+            for world, rule, deaths, joins in nexts(state):
+                # Equal worlds after equally many events: the rule's state is a
+                # function of the version here.
+                name = key(world, deaths, joins)
+                following[name] = (world, rule, deaths, joins)
+        expected |= set(following)
+        level = list(following.values())
+    found = set()
+    for carry in verify.reachable(text, 2, depth=depth, deaths=1, joins=1):
+        clocks = carry.clocks
+        columns = [
+            tuple(np.asarray(value).tolist())
+            for value in (clocks.clock, clocks.pulled, clocks.waiting, clocks.alive)
+        ]
+        found.add(
+            (*columns[:2], int(clocks.version), int(clocks.pending), *columns[2:],
+             int(carry.deaths), int(carry.joins))
+        )  # fmt: skip
+    assert found == expected
+
+
+# The command.
+
+
+def command(*arguments, path="."):
+    environment = dict(os.environ, JAX_PLATFORMS="cpu", PYTHONPATH=str(path))
+    return subprocess.run(
+        [sys.executable, "-m", "abs_dssp.verify", *arguments],
+        capture_output=True,
+        text=True,
+        env=environment,
+        timeout=300,
+    )
+
+
+def test_the_command_writes_the_counterexample(tmp_path):
+    (tmp_path / "my_rules.py").write_text(
+        "from abs_dssp import policies\n"
+        "def eager(num_workers, *, s):\n"
+        "    policy = policies.ssp(num_workers, s=s + 1)\n"
+        "    def on_push(*arguments):\n"
+        "        return policy.on_push(*arguments)\n"
+        "    return policy._replace(on_push=on_push)\n"
+    )
+    out = tmp_path / "broken.npz"
+    done = command(
+        "--policy=my_rules:eager(s=1)", "--max_gap=1", f"--out={out}", path=tmp_path
+    )
+    assert done.returncode == 1, done.stderr
+    assert "VIOLATED (gap, 2 events)" in done.stdout
+    assert "A worker is released at a gap of at most 1 clocks." in done.stdout
+    assert traces.Trace.load(out).policy == "my_rules:eager(s=1)"
+    assert out.with_suffix(".png").exists()
+
+
+def test_the_command_is_content_with_a_good_rule():
+    done = command("--policy=bsp()", "--num_workers=2")
+    assert done.returncode == 0, done.stderr
+    assert "complete" in done.stdout and "holds" in done.stdout
+    assert "no broken" in done.stdout
+
+
+@pytest.mark.parametrize(
+    "arguments, sentence",
+    [
+        (("--policy=nope()",), "unknown name 'nope'"),
+        (("--policy=ssp(s=-1)",), "s must be at least 0"),
+        (("--max_gap=1",), "--max_gap needs --policy"),
+        (("--policy=bsp()", "--depth=0"), "depth must be at least 1"),
+        (("--policy=bsp()", "extra"), "unexpected arguments: extra"),
+    ],
+)
+def test_mistakes_are_told_in_a_sentence(arguments, sentence):
+    done = command(*arguments)
+    assert done.returncode == 2
+    assert sentence in done.stderr and "Traceback" not in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "decide, sentence",
+    [
+        (lambda s, c, w, n: 1 / 0, "fails with ZeroDivisionError"),
+        (lambda s, c, w, n: (s, None), "must return a Decision"),
+        (lambda s, c, w, n: None, r"must return \(state, Decision\)"),
+        (lambda s, c, w, n: (c, None), "must give its state back"),
+    ],
+)
+def test_a_rule_that_cannot_be_asked_is_refused(decide, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        verify.check(policies.Policy(tuple, decide, decide), 2)
