@@ -382,7 +382,8 @@ def _has_convolutions(task: Task) -> bool:
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2, 3, 4))
 def _begin(functions, rule, slots, capacity, alone, key) -> Server:
-    variables = functions.init(key)
+    # Constants are not to be folded through a ring of thousands of versions.
+    variables = jax.lax.optimization_barrier(functions.init(key))
     ring = jax.tree.map(
         lambda leaf: jnp.zeros((slots, *leaf.shape), leaf.dtype).at[0].set(leaf),
         variables,
@@ -420,17 +421,33 @@ def _objective(functions, data, ring, slot):
     return functions.objective(data, _slot(ring, slot))
 
 
-def _push(functions, rule, data, key, ring, row: Rows) -> update.Push:
+def _read(ring, version) -> Variables:
+    """A version out of the ring, inside the loop.
+
+    A conditional is never fused. Were this read fused into whatever uses it, XLA could
+    not tell that all reads come before the write, and copied the whole ring at every
+    push: 4.7 instead of 0.3 ms for 3,200 versions of 1,000 numbers.
+    """
     slots = jax.tree.leaves(ring)[0].shape[0]
+
+    def nothing(ring):
+        return jax.tree.map(lambda leaf: jnp.zeros_like(leaf[0]), ring)
+
+    return jax.lax.cond(
+        version >= 0, lambda ring: _slot(ring, version % slots), nothing, ring
+    )
+
+
+def _push(functions, rule, data, key, ring, row: Rows) -> update.Push:
     origin = update.Origin(row.worker, row.clock, row.pulled, row.pulled_epoch)
-    pulled = _slot(ring, row.pulled % slots)
+    pulled = _read(ring, row.pulled)
     return update.compute_push(rule, functions, data, key, pulled, origin)
 
 
 def _receive(rule, alone: bool, server: Server, row: Rows, push, place) -> Server:
     """What the server does with one push."""
     slots = jax.tree.leaves(server.ring)[0].shape[0]
-    current = _slot(server.ring, row.version % slots)
+    current = _read(server.ring, row.version)
     if alone:
         gradient = push.gradient
         if rule.aggregate == "sum":
@@ -447,7 +464,7 @@ def _receive(rule, alone: bool, server: Server, row: Rows, push, place) -> Serve
         else:
             arrival = aggregates.Arrival(
                 push.gradient, push.stats, row.weight, row.worker, row.committed,
-                current.params, _slot(server.ring, row.pulled % slots).params,
+                current.params, _read(server.ring, row.pulled).params,
             )  # fmt: skip
             sums = aggregate.receive(server.sums, arrival)
 

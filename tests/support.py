@@ -107,6 +107,14 @@ CASES = [
         lambda n: reference.Abs(1, a=0.5, growth="loss"),
         restarts=True,
     ),
+    Case("abs_dssp()", lambda n: reference.AbsDssp(n), waits=False, restarts=True),
+    Case(
+        "abs_dssp(noise=3.0,memory=0.5)",
+        lambda n: reference.AbsDssp(n, 3.0, 0.5),
+        max_staleness=4,
+        waits=False,
+        restarts=True,
+    ),
     Case(
         "m_sync(m=2)",
         lambda n: reference.m_sync(2),

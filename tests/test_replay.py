@@ -354,5 +354,5 @@ def test_task_and_trace_must_have_the_same_workers(quadratic):
     with pytest.raises(ValueError, match="the trace has 2 workers, the task 4"):
         replay.replay(quadratic, optax.sgd(0.1), trace)
     wrong = dataclasses.replace(trace, num_workers=N)
-    with pytest.raises(ValueError, match="aggregate must be 'mean' or 'sum'"):
+    with pytest.raises(ValueError, match="aggregate must be one of 'mean', 'sum'"):
         replay.replay(quadratic, optax.sgd(0.1), wrong, aggregate="median")

@@ -17,6 +17,8 @@ from abs_dssp.policies import base, rounds
 
 _BATCHES = 2.0 ** np.arange(-2, 2)  # candidates for K, in units of `noise`
 _STALE = (0, 1, 2, 4)  # candidates for tau_max
+_TIE = 1e-5
+_TINY = 1e-30  # in the place of 0 where something is divided by it
 
 
 class AbsDsspState(NamedTuple):
@@ -124,7 +126,9 @@ def controller(
         jnp.asarray(k, interval.dtype), jnp.asarray(tau, interval.dtype)
     )
     order = np.lexsort((k, tau))
-    best = jnp.asarray(order)[jnp.argmin(costs[order])]
+    # The first of those that are equal but for rounding.
+    near = costs[order] <= jnp.min(costs) * (1 + _TIE)
+    best = jnp.asarray(order)[jnp.argmax(near)]
     return Plan(jnp.asarray(k)[best], jnp.asarray(tau, jnp.int32)[best])
 
 
@@ -145,17 +149,22 @@ def _round(interval, usable, k, tau):
         enough = jnp.sum(jnp.floor(middle / h)) >= k
         return jnp.where(enough, low, middle), jnp.where(enough, middle, high)
 
-    top = (k + jnp.sum(usable)) / jnp.sum(rates)  # sum floor(x / h) > sum x / h - n
-    _, fresh = jax.lax.fori_loop(0, 20, halve, (least * 0.999, top))
+    count = jnp.sum(usable).astype(h.dtype)
+    top = (k + count) / jnp.sum(rates)  # sum floor(x / h) > sum x / h - n
+    _, fresh = jax.lax.fori_loop(0, 30, halve, (least * 0.999, top))
 
     def settle(_, length):
         able = h <= (tau + 1) * length
-        return jnp.maximum(k / jnp.maximum(jnp.sum(rates * able), 1e-30), length)
+        return jnp.maximum(
+            k / jnp.maximum(jnp.sum(jnp.where(able, rates, 0)), _TINY), length
+        )
 
     stale = jax.lax.fori_loop(0, 4, settle, least)
     able = (h <= (tau + 1) * stale) & usable
     # A computation is under way at a commit with probability min(1, h / round).
-    share = jnp.where(able, rates, 0) / jnp.maximum(jnp.sum(rates * able), 1e-30)
+    share = jnp.where(able, rates, 0) / jnp.maximum(
+        jnp.sum(jnp.where(able, rates, 0)), _TINY
+    )
     mean = jnp.sum(share * jnp.where(able, jnp.minimum(h / stale, tau), 0))
     some = jnp.any(able)
     never = jnp.where(some, stale, jnp.inf)

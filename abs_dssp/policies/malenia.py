@@ -16,7 +16,7 @@ from abs_dssp.policies import base, rounds
 class MaleniaState(NamedTuple):
     """How the present round stands."""
 
-    count: Int[Array, " N"]  # B_i, fresh pushes of each worker
+    counts: Int[Array, " N"]  # B_i, fresh pushes of each worker
 
 
 @base.constructor
@@ -56,7 +56,7 @@ def malenia(num_workers: int, *, batch_size: base.Whole) -> base.Policy:
         del now
         fresh = rounds.is_fresh(clocks, worker)
         pusher = base.only(worker, num_workers)
-        count = state.count + (pusher & fresh).astype(jnp.int32)
+        count = state.counts + (pusher & fresh).astype(jnp.int32)
         commit = fresh & complete(count, clocks.alive)
         return MaleniaState(jnp.where(commit, 0, count)), base.Decision(
             fresh.astype(jnp.float32),
@@ -68,8 +68,8 @@ def malenia(num_workers: int, *, batch_size: base.Whole) -> base.Policy:
     def on_leave(state, clocks, worker, now):
         del worker, now
         nobody = base.nobody(num_workers)
-        commit = (clocks.pending > 0) & complete(state.count, clocks.alive)
-        count = jnp.where(commit, 0, state.count)
+        commit = (clocks.pending > 0) & complete(state.counts, clocks.alive)
+        count = jnp.where(commit, 0, state.counts)
         return MaleniaState(count), base.no_push(commit, nobody, nobody)
 
     return base.Policy(init, on_push, on_leave)
