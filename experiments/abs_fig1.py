@@ -3,9 +3,10 @@
 python experiments/abs_fig1.py --scale=laptop --data_dir=../shared/data
 """
 
+import numpy as np
 from reproduction import abs_setting, panels, study
 from reproduction.panels import Curve, Panel
-from reproduction.study import Context, finals, spread, verdict
+from reproduction.study import Context, finals, separate, spread, verdict
 
 from abs_dssp.report.document import Claim, Part, Picture, Section, Table
 
@@ -93,32 +94,34 @@ def _table(title: str, kinds, target: float) -> Table:
 def _claims(title: str, kinds) -> list[Claim]:
     found = []
     for kind, made in kinds.items():
-        score = {
-            name: float(sum(map(study.mean_accuracy, outcomes)) / len(outcomes))
+        scores = {
+            name: np.array([study.mean_accuracy(o) for o in outcomes])
             for name, outcomes in made.items()
         }
-        names = list(score)
-        best = max(score, key=lambda name: score[name])
-        inside = names[0] != best != names[-1]
+        names = list(scores)
+        best = max(names, key=lambda name: scores[name].mean())
+        small, large = (separate(scores[best], scores[names[i]]) for i in (0, -1))
         each = ", ".join(
-            f"{name.removeprefix('tau_max = ')}: {value:.3f}"
-            for name, value in score.items()
+            f"{name.removeprefix('tau_max = ')}: {spread(values)}"
+            for name, values in scores.items()
         )
+        reasons = [f"best at {best}"]
+        if not small:
+            reasons.append(
+                "the smallest does not hurt: restarts waste nothing that counts here"
+            )
+        if not large:
+            reasons.append(
+                "the largest is not worse by two standard errors: at this step size "
+                "staleness hurts too little for restarts to pay"
+            )
         found.append(
             Claim(
                 f"too small and too large a tau_max both hurt ({title}, {kind})",
                 "an inner value is best",
                 f"accuracy averaged over the run by tau_max {each}",
-                verdict(inside),
-                f"best at {best}"
-                + (
-                    ""
-                    if inside
-                    else "; at this step size staleness does not hurt enough for "
-                    "restarts to pay"
-                    if best == names[-1]
-                    else "; restarts waste nothing that counts here"
-                ),
+                verdict(small and large),
+                "; ".join(reasons),
             )
         )
     return found

@@ -22,7 +22,7 @@ def build(context: Context) -> Section:
     """All runs, pictures, tables and claims of the figure."""
     scale = context.scale
     place = study.folder(context, NAME)
-    steps, target = scale.abs_local_steps, scale.abs_target
+    steps = scale.abs_local_steps
 
     def run(text):
         return abs_setting.run(context, WORKERS, text, steps)
@@ -52,37 +52,39 @@ def build(context: Context) -> Section:
         )
         for kind, runs in readings.items()
     }
-    parts += [abs_setting.results(made, target, kind) for kind, made in kinds.items()]
+    parts += [abs_setting.results(made, kind) for kind, made in kinds.items()]
     parts.append(tuning)
     for number, (kind, made) in enumerate(kinds.items()):
         parts.append(
             abs_setting.picture(
-                {kind: made}, place / f"figure4{'ab'[number]}.png", target,
+                {kind: made}, place / f"figure4{'ab'[number]}.png",
                 f"ABS, Figure 4: K^0 = {K0}, N = {WORKERS}; {kind}.",
             )
         )  # fmt: skip
-    claims = [_claim(kind, made, target) for kind, made in kinds.items()]
+    claims = [_claim(kind, made) for kind, made in kinds.items()]
     return Section("ABS, Figure 4: the effect of a", parts, claims)
 
 
-def _claim(kind: str, made, target: float) -> Claim:
+def _claim(kind: str, made) -> Claim:
+    target = abs_setting.common_target(made)
     grown = {name: runs for name, runs in made.items() if name != "K fixed"}
     names = list(grown)  # from the smallest a to the largest
-    rounds = [mean_time(study.times_to(grown[n], target, "version")) for n in names]
-    seconds = [mean_time(study.times_to(grown[n], target)) for n in names]
+    rounds, seconds = (
+        [mean_time(study.times_to(grown[n], target, column)) for n in names]
+        for column in ("version", "seconds")
+    )
     shown = "; ".join(
-        f"{n}: {'-' if s is None else f'{s:.0f}'} s, "
-        f"{'-' if r is None else f'{r:.0f}'} rounds, {spread(finals(grown[n]))}"
+        f"{n}: {s:.0f} s, {r:.0f} rounds, {spread(finals(grown[n]))} at the end"
         for n, s, r in zip(names, seconds, rounds, strict=True)
     )
     ends = [rounds[0], rounds[-1]]
     if kind.startswith("a = power"):
         ends.reverse()  # a larger power grows faster
-    fewer = ends[0] is not None and ends[1] is not None and ends[0] <= ends[1]
+    fewer = ends[0] <= ends[1]
     return Claim(
         f"a trades time against rounds ({kind})",
         "curves for several a; no number in the text",
-        shown,
+        f"to {target:.0%}: {shown}",
         verdict(fewer),
         "faster growth needs fewer rounds, each of them longer"
         if fewer

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import jax
 import numpy as np
 
-from abs_dssp import delays, optimizers, policies, simulate, tasks, theory
+from abs_dssp import delays, optimizers, policies, replay, simulate, tasks, theory
 from abs_dssp.traces import Trace
 
 PILOT = 4000  # pushes of the first schedule, from which a step is chosen
@@ -23,6 +23,7 @@ class Contestant:
     # How Theorem A sees a trace, where that is not the trace's own constants.
     sees: Callable[[Trace], theory.Schedule] = theory.schedule_of
     loss_driven: bool = False
+    own_step: bool = False  # its weights are its steps, in units of 1 / L
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +61,8 @@ def contestants(n: int, ratio: float) -> list[Contestant]:
         Contestant(f"Rennala, S = {batch}", f"rennala(batch_size={batch})"),
         Contestant(f"Ringmaster, R = {batch}", f"ringmaster(threshold={batch})"),
         Contestant(
-            f"Ringmaster, R = {batch}, stops", f"ringmaster(threshold={batch},stop=True)"
+            f"Ringmaster, R = {batch}, stops",
+            f"ringmaster(threshold={batch},stop=True)",
         ),
         Contestant(
             f"Malenia, S = {max(n, batch)}", f"malenia(batch_size={max(n, batch)})",
@@ -80,7 +82,7 @@ def contestants(n: int, ratio: float) -> list[Contestant]:
         ),
         Contestant("ZipLine, R = 8", "zipline(lookahead=8)"),
         Contestant("Sync-Switch at 20", "sync_switch(at=20)"),
-        Contestant("abs_dssp", f"abs_dssp(noise={ratio:g})"),
+        Contestant("abs_dssp", f"abs_dssp(noise={ratio:g})", "sum", own_step=True),
     ]  # fmt: skip
 
 
@@ -216,6 +218,9 @@ def compete(
 
     def step_for(trace):
         schedule = who.sees(trace)
+        if who.own_step:
+            mean = float(trace.weight.sum()) / max(trace.commits, 1)
+            return 1 / smoothness, mean / smoothness, schedule
         step = float(theory.target_step(smoothness, variance, problem.target, schedule))
         if who.aggregate == "sum":  # a commit's weights add up to its scale
             total = trace.weight[: len(trace)].sum() / max(trace.commits, 1)
@@ -238,8 +243,6 @@ def compete(
     for seed in range(seeds):
         trace = simulate.schedule(policy, model, pushes, seed=seed)
         every = max(1, trace.commits // 300)
-        from abs_dssp import replay
-
         result = replay.replay(
             task, optimizers.sgd(step), trace, seed, aggregate=who.aggregate,
             eval_every_commits=every,
@@ -327,7 +330,8 @@ def _problem(label, make, probe, target) -> Problem:
     slope = jax.jit(jax.grad(lambda p, d, v: probe.objective(d, v._replace(params=p))))
     evaluate = jax.jit(probe.evaluate)
     rate = 1 / probe.constants.smoothness
-    for count in range(100_000):
+    count = 0
+    while count < 100_000:
         found = evaluate(probe.data, variables)
         if float(found["gradient_norm_squared"]) <= target / 2:
             break
@@ -335,6 +339,5 @@ def _problem(label, make, probe, target) -> Problem:
         variables = variables._replace(
             params=jax.tree.map(lambda w, g: w - rate * g, variables.params, change)
         )
-    return Problem(
-        label, make, start - probe.constants.optimum, target, max(count, 1)
-    )
+        count += 1
+    return Problem(label, make, start - probe.constants.optimum, target, max(count, 1))

@@ -38,6 +38,7 @@ POLICIES = {
 }
 IN_PAPER = tuple(name for name, text in POLICIES.items() if text in papers.TABLE_1)
 LOOKS = {name: look(n) for n, name in enumerate(POLICIES)}
+LOOKS["DSSP"] = look(5, linestyle=(0, (1, 1)))  # often on top of ASP
 JITTERS = (0.0, 0.001, 0.01, 0.02, 0.05, 0.1)
 PUSHES = papers.EPOCHS * papers.TRAINING_IMAGES / papers.BATCH  # of a whole run
 DROP = papers.DROPS[0] / papers.EPOCHS  # share of the run at the first drop

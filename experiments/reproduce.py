@@ -92,8 +92,10 @@ def _publish(sections: list[Section], path: Path) -> None:
         if not isinstance(part, Picture):
             return part
         copy = folder / f"{part.path.parent.name}_{part.path.name}"
-        with Image.open(part.path) as picture:  # 64 colours are enough for lines
-            picture.convert("RGB").quantize(64).save(copy, optimize=True)
+        with Image.open(part.path) as picture:
+            # Few colours make small files; this method keeps those of thin lines.
+            few = picture.convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE)
+            few.save(copy, optimize=True)
         return dataclasses.replace(part, path=copy)
 
     copied = [

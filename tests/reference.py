@@ -486,12 +486,13 @@ class Zipline:
 
 
 class AbsDssp:
-    """The plan is searched over all pairs; equally good ones by tau_max, then by K."""
+    """The plan is searched over all pairs: within 5 % of the best the largest K, then
+    the least stale."""
 
     def __init__(self, n, noise=None, memory=0.7):
         self.noise = n / 2 if noise is None else noise
         self.memory = memory
-        self.k, self.tau = max(1, math.ceil(2 * self.noise)), 0
+        self.k, self.tau, self.step = max(1, math.ceil(2 * self.noise)), 0, 1.0
         self.started: dict[int, float] = {}
         self.interval: dict[int, float] = {}
 
@@ -501,49 +502,55 @@ class AbsDssp:
         new = self.memory * old + (1 - self.memory) * took if old > 0 else took
         self.interval[p] = new
         accepted = world.staleness(p) <= self.tau
+        weight = self.step / self.k if accepted else 0.0
         commit = accepted and world.pending + 1 >= self.k
         restart = set()
         if commit:
             times = [self.interval.get(i, 0.0) for i in sorted(world.alive)]
-            self.k, self.tau = self.plan([t for t in times if t > 0])
+            self.plan([t for t in times if t > 0])
             restart = {
                 i
                 for i in world.computing
                 if world.version + 1 - world.pulled[i] > self.tau
             }
+        for worker in restart:
+            least = 1.1 * (now - self.started.get(worker, 0.0))
+            self.interval[worker] = max(self.interval.get(worker, 0.0), least)
         for worker in {p} | restart:
             self.started[worker] = now
-        return Decision(float(accepted), commit, {p}, restart)
+        return Decision(weight, commit, {p}, restart)
 
     def plan(self, times):
-        sizes = sorted({max(1, math.ceil(2.0**e * self.noise)) for e in range(-2, 2)})
-        pairs = [(tau, k) for tau in (0, 1, 2, 4) for k in sizes]
-        costs = [self.cost(times, k, tau) for tau, k in pairs]
-        least = min(costs)
-        tau, k = next(
-            pair for pair, c in zip(pairs, costs, strict=True) if c <= least * 1.00001
-        )
-        return k, tau
+        sizes = {max(1, math.ceil(i / 16 * self.noise)) for i in range(1, 33)}
+        pairs = sorted((-k, tau) for tau in (0, 1, 2, 4) for k in sizes)
+        costs = [self.cost(times, -k, tau) for k, tau in pairs]
+        least = min(cost for cost, _ in costs)
+        for (k, tau), (cost, step) in zip(pairs, costs, strict=True):
+            if cost <= least * 1.0517:
+                self.k, self.tau, self.step = -k, tau, step
+                return
 
     def cost(self, times, k, tau):
         if not times:
-            return math.inf
+            return math.inf, 1.0
         ratio = self.noise / k
         if tau == 0:
             ends = sorted(t * j for t in times for j in range(1, k + 1))
-            return ends[k - 1] / min(1.0, 1 / (2 * ratio))
+            step = min(1.0, 1 / (2 * ratio))
+            return ends[k - 1] / step, step
         seconds = k / sum(1 / t for t in times)
         for _ in range(4):
             able = [t for t in times if t <= (tau + 1) * seconds]
             seconds = max(seconds, k / sum(1 / t for t in able) if able else math.inf)
         if math.isinf(seconds):
-            return math.inf
+            return math.inf, 1.0
         able = [t for t in times if t <= (tau + 1) * seconds]
         total = sum(1 / t for t in able)
         mean = sum(min(t / seconds, tau) / t / total for t in able)
         noisy = 1 / (ratio + math.sqrt(ratio**2 + 4 * ratio * mean))
         width = tau * mean
-        return seconds / min(noisy, (math.sqrt(1 + 8 * width) - 1) / (4 * width))
+        step = min(noisy, (math.sqrt(1 + 8 * width) - 1) / (4 * width))
+        return seconds / step, step
 
     def leave(self, world):
         return Decision()

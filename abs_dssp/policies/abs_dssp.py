@@ -15,26 +15,27 @@ from jaxtyping import Array, Bool, Float, Int
 
 from abs_dssp.policies import base, rounds
 
-_BATCHES = 2.0 ** np.arange(-2, 2)  # candidates for K, in units of `noise`
-_STALE = (0, 1, 2, 4)  # candidates for tau_max
-_TIE = 1e-5
-_TINY = 1e-30  # in the place of 0 where something is divided by it
-
-
-class AbsDsspState(NamedTuple):
-    """The present plan and what it is made of."""
-
-    k: Int[Array, ""]  # K^t, pushes that end the round
-    tau_max: Int[Array, ""]  # in versions
-    started: Float[Array, " N"]  # seconds; start of the present computation
-    interval: Float[Array, " N"]  # seconds per push; 0 where none was seen
+_BATCHES = np.arange(1, 33) / 16  # candidates for K, in units of `noise`
+_STALE = (1, 2, 4)  # candidates for tau_max, beside 0
+_NEAR = 0.0517  # how much worse a plan with fewer commits may be; ratios of small
+# whole numbers, which costs of regular times are, never are this close to it
+_LATE = 1.1  # by how much a cancelled computation is taken to be longer than it was
 
 
 class Plan(NamedTuple):
     """What the controller chose."""
 
-    k: Int[Array, ""]
-    tau_max: Int[Array, ""]
+    k: Int[Array, ""]  # K^t, pushes that end the round
+    tau_max: Int[Array, ""]  # in versions
+    step: Float[Array, ""]  # Theorem A's, in units of 1 / L
+
+
+class AbsDsspState(NamedTuple):
+    """The present plan and what it is made of."""
+
+    plan: Plan
+    started: Float[Array, " N"]  # seconds; start of the present computation
+    interval: Float[Array, " N"]  # seconds per push, 0 where unknown
 
 
 @base.constructor
@@ -49,6 +50,10 @@ def abs_dssp(
     takes and which step Theorem A allows, and takes the pair with the least seconds per
     unit of progress. A large K beats down noise, a small one commits often; allowing
     staleness wastes no work and costs step size.
+
+    A push weighs step / K, with the step that the plan counts on in units of 1 / L.
+    With `aggregate="sum"` a commit then makes that step, if the server's learning rate
+    is 1 / L; with `aggregate="mean"` the weights cancel and the rate is the user's.
 
     Args:
       num_workers: number of workers N, alive or not.
@@ -71,7 +76,9 @@ def abs_dssp(
 
     def init():
         time = jnp.zeros(num_workers, float)
-        return AbsDsspState(jnp.int32(start_k), jnp.int32(0), time, time)
+        # Nobody has been measured: fresh rounds, large enough for the longest step.
+        plan = Plan(jnp.int32(start_k), jnp.int32(0), jnp.ones((), float))
+        return AbsDsspState(plan, time, time)
 
     def on_push(state, clocks, worker, now):
         dtype = state.started.dtype
@@ -84,18 +91,24 @@ def abs_dssp(
         mixed = jnp.where(old > 0, memory * old + (1 - memory) * took, took)
         interval = jnp.where(pusher, mixed, old)
 
-        accepted = clocks.version - clocks.pulled[worker] <= state.tau_max
-        commit, release = rounds.on_push(clocks, worker, state.k, accepted, batch=True)
+        accepted = clocks.version - clocks.pulled[worker] <= state.plan.tau_max
+        commit, release = rounds.on_push(
+            clocks, worker, state.plan.k, accepted, batch=True
+        )
         plan = jax.lax.cond(
             commit,
             lambda: controller(interval, clocks.alive, ratio),
-            lambda: Plan(state.k, state.tau_max),
+            lambda: state.plan,
         )
         stale = clocks.version + 1 - clocks.pulled > plan.tau_max
         restart = rounds.others(clocks, worker) & stale & commit
+        # One that is cancelled would have taken longer than this.
+        least = jnp.where(restart, _LATE * (now - state.started), 0)
+        interval = jnp.maximum(interval, least)
         started = jnp.where(release | restart, now, state.started)
-        return AbsDsspState(plan.k, plan.tau_max, started, interval), base.Decision(
-            accepted.astype(jnp.float32), commit, release, restart
+        weight = jnp.where(accepted, state.plan.step / state.plan.k.astype(dtype), 0)
+        return AbsDsspState(plan, started, interval), base.Decision(
+            weight.astype(jnp.float32), commit, release, restart
         )
 
     return base.Policy(init, on_push, rounds.nobody_waits)
@@ -112,63 +125,71 @@ def controller(
       noise: R = sigma^2 / eps.
 
     Returns:
-      A `Plan`; of equally good ones the first, so the least stale and smallest.
+      A `Plan`; of those within about 5 % of the best the largest K, then the least stale.
     """
     sizes = np.unique(np.maximum(1, np.ceil(_BATCHES * noise)).astype(np.int32))
-    k, tau = (grid.ravel() for grid in np.meshgrid(sizes, _STALE))
-    usable = alive & (interval > 0)
-
-    def cost(k, tau):
-        seconds, mean = _round(interval, usable, k, tau)
-        return seconds / _step(noise / k, tau, mean)
-
-    costs = jax.vmap(cost)(
-        jnp.asarray(k, interval.dtype), jnp.asarray(tau, interval.dtype)
+    tau, k = (grid.ravel() for grid in np.meshgrid(_STALE, sizes, indexing="ij"))
+    known = alive & (interval > 0)
+    h = jnp.where(known, interval, jnp.inf)
+    batches, dtype = jnp.asarray(sizes, h.dtype), h.dtype
+    many, tau_max = jnp.asarray(k, dtype), jnp.asarray(tau, dtype)
+    seconds, mean = _stale_round(h, many, tau_max)
+    steps = jnp.concatenate(
+        [_step(noise / batches, 0, 0), _step(noise / many, tau_max, mean)]
     )
-    order = np.lexsort((k, tau))
-    # The first of those that are equal but for rounding.
-    near = costs[order] <= jnp.min(costs) * (1 + _TIE)
-    best = jnp.asarray(order)[jnp.argmax(near)]
-    return Plan(jnp.asarray(k)[best], jnp.asarray(tau, jnp.int32)[best])
+    costs = jnp.concatenate([_fresh_round(h, batches), seconds]) / steps
+    # Of those that are nearly as good, the one with the fewest commits, then the least
+    # stale; the first of all if nobody has been measured yet.
+    near = costs <= jnp.min(costs) * (1 + _NEAR)
+    order = np.lexsort((np.append(0 * sizes, tau), -np.append(sizes, k)))
+    best = jnp.asarray(order)[jnp.argmax(near[order])]
+    return Plan(
+        jnp.asarray(np.append(sizes, k))[best],
+        jnp.asarray(np.append(0 * sizes, tau).astype(np.int32))[best],
+        steps[best],
+    )
 
 
-def _round(interval, usable, k, tau):
-    """Predicted seconds of a round and mean staleness of its pushes.
+def _fresh_round(h, k):
+    """Seconds until k pushes are there if everybody starts afresh, (K,).
 
-    tau = 0: everybody starts afresh, so the least x with sum floor(x / h_i) >= k. Else
-    nobody loses work but those who would be too stale: k / sum 1 / h_i over the workers
-    with h_i <= (tau + 1) rounds, whose pushes see h_i / round commits on the way.
+    The least x with sum_i floor(x / h_i) >= k, by halving.
     """
-    h = jnp.where(usable, interval, jnp.inf)
-    rates = jnp.where(usable, 1 / jnp.where(usable, interval, 1), 0)
-    least = k / jnp.sum(rates)
+    rate = jnp.sum(1 / h)
+    count = jnp.sum(jnp.isfinite(h)).astype(h.dtype)
 
     def halve(_, bounds):
         low, high = bounds
         middle = (low + high) / 2
-        enough = jnp.sum(jnp.floor(middle / h)) >= k
-        return jnp.where(enough, low, middle), jnp.where(enough, middle, high)
+        done = jnp.sum(jnp.floor(middle[:, None] / h[None, :]), axis=1)
+        return jnp.where(done >= k, low, middle), jnp.where(done >= k, middle, high)
 
-    count = jnp.sum(usable).astype(h.dtype)
-    top = (k + count) / jnp.sum(rates)  # sum floor(x / h) > sum x / h - n
-    _, fresh = jax.lax.fori_loop(0, 30, halve, (least * 0.999, top))
+    # sum floor(x / h_i) is at most sum x / h_i and more than that less their number.
+    bounds = (k / rate * 0.999, (k + count) / rate)
+    return jax.lax.fori_loop(0, 30, halve, bounds)[1]
 
-    def settle(_, length):
-        able = h <= (tau + 1) * length
-        return jnp.maximum(
-            k / jnp.maximum(jnp.sum(jnp.where(able, rates, 0)), _TINY), length
-        )
 
-    stale = jax.lax.fori_loop(0, 4, settle, least)
-    able = (h <= (tau + 1) * stale) & usable
-    # A computation is under way at a commit with probability min(1, h / round).
-    share = jnp.where(able, rates, 0) / jnp.maximum(
-        jnp.sum(jnp.where(able, rates, 0)), _TINY
-    )
-    mean = jnp.sum(share * jnp.where(able, jnp.minimum(h / stale, tau), 0))
-    some = jnp.any(able)
-    never = jnp.where(some, stale, jnp.inf)
-    return jnp.where(tau == 0, fresh, never), jnp.where(tau == 0, 0, mean)
+def _stale_round(h, k, tau):
+    """Seconds of a round without lost work, and mean staleness of its pushes, (K,).
+
+    k / sum 1 / h_i over the workers that can deliver within tau + 1 rounds; during a
+    computation of h_i seconds h_i / round commits are made.
+    """
+
+    def able(seconds):
+        return h[None, :] <= ((tau + 1) * seconds)[:, None]
+
+    def rate(seconds):
+        return jnp.sum(jnp.where(able(seconds), 1 / h[None, :], 0), axis=1)
+
+    def settle(_, seconds):
+        return jnp.maximum(k / rate(seconds), seconds)
+
+    seconds = jax.lax.fori_loop(0, 4, settle, k / jnp.sum(1 / h))
+    late = jnp.minimum(h[None, :] / seconds[:, None], tau[:, None])
+    share = jnp.where(able(seconds), 1 / h[None, :], 0) / rate(seconds)[:, None]
+    mean = jnp.sum(jnp.where(share > 0, share * late, 0), axis=1)
+    return jnp.where(jnp.isfinite(seconds), seconds, jnp.inf), mean
 
 
 def _step(ratio, tau, mean):

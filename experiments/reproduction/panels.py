@@ -19,6 +19,7 @@ class Curve:
     label: str
     histories: Sequence[History]  # one per seed
     look: dict[str, Any]  # matplotlib's line arguments
+    band: bool = True  # one deviation over seeds
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,7 +90,7 @@ def _draw(axes, panel: Panel, number: int, lettered: bool) -> None:
         mean = values.mean(axis=0)
         axes.plot(x, mean, label=curve.label, **curve.look)
         lowest.append(mean[len(mean) // 5])
-        if len(values) > 1:
+        if len(values) > 1 and curve.band:
             spread = values.std(axis=0, ddof=1)
             axes.fill_between(
                 x, mean - spread, mean + spread, color=curve.look["color"], alpha=0.12,
