@@ -307,19 +307,19 @@ def tridiagonal(ratio: float, dim: int, target: float) -> Problem:
     )  # fmt: skip
 
 
-def logistic(ratio: float, samples: int, dim: int, batch_size: int) -> Problem:
-    """Logistic regression; the target follows from the noise there is, eps = V / R."""
+def logistic(ratio: float, samples: int, dim: int, target: float) -> Problem:
+    """Logistic regression; the batch is what makes the noise sigma^2 / B = R eps."""
+    single = tasks.logistic(1, samples=samples, dim=dim, l2=1e-3, batch_size=1)
+    assert single.constants is not None and single.constants.noise_variance is not None
+    batch = max(1, round(single.constants.noise_variance / (ratio * target)))
 
     def make(n):
         # Everybody draws from all of the data: the theorem's workers are alike.
         return tasks.logistic(
-            n, samples=samples, dim=dim, batch_size=batch_size, partition="shared"
+            n, samples=samples, dim=dim, l2=1e-3, batch_size=batch, partition="shared"
         )
 
-    probe = make(1)
-    assert probe.constants is not None and probe.constants.noise_variance is not None
-    target = probe.constants.noise_variance / batch_size / ratio
-    return _problem(f"logistic regression, d = {dim}", make, probe, target)
+    return _problem(f"logistic regression, d = {dim}", make, make(1), target)
 
 
 def _problem(label, make, probe, target) -> Problem:

@@ -41,6 +41,7 @@ def _ours(error: BaseException) -> bool:
         return False
     module = trace.tb_frame.f_globals.get("__name__", "").split(".")[0]
     ours = (
-        "abs_dssp", "outputs", "run_flags", "cluster_flags", "reproduction", "__main__",
+        "abs_dssp", "outputs", "run_flags", "cluster_flags", "contestants",
+        "reproduction", "__main__",
     )  # fmt: skip
     return module in ours or isinstance(error, OSError)

@@ -1,20 +1,24 @@
 """What experiments write: runs that are kept, tables, and progress."""
 
 import csv
+import dataclasses
+import datetime
 import hashlib
 import json
 import os
+import platform
 import re
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from abs_dssp import history as history_lib
 from abs_dssp import traces
 from abs_dssp.replay import Result
-from abs_dssp.report import summary
+from abs_dssp.report import document, summary
+from abs_dssp.report.document import Picture, Section
 
 
 def folder(path: str) -> Path:
@@ -146,3 +150,42 @@ class Reporter:
         if self._bar is not None:
             self._bar.close()
         print(line, file=sys.stderr, flush=True)
+
+
+def today() -> str:
+    """The date, as reports write it."""
+    return datetime.date.today().isoformat()
+
+
+def machine(device) -> str:
+    """Hardware and versions, as reports write them."""
+    kind = "CPU" if device.platform == "cpu" else device.device_kind
+    versions = ", ".join(f"{k} {v}" for k, v in traces.package_versions().items())
+    return (
+        f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, {kind}; "
+        f"Python {platform.python_version()}, {versions}"
+    )
+
+
+def publish(title: str, sections: Sequence[Section], path: Path) -> None:
+    """A report as documentation: one Markdown file and a folder of its pictures."""
+    from PIL import Image
+
+    folder = path.with_suffix("")
+    folder.mkdir(parents=True, exist_ok=True)
+
+    def moved(part):
+        if not isinstance(part, Picture):
+            return part
+        copy = folder / f"{part.path.parent.name}_{part.path.name}"
+        with Image.open(part.path) as picture:
+            # Few colours make small files; this method keeps those of thin lines.
+            few = picture.convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE)
+            few.save(copy, optimize=True)
+        return dataclasses.replace(part, path=copy)
+
+    copied = [
+        dataclasses.replace(section, parts=[moved(part) for part in section.parts])
+        for section in sections
+    ]
+    document.save_markdown(title, copied, path)

@@ -7,7 +7,6 @@ Writes report.md and report.html to --out/SCALE. Finished runs are kept: the sam
 command goes on where it was interrupted, and the report grows figure by figure.
 """
 
-import dataclasses
 import time
 from pathlib import Path
 
@@ -18,12 +17,12 @@ import abs_fig4
 import dssp_fig3
 import dssp_fig4_table1
 import entry
+import outputs
 from absl import flags
-from PIL import Image
 from reproduction import study
 
 from abs_dssp.report import document
-from abs_dssp.report.document import AGREES, DIFFERS, UNTESTED, Picture, Section
+from abs_dssp.report.document import AGREES, DIFFERS, UNTESTED, Section
 
 _ONLY = flags.DEFINE_list("only", None, "Names of figures, e.g. abs_fig1; all of them.")
 _PUBLISH = flags.DEFINE_string(
@@ -59,7 +58,7 @@ def main(argv):
                       study.setting(here, time.monotonic() - begun, took)]  # fmt: skip
             study.save(TITLE, report, here.out)
     if _PUBLISH.value is not None:
-        _publish(report, Path(_PUBLISH.value))
+        outputs.publish(TITLE, report, Path(_PUBLISH.value))
     claims = [claim for section in sections for claim in section.claims]
     counts = ", ".join(
         f"{sum(c.verdict == word for c in claims)} {word}"
@@ -81,28 +80,6 @@ def _overview(sections: list[Section]) -> Section:
             document.claims_table(sections),
         ],
     )
-
-
-def _publish(sections: list[Section], path: Path) -> None:
-    """The report as documentation: one Markdown file and a folder of its pictures."""
-    folder = path.with_suffix("")
-    folder.mkdir(parents=True, exist_ok=True)
-
-    def moved(part):
-        if not isinstance(part, Picture):
-            return part
-        copy = folder / f"{part.path.parent.name}_{part.path.name}"
-        with Image.open(part.path) as picture:
-            # Few colours make small files; this method keeps those of thin lines.
-            few = picture.convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE)
-            few.save(copy, optimize=True)
-        return dataclasses.replace(part, path=copy)
-
-    copied = [
-        dataclasses.replace(section, parts=[moved(part) for part in section.parts])
-        for section in sections
-    ]
-    document.save_markdown(TITLE, copied, path)
 
 
 if __name__ == "__main__":

@@ -125,7 +125,8 @@ def controller(
       noise: R = sigma^2 / eps.
 
     Returns:
-      A `Plan`; of those within about 5 % of the best the largest K, then the least stale.
+      A `Plan`: of those within about 5 % of the best the largest K, then the least
+      stale.
     """
     sizes = np.unique(np.maximum(1, np.ceil(_BATCHES * noise)).astype(np.int32))
     tau, k = (grid.ravel() for grid in np.meshgrid(_STALE, sizes, indexing="ij"))

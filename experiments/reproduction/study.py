@@ -1,18 +1,16 @@
 """What every figure's script does around its own work: flags, runs, report."""
 
 import dataclasses
-import datetime
 import os
-import platform
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import entry
 import numpy as np
+import outputs
 from absl import flags
 
-from abs_dssp import traces
 from abs_dssp.report import document
 from reproduction import scales
 from reproduction.runs import Outcome, Run, Runner
@@ -164,7 +162,6 @@ def context() -> Context:
       ValueError: for a folder that cannot be written, or missing data.
     """
     import jax
-    import outputs
 
     scale = scales.SCALES[_SCALE.value]
     if _SEEDS.value is not None:
@@ -184,16 +181,11 @@ def setting(
     import jax
 
     device = jax.devices()[0]
-    kind = "CPU" if device.platform == "cpu" else device.device_kind
-    cores = os.cpu_count()
-    versions = ", ".join(f"{k} {v}" for k, v in traces.package_versions().items())
     return document.Section(
         "Setting",
         [
             f"Scale `{context.scale.name}`: {context.scale.describe()}",
-            f"Made on {datetime.date.today().isoformat()}, {platform.system()} "
-            f"{platform.machine()}, {cores} cores, {kind}; Python "
-            f"{platform.python_version()}, {versions}. Seeds 0 to "
+            f"Made on {outputs.today()}, {outputs.machine(device)}. Seeds 0 to "
             f"{context.scale.seeds - 1}. This call took {took:.0f} s; runs kept from "
             f"before are not made again."
             + "".join(f" {name}: {s:.0f} s." for name, s in (each or {}).items()),
