@@ -425,11 +425,16 @@ def _commit(rule, layout, whole, vector, state, sums, weight, epoch, version):
     return _moved(rule, layout, whole, vector, state, gradient, stats, epoch, version)
 
 
+def _aggregate(rule: update.Rule) -> aggregates.Aggregate:
+    found = aggregates.parse(rule.aggregate)
+    assert found is not None  # `Parameters` does means and sums
+    return found
+
+
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def _hold(rule, layout, num_workers, vector):
     cut = layout.num_parameters
-    aggregate = aggregates.parse(rule.aggregate)
-    return aggregate.init(vector[:cut], vector[cut:], num_workers)
+    return _aggregate(rule).init(vector[:cut], vector[cut:], num_workers)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=(2,))
@@ -439,13 +444,13 @@ def _take(rule, layout, held, push, weight, worker, committed, vector, pulled):
     arrival = aggregates.Arrival(
         push[:cut], push[cut:], weight, worker, committed, vector[:cut], pulled[:cut]
     )
-    return aggregates.parse(rule.aggregate).receive(held, arrival)
+    return _aggregate(rule).receive(held, arrival)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=(3, 4, 5))
 def _combine(rule, layout, whole, vector, state, held, epoch, version):
-    aggregate = aggregates.parse(rule.aggregate)
-    gradient, stats, held = aggregate.commit(held, vector[layout.num_parameters :])
+    stats = vector[layout.num_parameters :]
+    gradient, stats, held = _aggregate(rule).commit(held, stats)
     vector, state = _moved(
         rule, layout, whole, vector, state, gradient, stats, epoch, version
     )

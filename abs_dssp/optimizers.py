@@ -82,7 +82,7 @@ class DelayedNesterovState(NamedTuple):
 
     momentum: optax.Updates
     total: optax.Updates  # of the gradients since the momentum's last update
-    count: Int[Array, ""]  # how many
+    pending: Int[Array, ""]  # how many
 
 
 def delayed_nesterov(
@@ -126,7 +126,7 @@ def delayed_nesterov(
 
     def update(updates, state, params=None, **extra):
         del params, extra
-        count = state.count + 1
+        count = state.pending + 1
         moves = count == every
         total = jax.tree.map(jnp.add, state.total, updates)
         moved = jax.tree.map(

@@ -96,14 +96,7 @@ def regimes(n: int) -> list[Regime]:
         ("i", index),
         ("one straggler, 100 x", straggler),
     ]
-    found = [
-        Regime(
-            label,
-            lambda count, times=times: delays.constant(times, count),
-            lambda count, times=times: times,
-        )
-        for label, times in fixed
-    ]
+    found = [_fixed(label, times) for label, times in fixed]
     found.append(
         Regime(
             "exponential",
@@ -120,6 +113,13 @@ def regimes(n: int) -> list[Regime]:
     )
     found.append(Regime("slow, then fast", _turning, lambda count: np.ones(count)))
     return found
+
+
+def _fixed(label: str, times: np.ndarray) -> Regime:
+    def model(count: int) -> delays.Delays:
+        return delays.constant(times, count)
+
+    return Regime(label, model, lambda count: times)
 
 
 def _turning(n: int) -> delays.Delays:

@@ -6,6 +6,8 @@ Nguyen et al., "Federated Learning with Buffered Asynchronous Aggregation", AIST
 worker's change is added, with the same weight. Both need `aggregate="sum"`.
 """
 
+from typing import Any
+
 import jax.numpy as jnp
 
 from abs_dssp.policies import base, weighting
@@ -50,7 +52,7 @@ def fedasync(num_workers: int, *, alpha: float = 0.6, a: float = 0.5) -> base.Po
     return weighting.weigh(asp(num_workers), _scaled(alpha, a))
 
 
-def _scaled(scale: float, a: float) -> weighting.Weighting:
+def _scaled(scale: Any, a: float) -> weighting.Weighting:
     fall = weighting.polynomial(a)
 
     def weight(staleness):

@@ -93,11 +93,17 @@ def promise(policy: Policy | str, num_workers: int) -> Promise:
         return Promise(argument("k", 0), 0, True)
     if name == "rennala":
         return Promise(argument("batch_size", 0), 0, True)
+    if name in ("malenia", "mindflayer"):
+        return Promise(1, 0, name == "malenia")
+    if name == "abs_dssp":
+        noise = argument("noise", 0)
+        least = math.ceil((n / 2 if noise is None else noise) / 16)
+        return Promise(max(1, least), 4, True)
     if name == "k_async":
         return Promise(argument("k", 0), none, False)
     if name in ("k_batch_async", "fedbuff"):
         return Promise(argument("k", 0), none, True)
-    if name == "asp":
+    if name in ("asp", "rescaled", "fedasync"):
         return Promise(1, none, False)
     if name == "ringmaster":
         return Promise(1, argument("threshold", 0) - 1, False)

@@ -159,6 +159,11 @@ def _of_call(call: literals.Call, n: int, joins: int) -> Promises:
     if name in ("adasync", "sa_adasync"):
         fresh = "async" not in argument("base", 1, "k_async")
         return sized(argument("k0", 0, 1), fresh)._replace(most_commit=n)
+    if name == "abs_dssp":
+        noise = argument("noise", 0)
+        noise = n / 2 if noise is None else noise
+        least, most = (max(1, math.ceil(part * noise)) for part in (1 / 16, 2))
+        return Promises(4, 4, None, least, most)
     if name == "abs":
         return _of_abs(argument("k0", 0, 1), argument("tau_max", 2), n)
     return _NONE
