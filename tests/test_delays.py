@@ -103,7 +103,10 @@ def test_vmap_sweeps_the_parameters_of_a_model():
         ("constant(seconds=-1)", "seconds must be finite and at least 0, got -1.0"),
         ("exponential(mean=[1,-2,3])", "mean must be finite and at least 0, got -2.0"),
         ("constant()", "constant needs the argument 'seconds'"),
-        ("gamma(mean=1)", "unknown name 'gamma'; known: constant, exponential"),
+        (
+            "gamma(mean=1)",
+            "unknown name 'gamma'; known: abandoned, constant, exponential",
+        ),
         ("recorded(durations=[[1],[],[2]])", "an (N, M) table with M at least 1"),
         ("recorded(durations=[[1],[2]])", "one value per worker (3), got 2"),
         ("markov(fast=1,slow=2,slows=1.5)", "slows must be in 0..1, got 1.5"),

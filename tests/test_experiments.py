@@ -87,7 +87,7 @@ def test_train_writes_a_run(tmp_path):
 
 
 WRONG = [
-    (["--policy=sssp(s=1)"], "unknown name 'sssp'; known: abs, adasync"),
+    (["--policy=sssp(s=1)"], "unknown name 'sssp'; known: abs, abs_dssp, adasync"),
     (["--policy=ssp(s=1.5)"], "s must be a whole number, got 1.5"),
     (["--policy=weighted(inverse(), inverse())"], "policy must be a Policy"),
     (["--policy=k_sync(k=9)"], "k must be at most the number of workers 4, got 9"),

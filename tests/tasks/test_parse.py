@@ -35,6 +35,7 @@ def test_names_are_what_parse_knows():
         "logistic",
         "quadratic",
         "tfds",
+        "tridiagonal",
     )
 
 

@@ -1,0 +1,93 @@
+"""optimality.py and advise.py as a user runs them."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from abs_dssp import delays, policies, simulate
+
+ROOT = Path(__file__).parents[1]
+
+
+def run(script, *arguments):
+    done = subprocess.run(
+        [sys.executable, ROOT / "experiments" / script, *map(str, arguments)],
+        capture_output=True, text=True, timeout=300,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    return done.returncode, done.stdout, done.stderr
+
+
+def ranking(printed):
+    """Policies of the table, the best first, with their seconds."""
+    lines = printed.split("\n\n")[1].splitlines()[1:]
+    return {line[:27].strip(): float(line[27:].split()[0]) for line in lines
+            if line[27:].split()[0] != "-"}  # fmt: skip
+
+
+def test_advice_for_given_times_avoids_the_straggler():
+    code, printed, errors = run(
+        "advise.py", "constant(seconds=[1,1,1,40])", "--noise_ratio=8", "--pushes=2000"
+    )
+    assert code == 0, errors
+    found = ranking(printed)
+    # BSP makes 4 pushes in 40 s, at a step of 4 / 16; three workers make one a second.
+    assert found["BSP"] == pytest.approx(40 / (4 / 16), rel=0.01)
+    assert found["K-batch-sync, K = 16"] == pytest.approx(16 / 3, rel=0.15)
+    assert list(found)[0] in ("abs_dssp", "K-batch-sync, K = 16")
+    assert "Use --policy=" in printed
+
+
+def test_advice_for_a_recorded_run(tmp_path):
+    speed = delays.shifted_exponential([1.0, 1, 3], 0.2)
+    trace = simulate.schedule(policies.asp(3), speed, 300)
+    trace.save(tmp_path / "trace.npz")
+    code, printed, errors = run("advise.py", tmp_path, "--pushes=500")
+    assert code == 0, errors
+    assert printed.startswith("3 workers, R = 3") and "ASP" in ranking(printed)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["advise.py", "nowhere"], "'nowhere' is neither the folder of a run"),
+        (["advise.py", "exponential(mean=1)"], "has no list; give --num_workers"),
+        (["advise.py", "constant(seconds=[1])"], "one worker needs no policy"),
+        (["optimality.py", "--problems=cubic"], "unknown 'cubic'; known: tridiagonal"),
+        (["optimality.py", "--noise_ratios=-1"], "must be numbers above 0, got '-1'"),
+        (["optimality.py", "--only=Nobody"], "no contestant is called"),
+    ],
+)
+def test_mistakes_get_one_sentence(arguments, message, tmp_path):
+    if arguments[0] == "optimality.py":
+        arguments = [*arguments, f"--out={tmp_path}"]
+    code, printed, errors = run(*arguments)
+    assert code == 1 and message in errors + printed
+    assert "Traceback" not in errors
+
+
+def test_optimality_measures_and_keeps(tmp_path):
+    arguments = [
+        "--num_workers=4", "--noise_ratios=4", "--dim=40", "--target=1e-3",
+        "--problems=tridiagonal", "--seeds=2", "--max_pushes=4000",
+        "--only=BSP,abs_dssp", f"--out={tmp_path}",
+    ]  # fmt: skip
+    code, printed, errors = run("optimality.py", *arguments)
+    assert code == 0, errors
+    report = (tmp_path / "report.md").read_text()
+    rows = {
+        line.split("|")[1].strip(): line.split("|")[2:-2]
+        for line in report.splitlines()
+        if line.startswith("| ")
+    }
+    straggler = 3  # 100 times slower: BSP waits for it, abs_dssp does not
+    bsp, mine = (float(rows[name][straggler].split("±")[0]) for name in
+                 ("BSP", "abs_dssp"))  # fmt: skip
+    assert bsp > 20 * mine
+    kept = (tmp_path / "outcomes.jsonl").read_bytes()
+    code, _, errors = run("optimality.py", *arguments)
+    assert code == 0 and (tmp_path / "outcomes.jsonl").read_bytes() == kept
+    assert list(tmp_path.glob("*.png")) and (tmp_path / "report.html").exists()
