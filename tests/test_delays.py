@@ -105,7 +105,7 @@ def test_vmap_sweeps_the_parameters_of_a_model():
         ("constant()", "constant needs the argument 'seconds'"),
         (
             "gamma(mean=1)",
-            "unknown name 'gamma'; known: abandoned, constant, exponential",
+            "unknown name 'gamma'; known: abandoned, constant, exp",
         ),
         ("recorded(durations=[[1],[],[2]])", "an (N, M) table with M at least 1"),
         ("recorded(durations=[[1],[2]])", "one value per worker (3), got 2"),
