@@ -27,11 +27,12 @@ from abs_dssp.report.document import Part, Picture, Section, Table
 
 _OUT = flags.DEFINE_string("out", "out/optimality", "Output folder.")
 _WORKERS = flags.DEFINE_integer("num_workers", 32, "N.", lower_bound=2)
-_RATIOS = flags.DEFINE_list("noise_ratios", ["10", "100"], "R = sigma^2 / eps, each.")
 _DIM = flags.DEFINE_integer("dim", 1000, "Of the tridiagonal quadratic.", lower_bound=2)
 _TARGET = flags.DEFINE_float("target", 2e-4, "eps of the quadratic.", lower_bound=0)
 _PROBLEMS = flags.DEFINE_list(
-    "problems", ["tridiagonal", "logistic"], "Of these two: the problems to solve."
+    "problems",
+    ["tridiagonal:10", "tridiagonal:100", "logistic:100"],
+    "Problems to solve, tridiagonal or logistic, each with R = sigma^2 / eps.",
 )
 _SEEDS = flags.DEFINE_integer("seeds", 3, "Repetitions.", lower_bound=1)
 _LIMIT = flags.DEFINE_integer("max_pushes", 100_000, "Give up after.", lower_bound=1000)
@@ -79,24 +80,25 @@ def main(argv):
 
 
 def _problems():
-    for name in _PROBLEMS.value:
-        for text in _RATIOS.value:
-            try:
-                ratio = float(text)
-            except ValueError:
-                ratio = math.nan
-            if not ratio > 0:
-                raise ValueError(
-                    f"--noise_ratios: must be numbers above 0, got {text!r}."
-                )
-            if name == "tridiagonal":
-                yield contestants.tridiagonal(ratio, _DIM.value, _TARGET.value), ratio
-            elif name == "logistic":
-                yield contestants.logistic(ratio, 20_000, 20, 1e-4), ratio
-            else:
-                raise ValueError(
-                    f"--problems: unknown {name!r}; known: tridiagonal, logistic."
-                )
+    for text in _PROBLEMS.value:
+        name, _, number = text.partition(":")
+        try:
+            ratio = float(number)
+        except ValueError:
+            ratio = math.nan
+        if not ratio > 0:
+            raise ValueError(
+                f"--problems: expected a name and a ratio above 0, such as "
+                f"tridiagonal:10, got {text!r}."
+            )
+        if name == "tridiagonal":
+            yield contestants.tridiagonal(ratio, _DIM.value, _TARGET.value), ratio
+        elif name == "logistic":
+            yield contestants.logistic(ratio, 5000, 20, 2e-4), ratio
+        else:
+            raise ValueError(
+                f"--problems: unknown {name!r}; known: tridiagonal, logistic."
+            )
 
 
 class _Kept:

@@ -56,8 +56,14 @@ def test_advice_for_a_recorded_run(tmp_path):
         (["advise.py", "nowhere"], "'nowhere' is neither the folder of a run"),
         (["advise.py", "exponential(mean=1)"], "has no list; give --num_workers"),
         (["advise.py", "constant(seconds=[1])"], "one worker needs no policy"),
-        (["optimality.py", "--problems=cubic"], "unknown 'cubic'; known: tridiagonal"),
-        (["optimality.py", "--noise_ratios=-1"], "must be numbers above 0, got '-1'"),
+        (
+            ["optimality.py", "--problems=cubic:3"],
+            "unknown 'cubic'; known: tridiagonal",
+        ),
+        (
+            ["optimality.py", "--problems=logistic"],
+            "ratio above 0, such as tridiagonal:10",
+        ),
         (["optimality.py", "--only=Nobody"], "no contestant is called"),
     ],
 )
@@ -71,8 +77,8 @@ def test_mistakes_get_one_sentence(arguments, message, tmp_path):
 
 def test_optimality_measures_and_keeps(tmp_path):
     arguments = [
-        "--num_workers=4", "--noise_ratios=4", "--dim=40", "--target=1e-3",
-        "--problems=tridiagonal", "--seeds=2", "--max_pushes=4000",
+        "--num_workers=4", "--dim=40", "--target=1e-3",
+        "--problems=tridiagonal:4", "--seeds=2", "--max_pushes=4000",
         "--only=BSP,abs_dssp", f"--out={tmp_path}",
     ]  # fmt: skip
     code, printed, errors = run("optimality.py", *arguments)

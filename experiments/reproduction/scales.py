@@ -160,7 +160,9 @@ LAPTOP = Scale(
 PAPER = Scale(
     name="paper",
     seeds=3,
-    note="The papers' networks, epochs, batch and data, for one GPU.",
+    note="The papers' networks, epochs, batch and data, for one GPU. Never run: about "
+    "7e18 floating-point operations in some 750 runs, counted from the compiled "
+    "gradients and the runs of the laptop scale; 100 hours at 20 TFLOP/s sustained.",
     task="cifar10",
     resnet_task="cifar100",
     limit_train=None,
