@@ -150,12 +150,8 @@ class Functions:
         return self.finish(work)
 
 
-class Parameters:
-    """The server's parameters: receives pushes, makes versions. Not thread-safe.
-
-    `vector` is donated at every commit: whoever keeps a version keeps a copy. The only
-    push of a commit is applied as it is if pushes are averaged, whatever its weight.
-    """
+class _Present:
+    """The present version and the optimiser's state, on one device."""
 
     def __init__(self, functions: Functions, vector):
         self.functions = functions
@@ -165,6 +161,21 @@ class Parameters:
         self.optimizer = jax.device_put(
             functions.start_optimizer(self.vector), self._device
         )
+
+    def _placed(self, array: Any) -> Any:
+        """A copy on the device: what is given may change, and is donated."""
+        return jnp.copy(jax.device_put(array, self._device))
+
+
+class Parameters(_Present):
+    """The server's parameters: receives pushes, makes versions. Not thread-safe.
+
+    `vector` is donated at every commit: whoever keeps a version keeps a copy. The only
+    push of a commit is applied as it is if pushes are averaged, whatever its weight.
+    """
+
+    def __init__(self, functions: Functions, vector):
+        super().__init__(functions, vector)
         self.count = 0  # pushes with a weight since the last commit
         self.weight = np.float32(0)  # the sum of their weights
         self.held: Any = None  # that push itself if there is one, else the weighted sum
@@ -244,21 +255,12 @@ class Parameters:
         self.count, self.weight = int(count), np.float32(np.asarray(weight))
         self.held = self._placed(held) if self.count else None
 
-    def _placed(self, array: Any) -> Any:
-        """A copy on the device: what is given may change, and is donated."""
-        return jnp.copy(jax.device_put(array, self._device))
 
-
-class Aggregated:
+class Aggregated(_Present):
     """The same where `aggregates` combine the pushes. Not thread-safe."""
 
     def __init__(self, functions: Functions, vector):
-        self.functions = functions
-        self._device = jax.local_devices()[0]
-        self.vector = jax.device_put(vector, self._device)
-        self.optimizer = jax.device_put(
-            functions.start_optimizer(self.vector), self._device
-        )
+        super().__init__(functions, vector)
         self.held = jax.device_put(functions.hold(self.vector), self._device)
 
     def receive(self, push, weight: float, worker: int, committed: bool, pulled):
@@ -286,12 +288,10 @@ class Aggregated:
     def restore(self, leaves: Sequence[Any]) -> None:
         """See `Parameters.restore`."""
         old, structure = jax.tree.flatten((self.held, self.optimizer))
-        self.vector = jnp.copy(jax.device_put(leaves[0], self._device))
+        self.vector = self._placed(leaves[0])
         saved = iter(leaves[1:])
         rest = [
-            jnp.copy(jax.device_put(next(saved), self._device)).astype(leaf.dtype)
-            if leaf.size
-            else leaf
+            self._placed(next(saved)).astype(leaf.dtype) if leaf.size else leaf
             for leaf in old
         ]
         self.held, self.optimizer = jax.tree.unflatten(structure, rest)

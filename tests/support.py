@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 import reference
+import reference_newer as newer
 
 from abs_dssp import policies, traces
 
@@ -107,17 +108,17 @@ CASES = [
         lambda n: reference.Abs(1, a=0.5, growth="loss"),
         restarts=True,
     ),
-    Case("abs_dssp()", lambda n: reference.AbsDssp(n), waits=False, restarts=True),
+    Case("abs_dssp()", lambda n: newer.AbsDssp(n), waits=False, restarts=True),
     Case(
         "abs_dssp(noise=3.0,memory=0.5)",
-        lambda n: reference.AbsDssp(n, 3.0, 0.5),
+        lambda n: newer.AbsDssp(n, 3.0, 0.5),
         max_staleness=4,
         waits=False,
         restarts=True,
     ),
     Case(
         "m_sync(m=2)",
-        lambda n: reference.m_sync(2),
+        lambda n: newer.m_sync(2),
         least=2,
         max_staleness=0,
         restarts=True,
@@ -143,35 +144,35 @@ CASES = [
     ),
     Case(
         "malenia(batch_size=7)",
-        lambda n: reference.Malenia(7),
+        lambda n: newer.Malenia(7),
         max_staleness=0,
         waits=False,
     ),
-    Case("ringleader()", lambda n: reference.Ringleader(), waits=False),
+    Case("ringleader()", lambda n: newer.Ringleader(), waits=False),
     Case(
         "mindflayer(trials=2,seconds=4.0)",
-        lambda n: reference.MindFlayer([2] * n, [4.0] * n),
+        lambda n: newer.MindFlayer([2] * n, [4.0] * n),
         max_staleness=0,
     ),
-    Case("rescaled()", lambda n: reference.Rescaled(), alone=True, waits=False),
-    Case("fedbuff(k=3)", lambda n: reference.fedbuff(3), waits=False),
-    Case("fedasync()", lambda n: reference.fedasync(), alone=True, waits=False),
+    Case("rescaled()", lambda n: newer.Rescaled(), alone=True, waits=False),
+    Case("fedbuff(k=3)", lambda n: newer.fedbuff(3), waits=False),
+    Case("fedasync()", lambda n: newer.fedasync(), alone=True, waits=False),
     Case(
         "weighted(asp(), koloskova(concurrency=2,limit=1.5))",
-        lambda n: reference.Weighted(reference.Asp(), reference.koloskova(2, 1.5)),
+        lambda n: reference.Weighted(reference.Asp(), newer.koloskova(2, 1.5)),
         alone=True,
         waits=False,
     ),
     Case(
         "weighted(asp(), mishchenko(concurrency=2))",
-        lambda n: reference.Weighted(reference.Asp(), reference.mishchenko(2)),
+        lambda n: reference.Weighted(reference.Asp(), newer.mishchenko(2)),
         alone=True,
         waits=False,
     ),
-    Case("zipline(lookahead=3)", lambda n: reference.Zipline(3), alone=True),
+    Case("zipline(lookahead=3)", lambda n: newer.Zipline(3), alone=True),
     Case(
         "sync_switch(at=5)",
-        lambda n: reference.Switch(reference.Bsp(), reference.Asp(), 5),
+        lambda n: newer.Switch(reference.Bsp(), reference.Asp(), 5),
     ),
     Case(
         "weighted(k_async(k=2), polynomial(a=0.5))",

@@ -1,0 +1,263 @@
+"""The newer rules again, slowly, in plain Python; see `reference`."""
+
+import math
+
+import reference
+
+
+def m_sync(m):
+    return reference.k_sync(m)
+
+
+class Malenia:
+    def __init__(self, batch_size):
+        self.batch_size = batch_size
+        self.count: dict[int, int] = {}
+
+    def complete(self, world):
+        counts = [self.count.get(i, 0) for i in world.alive]
+        if 0 in counts:
+            return False
+        n = len(counts)
+        return n / sum(1 / c for c in counts) >= self.batch_size / n * (1 - 1e-6)
+
+    def push(self, world, p, now):
+        if world.staleness(p) > 0:
+            return reference.Decision(weight=0.0, release={p})
+        self.count[p] = self.count.get(p, 0) + 1
+        commit = self.complete(world)
+        if commit:
+            self.count = {}
+        return reference.Decision(commit=commit, release={p})
+
+    def leave(self, world):
+        commit = world.pending > 0 and self.complete(world)
+        if commit:
+            self.count = {}
+        return reference.Decision(commit=commit)
+
+
+class Ringleader:
+    def __init__(self):
+        self.filled: set[int] = set()
+        self.moved: set[int] = set()
+        self.coming: set[int] = set()
+
+    def push(self, world, p, now):
+        if self.moved & world.alive and p in self.moved:
+            self.coming.add(p)
+            return reference.Decision(release={p})
+        self.filled.add(p)
+        commit = bool(self.moved & world.alive) or world.alive <= self.filled
+        if commit:
+            self.moved.add(p)
+            self.turn(world)
+        return reference.Decision(commit=commit, release={p})
+
+    def turn(self, world):
+        if self.moved and world.alive <= self.moved:
+            self.filled, self.moved, self.coming = self.coming, set(), set()
+
+    def leave(self, world):
+        self.turn(world)
+        return reference.Decision()
+
+
+class MindFlayer:
+    """A computation begins when its worker is released; the first ones at time 0."""
+
+    def __init__(self, trials, seconds):
+        self.trials, self.seconds = trials, seconds
+        self.made: dict[int, int] = {}
+        self.started: dict[int, float] = {}
+        self.now = 0.0
+
+    def push(self, world, p, now):
+        self.now = now
+        took = now - max(self.started.get(p, 0.0), world.previous[p])
+        success = took < self.seconds[p] and world.staleness(p) == 0
+        self.made[p] = self.made.get(p, 0) + 1
+        pending = world.pending + success
+        return self.settle(world, world.waiting | {p}, pending, float(success))
+
+    def settle(self, world, arrived, pending, weight=1.0):
+        done = {i for i in world.alive if self.made.get(i, 0) >= self.trials[i]}
+        over = done == world.alive
+        released = set(arrived) if over else arrived - done
+        if over:
+            self.made = {}
+        for worker in released:
+            self.started[worker] = self.now
+        return reference.Decision(weight, over and pending > 0, released)
+
+    def leave(self, world):
+        return self.settle(world, set(world.waiting), world.pending)
+
+
+class Rescaled:
+    def push(self, world, p, now):
+        known = [i for i in world.alive if world.clock[i] and world.latest[i] > 0]
+        rates = [world.clock[i] / world.latest[i] for i in known]
+        weight = 1.0
+        if p in known:
+            weight = world.latest[p] / world.clock[p] * sum(rates) / len(rates)
+        return reference.Decision(weight, True, {p})
+
+    def leave(self, world):
+        return reference.Decision()
+
+
+def fedbuff(k=10, a=0.5):
+    return reference.Weighted(reference.k_batch_async(k), lambda s: (1 + s) ** -a / k)
+
+
+def fedasync(alpha=0.6, a=0.5):
+    return reference.Weighted(reference.Asp(), lambda s: alpha * (1 + s) ** -a)
+
+
+def koloskova(concurrency, limit):
+    return lambda s: 1.0 if s <= concurrency else min(1.0, limit / s)
+
+
+def mishchenko(concurrency):
+    return lambda s: concurrency / max(concurrency, s)
+
+
+class Zipline:
+    """Every barrier that some worker's predicted push could be is tried."""
+
+    def __init__(self, lookahead=8):
+        self.lookahead = lookahead
+        self.left: dict[int, int] | None = None
+        self.started: dict[int, float] = {}
+        self.took: dict[int, float] = {}
+
+    def push(self, world, p, now):
+        if self.left is None:
+            self.left = {i: 1 for i in range(world.num_workers)}
+        self.took[p] = now - max(self.started.get(p, 0.0), world.previous[p])
+        self.left[p] = max(0, self.left[p] - 1)
+        self.now = now
+        return self.settle(world, world.waiting | {p})
+
+    def settle(self, world, arrived):
+        if self.left is None:
+            return reference.Decision(commit=True)
+        if all(self.left[i] == 0 for i in world.alive):
+            self.left |= {i: 1 for i in range(world.num_workers)}
+            self.left |= self.plan({i: self.took.get(i, 0.0) for i in world.alive})
+        released = {i for i in arrived if self.left[i] > 0}
+        for worker in released:
+            self.started[worker] = self.now
+        return reference.Decision(commit=True, release=released)
+
+    def plan(self, took):
+        took = {i: t for i, t in took.items() if t > 0}
+        ahead = range(1, self.lookahead + 1)
+        best = None
+        for barrier in sorted({t * r for t in took.values() for r in ahead}):
+            count = {i: sum(t * r <= barrier for r in ahead) for i, t in took.items()}
+            if min(count.values()) < 1:
+                continue
+            wait = sum(barrier - count[i] * t for i, t in took.items())
+            if best is None or wait < best[0]:
+                best = (wait, count)
+        return {} if best is None else best[1]
+
+    def leave(self, world):
+        for worker in set(self.left or ()) - world.alive:
+            self.left[worker] = 0
+        return self.settle(world, set(world.waiting))._replace(commit=False)
+
+
+class AbsDssp:
+    """The plan is searched over all pairs: within 5 % of the best the largest K, then
+    the least stale."""
+
+    def __init__(self, n, noise=None, memory=0.7):
+        self.noise = n / 2 if noise is None else noise
+        self.memory = memory
+        self.k, self.tau, self.step = max(1, math.ceil(2 * self.noise)), 0, 1.0
+        self.started: dict[int, float] = {}
+        self.interval: dict[int, float] = {}
+
+    def push(self, world, p, now):
+        took = now - max(self.started.get(p, 0.0), world.previous[p])
+        old = self.interval.get(p, 0.0)
+        new = self.memory * old + (1 - self.memory) * took if old > 0 else took
+        self.interval[p] = new
+        accepted = world.staleness(p) <= self.tau
+        weight = self.step / self.k if accepted else 0.0
+        commit = accepted and world.pending + 1 >= self.k
+        restart = set()
+        if commit:
+            times = [self.interval.get(i, 0.0) for i in sorted(world.alive)]
+            self.plan([t for t in times if t > 0])
+            restart = {
+                i
+                for i in world.computing
+                if world.version + 1 - world.pulled[i] > self.tau
+            }
+        for worker in restart:
+            least = 1.1 * (now - self.started.get(worker, 0.0))
+            self.interval[worker] = max(self.interval.get(worker, 0.0), least)
+        for worker in {p} | restart:
+            self.started[worker] = now
+        return reference.Decision(weight, commit, {p}, restart)
+
+    def plan(self, times):
+        sizes = {max(1, math.ceil(i / 16 * self.noise)) for i in range(1, 33)}
+        pairs = sorted((-k, tau) for tau in (0, 1, 2, 4) for k in sizes)
+        costs = [self.cost(times, -k, tau) for k, tau in pairs]
+        least = min(cost for cost, _ in costs)
+        for (k, tau), (cost, step) in zip(pairs, costs, strict=True):
+            if cost <= least * 1.0517:
+                self.k, self.tau, self.step = -k, tau, step
+                return
+
+    def cost(self, times, k, tau):
+        if not times:
+            return math.inf, 1.0
+        ratio = self.noise / k
+        if tau == 0:
+            ends = sorted(t * j for t in times for j in range(1, k + 1))
+            step = min(1.0, 1 / (2 * ratio))
+            return ends[k - 1] / step, step
+        seconds = k / sum(1 / t for t in times)
+        for _ in range(4):
+            able = [t for t in times if t <= (tau + 1) * seconds]
+            seconds = max(seconds, k / sum(1 / t for t in able) if able else math.inf)
+        if math.isinf(seconds):
+            return math.inf, 1.0
+        able = [t for t in times if t <= (tau + 1) * seconds]
+        total = sum(1 / t for t in able)
+        mean = sum(min(t / seconds, tau) / t / total for t in able)
+        noisy = 1 / (ratio + math.sqrt(ratio**2 + 4 * ratio * mean))
+        width = tau * mean
+        step = min(noisy, (math.sqrt(1 + 8 * width) - 1) / (4 * width))
+        return seconds / step, step
+
+    def leave(self, world):
+        return reference.Decision()
+
+
+class Switch:
+    """`then` decides from the first event on that finds version `at`."""
+
+    def __init__(self, first, then, at):
+        self.first, self.then, self.at = first, then, at
+        self.over = False
+
+    def turn(self, world):
+        before, self.over = self.over, self.over or world.version >= self.at
+        return set(world.waiting) if self.over and not before else set()
+
+    def push(self, world, p, now):
+        left = self.turn(world)
+        decision = (self.then if self.over else self.first).push(world, p, now)
+        return decision._replace(release=set(decision.release) | left)
+
+    def leave(self, world):
+        left = self.turn(world)
+        decision = (self.then if self.over else self.first).leave(world)
+        return decision._replace(release=set(decision.release) | left)
