@@ -188,9 +188,44 @@ def _section(problem, ratio, labels, regimes, found, out: Path) -> Section:
               ["method", *columns, "worst / best"], rows + constants),
         Table(f"Step in units of 1 / L, and largest staleness: {title}.",
               ["method", *columns], steps),
+        *_choices(labels, columns, relative, n),
         *_findings(labels, columns, relative),
     ]  # fmt: skip
     return Section(title[0].upper() + title[1:], parts)
+
+
+def _choices(labels, columns, relative, n: int) -> list[Part]:
+    """What single choices of the rules cost: two contestants that differ by one."""
+
+    def row(start: str):
+        place = [i for i, label in enumerate(labels) if label.startswith(start)]
+        return relative[place[0]] if place else None
+
+    half = n // 2
+    stops = next((label for label in labels if label.endswith("stops")), "none")
+    pairs = [
+        ("DSSP grants extra iterations", "DSSP printed", "SSP"),
+        ("DSSP's bound on the lead", "DSSP bounded", "DSSP printed"),
+        ("DSSP waits at all", "DSSP printed", "ASP"),
+        ("ABS restarts the too stale", f"ABS, K0 = {half}", f"K-async, K = {half}"),
+        ("ABS starts with K = 1 and grows", "ABS, K0 = 1,", f"ABS, K0 = {half}"),
+        ("Ringmaster stops the too stale", stops, "Ringmaster"),
+        ("fresh rounds twice as large, with restarts", "K-batch-sync", "Rennala"),
+        ("steps that fall with the delay", "ASP, Mishchenko", "ASP"),
+    ]  # fmt: skip
+    rows = []
+    for choice, one, other in pairs:
+        a, b = row(one), row(other)
+        if a is None or b is None:
+            continue
+        shown = [_ratio(x, y) for x, y in zip(a, b, strict=True)]
+        rows.append([choice, f"{one.rstrip(',')} / {other}", *shown])
+    if not rows:
+        return []
+    return [
+        Table("What single choices cost: time with it over time without it.",
+              ["choice", "compared", *columns], rows)
+    ]  # fmt: skip
 
 
 def _findings(labels, columns, relative) -> list[str]:
@@ -266,6 +301,12 @@ def _picture(relative, labels, columns, path: Path) -> Picture:
             side.set_visible(False)
         style.save(figure, path)
     return Picture(path, "Time to the target, relative to the best method of a column.")
+
+
+def _ratio(one: float, other: float) -> str:
+    if math.isinf(one):
+        return "-" if math.isinf(other) else "never"
+    return f"{one / other:.2f}"
 
 
 def _worst(row) -> str:
