@@ -8,6 +8,7 @@ report.html, a picture and outcomes.jsonl; what is in the last is not run again.
 """
 
 import dataclasses
+import gc
 import json
 import math
 import sys
@@ -63,6 +64,9 @@ def main(argv):
         for number, who in enumerate(entrants):
             for where in regimes:
                 found[who.label, where.label] = kept.get(who, where, problem, ratio, n)
+            # Programs of hundreds of shapes would use up the process's memory maps.
+            jax.clear_caches()
+            gc.collect()
             times = ", ".join(_seconds(found[who.label, r.label].mean) for r in regimes)
             print(
                 f"{problem.label}, R = {ratio:g} [{number + 1}/{len(entrants)}] "
