@@ -174,9 +174,10 @@ class AbsDssp:
     """The plan is searched over all pairs: within 5 % of the best the largest K, then
     the least stale."""
 
-    def __init__(self, n, noise=None, memory=0.7):
-        self.noise = n / 2 if noise is None else noise
-        self.memory = memory
+    def __init__(self, n, noise=None, growth=1.2, memory=0.7):
+        self.target = n / 2 if noise is None else noise
+        self.first = min(self.target, n / 2) if growth > 1 else self.target
+        self.noise, self.growth, self.memory = self.first, growth, memory
         self.k, self.tau, self.step = max(1, math.ceil(2 * self.noise)), 0, 1.0
         self.started: dict[int, float] = {}
         self.interval: dict[int, float] = {}
@@ -192,6 +193,8 @@ class AbsDssp:
         restart = set()
         if commit:
             times = [self.interval.get(i, 0.0) for i in sorted(world.alive)]
+            grown = self.first * self.growth ** (world.version + 1)
+            self.noise = min(self.target, grown)
             self.plan([t for t in times if t > 0])
             restart = {
                 i

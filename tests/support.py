@@ -110,8 +110,8 @@ CASES = [
     ),
     Case("abs_dssp()", lambda n: newer.AbsDssp(n), waits=False, restarts=True),
     Case(
-        "abs_dssp(noise=3.0,memory=0.5)",
-        lambda n: newer.AbsDssp(n, 3.0, 0.5),
+        "abs_dssp(noise=7.0,growth=1.25,memory=0.5)",
+        lambda n: newer.AbsDssp(n, 7.0, 1.25, 0.5),
         max_staleness=4,
         waits=False,
         restarts=True,

@@ -40,7 +40,11 @@ class AbsDsspState(NamedTuple):
 
 @base.constructor
 def abs_dssp(
-    num_workers: int, *, noise: float | None = None, memory: float = 0.7
+    num_workers: int,
+    *,
+    noise: float | None = None,
+    growth: float = 1.2,
+    memory: float = 0.7,
 ) -> base.Policy:
     """Rounds of K^t pushes at most tau_max^t stale, both planned from measured times.
 
@@ -59,20 +63,25 @@ def abs_dssp(
       num_workers: number of workers N, alive or not.
       noise: R = sigma^2 / eps, how many gradients' mean is as noisy as the target;
         N / 2 by default, for which a lockstep round of all N is just large enough.
+      growth: R^t starts at N / 2 at most and grows by this factor per commit up to R:
+        far from the optimum noise hurts less than late. At least 1.
       memory: share of the old estimate when a new interval is measured; 0..1.
 
     Returns:
       A `Policy` with an `AbsDsspState`.
 
     Raises:
-      ValueError: for a `noise` not above 0 or a `memory` outside 0..1.
+      ValueError: for a `noise` not above 0, a `growth` below 1 or a `memory` outside
+        0..1.
     """
     ratio = num_workers / 2 if noise is None else noise
     base.require(ratio > 0, f"abs_dssp: noise must be above 0, got {noise}.")
     base.require(
         0 <= memory < 1, f"abs_dssp: memory must be at least 0 and below 1: {memory}."
     )
-    start_k = int(max(1, np.ceil(2 * ratio)))
+    base.require(growth >= 1, f"abs_dssp: growth must be at least 1, got {growth}.")
+    first = min(ratio, num_workers / 2) if growth > 1 else ratio
+    start_k = int(max(1, np.ceil(2 * first)))
 
     def init():
         time = jnp.zeros(num_workers, float)
@@ -97,7 +106,13 @@ def abs_dssp(
         )
         plan = jax.lax.cond(
             commit,
-            lambda: controller(interval, clocks.alive, ratio),
+            lambda: controller(
+                interval,
+                clocks.alive,
+                jnp.minimum(
+                    ratio, first * growth ** (clocks.version + 1).astype(dtype)
+                ).astype(dtype),
+            ),
             lambda: state.plan,
         )
         stale = clocks.version + 1 - clocks.pulled > plan.tau_max
@@ -115,25 +130,29 @@ def abs_dssp(
 
 
 def controller(
-    interval: Float[Array, " N"], alive: Bool[Array, " N"], noise: float
+    interval: Float[Array, " N"], alive: Bool[Array, " N"], noise: Float[Array, ""]
 ) -> Plan:
     """The (K, tau_max) with the least predicted time to the target.
 
     Args:
       interval: seconds per push; 0 where unknown, which counts as never.
       alive: members.
-      noise: R = sigma^2 / eps.
+      noise: R^t = sigma^2 / eps.
 
     Returns:
       A `Plan`: of those within about 5 % of the best the largest K, then the least
       stale.
     """
-    sizes = np.unique(np.maximum(1, np.ceil(_BATCHES * noise)).astype(np.int32))
-    tau, k = (grid.ravel() for grid in np.meshgrid(_STALE, sizes, indexing="ij"))
+    tau, place = (grid.ravel() for grid in np.meshgrid(_STALE, _BATCHES, indexing="ij"))
     known = alive & (interval > 0)
     h = jnp.where(known, interval, jnp.inf)
-    batches, dtype = jnp.asarray(sizes, h.dtype), h.dtype
-    many, tau_max = jnp.asarray(k, dtype), jnp.asarray(tau, dtype)
+    dtype = h.dtype
+
+    def sizes(units):
+        return jnp.maximum(1, jnp.ceil(jnp.asarray(units, dtype) * noise))
+
+    batches, many = sizes(_BATCHES), sizes(place)
+    tau_max = jnp.asarray(tau, dtype)
     seconds, mean = _stale_round(h, many, tau_max)
     steps = jnp.concatenate(
         [_step(noise / batches, 0, 0), _step(noise / many, tau_max, mean)]
@@ -142,11 +161,13 @@ def controller(
     # Of those that are nearly as good, the one with the fewest commits, then the least
     # stale; the first of all if nobody has been measured yet.
     near = costs <= jnp.min(costs) * (1 + _NEAR)
-    order = np.lexsort((np.append(0 * sizes, tau), -np.append(sizes, k)))
+    units = np.append(_BATCHES, place)
+    stale = np.append(np.zeros_like(_BATCHES), tau)
+    order = np.lexsort((stale, -units))
     best = jnp.asarray(order)[jnp.argmax(near[order])]
     return Plan(
-        jnp.asarray(np.append(sizes, k))[best],
-        jnp.asarray(np.append(0 * sizes, tau).astype(np.int32))[best],
+        jnp.concatenate([batches, many])[best].astype(jnp.int32),
+        jnp.asarray(stale.astype(np.int32))[best],
         steps[best],
     )
 
