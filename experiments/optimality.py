@@ -269,7 +269,14 @@ def _setting() -> Section:
             "slow ones sooner: there it has an easier task.",
             "The lower bound is that of Tyurin and Richtárik (NeurIPS 2023) for fixed "
             "times, up to a universal constant; for random times their means stand in "
-            "it, and methods that restart may then be faster.",
+            "it, and methods that restart may then be faster. It is about the hardest "
+            "smooth function with these constants and not about this one, which is "
+            "convex: so the best is far below it, by a factor that says how easy the "
+            "problem is. Between regimes of one problem the factor should stay the "
+            "same if the best method here is the best there is; where it falls, as for "
+            "random times, restarts gain what fixed times do not offer.",
+            "Times are first passages of one trajectory: a method whose noise floor is "
+            "near the target may dip below it sooner than its mean does.",
             "Theorem A counts on the worst schedule that its constants allow, so a "
             "recommended step is not the best step: methods that are never stale gain "
             "from that, by a factor of about 2 against those whose staleness is even.",
