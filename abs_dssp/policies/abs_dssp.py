@@ -3,7 +3,8 @@
 ABS (arXiv 2301.08895) waits for K^t pushes and restarts workers staler than tau_max^t;
 DSSP (arXiv 1908.11848) predicts from the latest intervals between a worker's pushes
 what each may do next. Here the predicted intervals choose K^t and tau_max^t so that the
-time to a target, by Theorem A of theory.md, is least. Derived in docs/abs_dssp.md.
+time to a target, by Theorem A (`theory.theorem_a`), is least. Derived in
+docs/abs_dssp.md.
 """
 
 from typing import NamedTuple

@@ -97,8 +97,8 @@ def promise(policy: Policy | str, num_workers: int) -> Promise:
         return Promise(1, 0, name == "malenia")
     if name == "abs_dssp":
         noise = argument("noise", 0)
-        least = math.ceil((n / 2 if noise is None else noise) / 16)
-        return Promise(max(1, least), 4, True)
+        first = n / 2 if noise is None else min(noise, n / 2)  # before it grows
+        return Promise(max(1, math.ceil(first / 16)), 4, True)
     if name == "k_async":
         return Promise(argument("k", 0), none, False)
     if name in ("k_batch_async", "fedbuff"):

@@ -162,8 +162,8 @@ def _of_call(call: literals.Call, n: int, joins: int) -> Promises:
     if name == "abs_dssp":
         noise = argument("noise", 0)
         noise = n / 2 if noise is None else noise
-        least, most = (max(1, math.ceil(part * noise)) for part in (1 / 16, 2))
-        return Promises(4, 4, None, least, most)
+        least = math.ceil(min(noise, n / 2) / 16)  # before it grows
+        return Promises(4, 4, None, max(1, least), max(1, math.ceil(2 * noise)))
     if name == "abs":
         return _of_abs(argument("k0", 0, 1), argument("tau_max", 2), n)
     return _NONE
