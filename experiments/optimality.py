@@ -32,7 +32,7 @@ _DIM = flags.DEFINE_integer("dim", 1000, "Of the tridiagonal quadratic.", lower_
 _TARGET = flags.DEFINE_float("target", 2e-4, "eps of the quadratic.", lower_bound=0)
 _PROBLEMS = flags.DEFINE_list(
     "problems",
-    ["tridiagonal:10", "tridiagonal:100", "logistic:100"],
+    ["tridiagonal:10", "logistic:100"],
     "Problems to solve, tridiagonal or logistic, each with R = sigma^2 / eps.",
 )
 _SEEDS = flags.DEFINE_integer("seeds", 3, "Repetitions.", lower_bound=1)
