@@ -154,15 +154,17 @@ class Zipline:
     def plan(self, took):
         took = {i: t for i, t in took.items() if t > 0}
         ahead = range(1, self.lookahead + 1)
-        best = None
+        plans = []
         for barrier in sorted({t * r for t in took.values() for r in ahead}):
-            count = {i: sum(t * r <= barrier for r in ahead) for i, t in took.items()}
+            last = barrier * 1.00001  # equal but for rounding
+            count = {i: sum(t * r <= last for r in ahead) for i, t in took.items()}
             if min(count.values()) < 1:
                 continue
             wait = sum(barrier - count[i] * t for i, t in took.items())
-            if best is None or wait < best[0]:
-                best = (wait, count)
-        return {} if best is None else best[1]
+            plans.append((wait, barrier, count))
+        least = min((wait for wait, _, _ in plans), default=0.0)
+        near = (p for p in plans if p[0] <= least + 0.00001 * p[1])
+        return next((count for _, _, count in near), {})
 
     def leave(self, world):
         for worker in set(self.left or ()) - world.alive:

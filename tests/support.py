@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
+import pytest
 import reference
 import reference_newer as newer
 
@@ -182,6 +183,14 @@ CASES = [
         least=2,
     ),
 ]
+
+
+def sparse(cases):
+    """Cases as parameters, two thirds of them, in turn, marked slow."""
+    return [
+        pytest.param(case, id=case.text, marks=[pytest.mark.slow] if place % 3 else [])
+        for place, case in enumerate(cases)
+    ]
 
 
 def trace_of(rows, num_workers, **settings):

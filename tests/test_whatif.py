@@ -23,19 +23,14 @@ from abs_dssp import (
 )
 
 WORKERS, PUSHES = 4, 25
-BY_CASE = pytest.mark.parametrize("case", support.CASES, ids=lambda case: case.text)
+BY_CASE = pytest.mark.parametrize("case", support.sparse(support.CASES))
 # These look at no time but the order of arrivals.
+_TIMED = ("dssp", "adasync", "zipline", "mindflayer", "rescaled")
 BY_ORDER = pytest.mark.parametrize(
     "case",
-    [
-        case
-        for case in support.CASES
-        if not any(
-            name in case.text
-            for name in ("dssp", "adasync", "zipline", "mindflayer", "rescaled")
-        )
-    ],
-    ids=lambda case: case.text,
+    support.sparse(
+        case for case in support.CASES if not any(name in case.text for name in _TIMED)
+    ),
 )
 
 

@@ -13,6 +13,8 @@ from jaxtyping import Array, Float, Int
 
 from abs_dssp.policies import base
 
+_CLOSE = 1e-5  # relative; times that differ by less are equal but for rounding
+
 
 class ZiplineState(NamedTuple):
     """The present superstep."""
@@ -103,7 +105,8 @@ def plan(interval, alive, lookahead: int) -> Int[Array, " N"]:
     pushes = interval[:, None] * ahead[None, :]  # (N, R) seconds from now
     known = alive & (interval > 0)
     barrier = jnp.where(known[:, None], pushes, jnp.inf).ravel()  # (N R,)
-    before = pushes[None, :, :] <= barrier[:, None, None]  # (N R, N, R)
+    last = barrier * (1 + _CLOSE)
+    before = pushes[None, :, :] <= last[:, None, None]  # (N R, N, R)
     count = jnp.sum(before, axis=2).astype(interval.dtype)
     wait = barrier[:, None] - count * interval[None, :]
     total = jnp.sum(jnp.where(known[None, :], wait, 0), axis=1)
@@ -111,6 +114,7 @@ def plan(interval, alive, lookahead: int) -> Int[Array, " N"]:
     total = jnp.where(reachable, total, jnp.inf)
     least = jnp.min(total)
     # The earliest of the best, not the first in the order of workers.
-    best = jnp.argmin(jnp.where(total <= least, barrier, jnp.inf))
+    near = total <= least + _CLOSE * barrier
+    best = jnp.argmin(jnp.where(near, barrier, jnp.inf))
     chosen = jnp.sum(before[best], axis=1).astype(jnp.int32)
     return jnp.where(known & jnp.any(reachable), jnp.maximum(chosen, 1), 1)

@@ -93,8 +93,10 @@ def promise(policy: Policy | str, num_workers: int) -> Promise:
         return Promise(argument("k", 0), 0, True)
     if name == "rennala":
         return Promise(argument("batch_size", 0), 0, True)
-    if name in ("malenia", "mindflayer"):
-        return Promise(1, 0, name == "malenia")
+    if name == "malenia":  # at least one each, and their harmonic mean S / n
+        return Promise(max(n, argument("batch_size", 0)), 0, True)
+    if name == "mindflayer":
+        return Promise(1, 0, False)
     if name == "abs_dssp":
         noise = argument("noise", 0)
         first = n / 2 if noise is None else min(noise, n / 2)  # before it grows

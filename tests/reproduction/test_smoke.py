@@ -54,7 +54,7 @@ def test_what_is_finished_is_kept(made):
     out, _ = made
     runs = sorted((out / "smoke" / "runs").glob("*.json"))
     before = [run.stat().st_mtime_ns for run in runs]
-    assert len(runs) > 100
+    assert len(runs) > 40
     again = reproduce(out, "--only=abs_fig2")
     assert again.returncode == 0, again.stderr[-2000:]
     after = sorted((out / "smoke" / "runs").glob("*.json"))
