@@ -81,7 +81,7 @@ def under_fire(out, policy, transport, steps, *, epochs, events, seed):
 
 
 def shared_memory() -> set[str]:
-    """What lies there, but for semaphores of process pools: other tests' at this time."""
+    """What lies there, but for the semaphores of other tests' process pools."""
     return {name for name in os.listdir("/dev/shm") if not name.startswith("sem.mp-")}
 
 
