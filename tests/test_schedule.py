@@ -58,12 +58,12 @@ def sizes():
     """Every policy with every N in 1..12; most, in turn, are marked slow."""
     for place, case in enumerate(support.CASES):
         for n in range(case.least, 13):
-            often = n == 2 or (n + place) % 6 == 0
+            often = n == 2 or (n + place) % 12 == 0
             marks = [] if often else [pytest.mark.slow]
             yield pytest.param(case, n, id=f"{case.text}-{n}", marks=marks)
 
 
-# Over 3,000 schedules, and more with -m slow; one compilation for each size.
+# Over 2,000 schedules, and more with -m slow; one compilation for each size.
 @pytest.mark.parametrize(("case", "num_workers"), sizes())
 def test_the_compiled_loop_agrees_with_the_oracle(case, num_workers):
     @hypothesis.settings(max_examples=30, phases=(hypothesis.Phase.generate,))

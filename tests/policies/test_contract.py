@@ -58,7 +58,7 @@ def test_state_and_decision_keep_their_types(case, x64):
             assert [leaf.dtype for leaf in decision] == [jnp.float32, bool, bool, bool]
 
 
-@EVERY
+@pytest.mark.parametrize("case", support.sparse(support.CASES))
 def test_jit_no_jit_and_vmap_agree(case):
     policy = policies.parse(case.text, N)
     generator = np.random.default_rng(0)
