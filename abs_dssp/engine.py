@@ -306,7 +306,7 @@ def _read(ring, version) -> Variables:
 
     A conditional is never fused. Were this read fused into whatever uses it, XLA could
     not tell that all reads come before the write, and copied the whole ring at every
-    push: 4.7 instead of 0.3 ms for 3,200 versions of 1,000 numbers.
+    push: 0.40 instead of 0.11 ms for 3,200 versions of 1,000 numbers.
     """
     slots = jax.tree.leaves(ring)[0].shape[0]
 

@@ -43,6 +43,7 @@ class Advice:
 
     label: str
     text: str
+    aggregate: str
     seconds: float  # per unit of progress: of one step 1 / L without noise
     commits: float  # per second
     step: float  # in units of 1 / L
@@ -78,7 +79,8 @@ def main(argv):
             f"{a.label:{width}} {shown} {a.seconds / best:6.2f}x {a.commits:10.3g} "
             f"{a.step:6.3f}  {a.reason}"
         )
-    print(f"\nUse --policy='{found[0].text}'.")
+    more = "" if found[0].aggregate == "mean" else f" --aggregate={found[0].aggregate}"
+    print(f"\nUse --policy='{found[0].text}'{more}.")
     if skipped:
         print(f"Not ranked, since the loss drives them: {', '.join(skipped)}.")
 
@@ -92,7 +94,8 @@ def advise(who: Contestant, trace: Trace, ratio: float) -> Advice:
       ratio: R = sigma^2 / eps.
     """
     if trace.commits < 2:
-        return Advice(who.label, who.text, math.inf, 0.0, 0.0, "it never commits twice")
+        never = "it never commits twice"
+        return Advice(who.label, who.text, who.aggregate, math.inf, 0.0, 0.0, never)
     schedule = who.sees(trace)
     step = float(theory.target_step(1.0, ratio, 1.0, schedule))
     if who.own_step:
@@ -101,6 +104,7 @@ def advise(who: Contestant, trace: Trace, ratio: float) -> Advice:
     return Advice(
         who.label,
         who.text,
+        who.aggregate,
         1 / (rate * step),
         rate,
         step,
