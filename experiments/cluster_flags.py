@@ -11,10 +11,11 @@ import outputs
 import run_flags
 from absl import flags
 
-from abs_dssp import delays, flat, simulate
+from abs_dssp import delays, simulate
 from abs_dssp.cluster import settings as settings_lib
 from abs_dssp.cluster import transport
 from abs_dssp.replay import Result
+from abs_dssp.training import flat
 
 _CLUSTER = flags.DEFINE_enum(
     "cluster",
@@ -84,7 +85,7 @@ def wanted() -> bool:
 
 def launch(out: Path) -> int:
     """Starts this very command in processes of its own; its exit status."""
-    from abs_dssp.cluster import launch as launcher
+    from abs_dssp.cluster.launcher import launch as launcher
 
     return launcher.run(
         [sys.executable, sys.argv[0], *_for_processes(sys.argv[1:]), "--cluster=auto"],
@@ -104,9 +105,9 @@ def is_launcher() -> bool:
 
 def join(out: Path):
     """Joins the cluster, and makes its size known to the other flags."""
-    from abs_dssp.cluster import company
+    from abs_dssp.cluster import topology
 
-    options = company.Options(
+    options = topology.Options(
         coordinator_address=_ADDRESS.value,
         num_processes=_COUNT.value,
         process_id=_INDEX.value,
@@ -121,9 +122,9 @@ def join(out: Path):
         pull_format=_PULL.value,
     )
     if _CLUSTER.value == "guest":
-        cluster = company.guest(options, out, _WORKER.value)
+        cluster = topology.guest(options, out, _WORKER.value)
     else:
-        cluster = company.joined(options)
+        cluster = topology.joined(options)
     workers = flags.FLAGS["workers"]
     if workers.present and workers.value != cluster.num_workers:
         raise ValueError(

@@ -18,9 +18,9 @@ import outputs
 import run_flags
 from absl import flags
 
-from abs_dssp.history import History
 from abs_dssp.report import curves, summary, timeline
 from abs_dssp.traces import Trace
+from abs_dssp.training.evaluation import History
 
 _POLICY = flags.DEFINE_multi_string(
     "policy",

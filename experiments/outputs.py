@@ -14,11 +14,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from abs_dssp import history as history_lib
 from abs_dssp import traces
 from abs_dssp.replay import Result
 from abs_dssp.report import document, summary
 from abs_dssp.report.document import Picture, Section
+from abs_dssp.training import evaluation as history_lib
 
 
 def folder(path: str) -> Path:

@@ -17,8 +17,9 @@ import outputs
 import run_flags
 from absl import flags
 
-from abs_dssp import decisions, policies, tasks, traces
+from abs_dssp import policies, tasks, traces
 from abs_dssp.cluster import log as logs
+from abs_dssp.history import transition
 
 flags.adopt_module_key_flags(run_flags)  # --help lists them too
 
@@ -28,7 +29,8 @@ def main(argv):
     settings = outputs.load_settings(folder)
     # Threads of the device decide in which order a CPU adds; they must be the same.
     os.environ["XLA_FLAGS"] = settings.get("xla_flags", "")
-    from abs_dssp import checkpoints, flat, replay
+    from abs_dssp import replay
+    from abs_dssp.training import checkpoints, flat
 
     trace, losses = _recorded(folder, settings)
     run_flags.adopt(settings)
@@ -59,8 +61,8 @@ def main(argv):
     first = 0.0
     if policies.reads_loss(contender.policy, trace.num_workers):
         first = _objective(task, settings["seed"])
-    again = decisions.rederive(contender.policy, trace, losses, first)
-    difference = decisions.first_difference(trace, again)
+    again = transition.rederive(contender.policy, trace, losses, first)
+    difference = transition.first_difference(trace, again)
     print(
         f"parameters: {kept.size} values, "
         + ("equal in every bit" if equal else _how_far(mine, kept))
@@ -94,7 +96,8 @@ def _recorded(folder: Path, settings):
 def _objective(task: tasks.Task, seed: int) -> float:
     import jax
 
-    from abs_dssp import flat, optimizers, update
+    from abs_dssp import optimizers
+    from abs_dssp.training import flat, update
 
     functions = flat.Functions(task, update.rule(optimizers.sgd(0.1)))
     vector = functions.initial(jax.random.key(seed))

@@ -23,11 +23,12 @@ import outputs
 import run_flags
 from absl import flags
 
-from abs_dssp import decisions, policies, simulate, traces, whatif
-from abs_dssp.history import History
+from abs_dssp import policies, simulate, traces, whatif
+from abs_dssp.history import transition
 from abs_dssp.replay import Result
 from abs_dssp.report import curves, summary, timeline
 from abs_dssp.traces import Trace
+from abs_dssp.training.evaluation import History
 
 _POLICY = flags.DEFINE_multi_string(
     "policy",
@@ -158,7 +159,7 @@ def _check(trace: Trace) -> str:
     if policies.reads_loss(policy, trace.num_workers):
         return "not possible; the run's policy goes by the training loss."
     again = whatif.reschedule(trace, policy, replayable=True)
-    difference = decisions.first_difference(trace, again)
+    difference = transition.first_difference(trace, again)
     if difference:
         return f"the run's own policy decides otherwise: {difference}."
     return "the run's own policy gives the recorded decisions, row by row."

@@ -17,9 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from abs_dssp import traces
-from abs_dssp.cluster import agreement
-from abs_dssp.traces import Event, Trace
+from abs_dssp.cluster import run_config
+from abs_dssp.history import traces
+from abs_dssp.history.traces import Event, Trace
 
 NAME = "pushes.log"
 _FORMAT = "abs_dssp.log 1"
@@ -78,7 +78,7 @@ class Log:
             if self.path.exists() and self.path.stat().st_size:
                 self.idle = max(0.0, time.time() - self.path.stat().st_mtime)
                 found, self.records, end = read(self.path)
-                differs = agreement.first_difference(json.loads(line), found)
+                differs = run_config.first_difference(json.loads(line), found)
                 if differs is not None:
                     name, mine, old = differs
                     raise LogError(

@@ -13,21 +13,23 @@ from typing import Any
 import numpy as np
 import optax
 
-from abs_dssp import checkpoints, delays, flat, policies, update
+from abs_dssp import policies
+from abs_dssp.cluster import bootstrap, memory, transport
 from abs_dssp.cluster import keys as keys_lib
 from abs_dssp.cluster import log as logs
-from abs_dssp.cluster import memory, rendezvous, transport
-from abs_dssp.cluster.company import Cluster, Options
 from abs_dssp.cluster.server import Server, ServerError
 from abs_dssp.cluster.settings import Settings, spin_seconds
+from abs_dssp.cluster.status import Status
+from abs_dssp.cluster.topology import Cluster, Options
 from abs_dssp.cluster.transport import Channel, ClosedError
 from abs_dssp.cluster.worker import Beats, Pace, Worker, WorkerError, nonce
-from abs_dssp.delays import Delays
-from abs_dssp.history import History
 from abs_dssp.policies import Policy
-from abs_dssp.replay import Result
-from abs_dssp.report.status import Status
+from abs_dssp.simulation import delays
+from abs_dssp.simulation.delays import Delays
 from abs_dssp.tasks.base import Task
+from abs_dssp.training import checkpoints, flat, update
+from abs_dssp.training.evaluation import History
+from abs_dssp.training.replayer import Result
 
 
 def train(
@@ -145,7 +147,7 @@ def _serve(
         shared=options.transport in ("auto", "shm"), network=network, keys=keys,
         busy=processes, store=store, say=say, recorder=recorder,
     )  # fmt: skip
-    cluster.publish(server.address | rendezvous.host(), out)
+    cluster.publish(server.address | bootstrap.host(), out)
     member.here = server
     stopper = _Stopper(server)
     viewer = None
@@ -305,7 +307,7 @@ class _Membership:
         address = self._cluster.lookup(1.0)
         if address is None:
             raise ClosedError("the server has not said where it is")
-        same = {k: address.get(k) for k in ("boot", "namespace")} == rendezvous.host()
+        same = {k: address.get(k) for k in ("boot", "namespace")} == bootstrap.host()
         wanted = options.transport
         if wanted == "reference":
             raise WorkerError(
@@ -384,7 +386,7 @@ def _code() -> str:
 
 
 def _versions() -> dict[str, str]:
-    from abs_dssp import traces
+    from abs_dssp.history import traces
 
     return traces.package_versions()
 

@@ -21,17 +21,19 @@ from typing import Any
 import jax
 import numpy as np
 
-from abs_dssp import decisions, engine, flat, history, policies
-from abs_dssp.cluster import agreement, memory, transport
+from abs_dssp import policies
 from abs_dssp.cluster import log as logs
+from abs_dssp.cluster import memory, run_config, transport
 from abs_dssp.cluster.keys import Keys
 from abs_dssp.cluster.log import Record
 from abs_dssp.cluster.messages import Kind, Message
 from abs_dssp.cluster.settings import Settings, spin_seconds
+from abs_dssp.cluster.status import Status, WorkerStatus
 from abs_dssp.cluster.transport import Peer, Sizes
+from abs_dssp.history import loss_estimate, transition
 from abs_dssp.policies import Policy
-from abs_dssp.report.status import Status, WorkerStatus
 from abs_dssp.tasks.base import Task
+from abs_dssp.training import compiled, evaluation, flat
 
 ABSENT, COMPUTING, WAITING, LEFT, EXPELLED = (
     "absent", "computing", "waiting", "left", "expelled"
@@ -137,7 +139,7 @@ class Server:
         self._log, self._store, self._say, self._recorder = log, store, say, recorder
         self._key = jax.random.key(seed)
         self._device = jax.local_devices()[0]
-        self._decider = decisions.Decider(policy, self.num_workers)
+        self._decider = transition.Decider(policy, self.num_workers)
         push, pull = (np.dtype(flat.DTYPES[name]) for name in functions.wire)
         size = functions.layout.size
         self.sizes = Sizes(size * push.itemsize, push, size * pull.itemsize, pull)
@@ -162,7 +164,7 @@ class Server:
         self._opened = time.monotonic()
         self._last_push = time.monotonic()
         self._recent: list[float] = []
-        self._estimate = history.LossEstimate(self.num_workers)
+        self._estimate = loss_estimate.LossEstimate(self.num_workers)
         self._commands: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._to_evaluate: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._to_save: queue.SimpleQueue[Any] = queue.SimpleQueue()
@@ -348,7 +350,7 @@ class Server:
         text = message.text
         try:
             nonce, place = str(text["nonce"]), str(text["place"])
-            differs = agreement.first_difference(self.identity, text["run"])
+            differs = run_config.first_difference(self.identity, text["run"])
         except (TypeError, KeyError):
             self._refuse_worker(peer, "it does not say what it would train.")
             return
@@ -862,7 +864,7 @@ class Server:
             for name in ("worker", "clock", "pulled", "weight", "committed")
         }
         done = sum(r.kind == "push" for r in records[:first])
-        machine = engine.HostEngine(
+        machine = compiled.HostEngine(
             self.task, self.functions.rule, 0, 1, self.functions.wire
         )
         machine.key = self._key
@@ -1029,7 +1031,7 @@ class Server:
         span = now - recent[0] if recent else 0.0
         acceptors = [a for a in (self._shared, self._network) if a is not None]
         record = self.records[-1] if self.records else {}
-        basic = history.BASIC
+        basic = evaluation.BASIC
         samples = self.task.batch_size * self.functions.rule.local_steps
         pulls = sum(m.ticket for m in self.members)
         latest = self.losses[-10 * self.num_workers :]

@@ -15,11 +15,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from abs_dssp import flat
 from abs_dssp.cluster.messages import Kind, Message, MessageError
 from abs_dssp.cluster.settings import Settings
 from abs_dssp.cluster.transport import Channel, ClosedError, Sizes
 from abs_dssp.tasks.base import Task
+from abs_dssp.training import flat
 
 Connect = Callable[[], Channel]  # raises OSError or ClosedError
 

@@ -10,14 +10,28 @@ from collections.abc import Callable
 from typing import Any
 
 from abs_dssp import literals
-from abs_dssp.policies.abs_dssp import abs_dssp
-from abs_dssp.policies.adaptive_bounded_staleness import (
+from abs_dssp.policies._abs_dssp import abs_dssp
+from abs_dssp.policies._adaptive_bounded_staleness import (
     adaptive_bounded_staleness,
     loss_growth,
     rounds_growth,
 )
-from abs_dssp.policies.adasync import adasync, sa_adasync
-from abs_dssp.policies.asp import asp
+from abs_dssp.policies._adasync import adasync, sa_adasync
+from abs_dssp.policies._asp import asp
+from abs_dssp.policies._bsp import bsp, local_sgd
+from abs_dssp.policies._dssp import controller, dssp
+from abs_dssp.policies._k_async import k_async, k_batch_async
+from abs_dssp.policies._k_sync import k_batch_sync, k_sync, m_sync
+from abs_dssp.policies._malenia import malenia
+from abs_dssp.policies._mindflayer import mindflayer
+from abs_dssp.policies._rennala import rennala
+from abs_dssp.policies._rescaled import rescaled
+from abs_dssp.policies._ringleader import ringleader
+from abs_dssp.policies._ringmaster import ringmaster
+from abs_dssp.policies._ssp import ssp
+from abs_dssp.policies._switch import switch, sync_switch
+from abs_dssp.policies._zipline import zipline
+from abs_dssp.policies.analysis import initial_clocks, reads_loss
 from abs_dssp.policies.base import (
     Clocks,
     Decision,
@@ -28,20 +42,7 @@ from abs_dssp.policies.base import (
     gap,
     only,
 )
-from abs_dssp.policies.bsp import bsp, local_sgd
-from abs_dssp.policies.dssp import controller, dssp
 from abs_dssp.policies.federated import fedasync, fedbuff
-from abs_dssp.policies.inspect import initial_clocks, reads_loss
-from abs_dssp.policies.k_async import k_async, k_batch_async
-from abs_dssp.policies.k_sync import k_batch_sync, k_sync, m_sync
-from abs_dssp.policies.malenia import malenia
-from abs_dssp.policies.mindflayer import mindflayer
-from abs_dssp.policies.rennala import rennala
-from abs_dssp.policies.rescaled import rescaled
-from abs_dssp.policies.ringleader import ringleader
-from abs_dssp.policies.ringmaster import ringmaster
-from abs_dssp.policies.ssp import ssp
-from abs_dssp.policies.switch import switch, sync_switch
 from abs_dssp.policies.weighting import (
     constant,
     inverse,
@@ -50,7 +51,6 @@ from abs_dssp.policies.weighting import (
     polynomial,
     weighted,
 )
-from abs_dssp.policies.zipline import zipline
 
 __all__ = [
     "Clocks",

@@ -11,8 +11,8 @@ from typing import Any
 import jax.numpy as jnp
 
 from abs_dssp.policies import base, weighting
-from abs_dssp.policies.asp import asp
-from abs_dssp.policies.k_async import k_batch_async
+from abs_dssp.policies._asp import asp
+from abs_dssp.policies._k_async import k_batch_async
 
 
 @base.constructor

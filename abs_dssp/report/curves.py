@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from abs_dssp.history import History
+from abs_dssp.history.traces import Trace
 from abs_dssp.report import style
-from abs_dssp.traces import Trace
+from abs_dssp.training.evaluation import History
 
 _AXES = {
     "seconds": "virtual time (s)",

@@ -6,7 +6,7 @@ import sys
 import time
 from typing import Any
 
-from abs_dssp.report.status import Status, WorkerStatus
+from abs_dssp.cluster.status import Status, WorkerStatus
 
 _MOST_WORKERS = 24  # rows of the table
 _STYLES = {"computing": "green", "waiting": "yellow"}

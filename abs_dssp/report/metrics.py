@@ -8,7 +8,7 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
-from abs_dssp.report.status import Status
+from abs_dssp.cluster.status import Status
 
 _QUIET = 5.0  # seconds after which a client that says nothing is dropped
 _STATES = ("computing", "waiting", "absent", "left", "expelled")

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from abs_dssp.report.status import Status
+from abs_dssp.cluster.status import Status
 
 _FLUSH = 5.0  # seconds between two waits for the disk
 

@@ -7,8 +7,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from abs_dssp.history import History
-from abs_dssp.replay import Result
+from abs_dssp.training.evaluation import History
+from abs_dssp.training.replayer import Result
 
 FIELDS = (
     "seconds_to_target",

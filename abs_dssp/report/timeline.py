@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from abs_dssp.history.traces import Trace
 from abs_dssp.report import style
-from abs_dssp.traces import Trace
 
 KINDS = ("computing", "sending", "waiting", "cancelled", "unfinished")
 

@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from abs_dssp import literals, policies
+from abs_dssp.history.traces import Trace
 from abs_dssp.policies import Policy
 from abs_dssp.theory import convergence
-from abs_dssp.traces import Trace
 
 
 class Promise(NamedTuple):

@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 
+from abs_dssp.history.traces import Trace
 from abs_dssp.theory import convergence, measured
-from abs_dssp.traces import Trace
 
 
 class Schedule(NamedTuple):

@@ -8,10 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from abs_dssp import decisions, policies, traces
+from abs_dssp import policies
+from abs_dssp.history import traces, transition
+from abs_dssp.history.traces import Trace
 from abs_dssp.policies import Policy
-from abs_dssp.traces import Trace
-from abs_dssp.verify import judge
+from abs_dssp.verify import invariants
 from abs_dssp.verify.promised import Promises
 from abs_dssp.verify.step import Move, left, pushed
 
@@ -20,7 +21,7 @@ from abs_dssp.verify.step import Move, left, pushed
 class Violation:
     """A promise that is not kept, with a shortest way there."""
 
-    kind: str  # one of judge.KINDS
+    kind: str  # one of invariants.KINDS
     promise: str  # what should hold, in one sentence
     moves: tuple[Move, ...]  # from the start; the last one breaks the promise
     trace: Trace
@@ -50,7 +51,7 @@ def build(
     steps = _replay(policy, num_workers, moves)
     return Violation(
         kind,
-        judge.sentence(kind, promised),
+        invariants.sentence(kind, promised),
         tuple(moves),
         _trace(text, num_workers, steps),
         _table(steps),
@@ -68,7 +69,7 @@ def _replay(policy, num_workers, moves) -> list[_Step]:
         worker, time = jnp.int32(move.worker), jnp.float32(now)
         raw = answer = None
         if move.kind == "join":
-            clocks = decisions.join(before, worker, time)
+            clocks = transition.join(before, worker, time)
         else:
             ask = push if move.kind == "push" else leave
             state, clocks, raw, answer = ask(state, before, worker, time)

@@ -8,7 +8,7 @@ import numpy as np
 
 from abs_dssp import policies
 from abs_dssp.policies import Policy
-from abs_dssp.verify import counterexample, judge, reduce
+from abs_dssp.verify import abstraction, counterexample, invariants
 from abs_dssp.verify.counterexample import Violation
 from abs_dssp.verify.promised import Promises
 from abs_dssp.verify.promised import promises as known_promises
@@ -137,7 +137,7 @@ def reachable(
 class _Search:
     """One search with given reductions."""
 
-    def __init__(self, steps: Steps, chosen: reduce.Chosen, depth: int, most: int):
+    def __init__(self, steps: Steps, chosen: abstraction.Chosen, depth: int, most: int):
         self._steps, self._chosen = steps, chosen
         self._depth, self._most = depth, most
         self.rows = steps.first(chosen)[None, :]
@@ -150,7 +150,7 @@ class _Search:
         self.path: Sequence[Move] | None = None  # to what broke a promise
         self.kind = ""
 
-    def run(self) -> reduce.Chosen | None:
+    def run(self) -> abstraction.Chosen | None:
         """Searches; other reductions to begin anew with, if a guess was wrong."""
         low = 0
         while self.level < self._depth:
@@ -168,7 +168,7 @@ class _Search:
                 broken = np.argwhere(out.valid & (out.broken != 0))
                 if len(broken):
                     at, move = broken[0]
-                    self.kind = judge.KINDS[_lowest(int(out.broken[at, move]))]
+                    self.kind = invariants.KINDS[_lowest(int(out.broken[at, move]))]
                     self.path = [*self._way(int(begin + at)), self._steps.moves[move]]
                     return None
                 at, move = np.nonzero(out.valid)
@@ -202,9 +202,9 @@ class _Search:
             )
             out = self._steps(row[None, :], none, none)
             row, broken = out.rows[0, place], out.broken[0, place]
-        return bool(broken >> judge.KINDS.index(self.kind) & 1)
+        return bool(broken >> invariants.KINDS.index(self.kind) & 1)
 
-    def _weaker(self, rows: np.ndarray) -> reduce.Chosen:
+    def _weaker(self, rows: np.ndarray) -> abstraction.Chosen:
         """The reductions without those that these states prove wrong."""
         chosen, reduction = self._chosen, self._steps.reduction
         weaker = chosen

@@ -8,13 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from abs_dssp import decisions, policies
+from abs_dssp import policies
+from abs_dssp.history import transition
 from abs_dssp.policies import Clocks, Policy
-from abs_dssp.verify import judge, reduce
+from abs_dssp.verify import abstraction, invariants
 from abs_dssp.verify.promised import Promises
 
 CHUNK = 1024  # states per call, so that one size is compiled
-THOROUGH = CHUNK // reduce.NEAR
+THOROUGH = CHUNK // abstraction.NEAR
 SECONDS = (1.0, 3.0)  # between events, for rules that read times
 LOSSES = (1.0, 0.25)  # estimates, for rules that read the loss
 
@@ -60,7 +61,7 @@ class Steps:
         joins: int,
     ):
         _fits(policy, num_workers)
-        read = reduce.reads(policy, num_workers)
+        read = abstraction.reads(policy, num_workers)
         self.timed = bool(read & {"latest", "previous", "now"})
         self.policy, self.num_workers = policy, num_workers
         times = SECONDS if self.timed else SECONDS[:1]
@@ -82,7 +83,7 @@ class Steps:
             jnp.int32(joins),
         )
         self.layout = Layout(self.start)
-        self.reduction = reduce.Reduction(self.start, read, promised)
+        self.reduction = abstraction.Reduction(self.start, read, promised)
         self.promised = promised
         # Compiling takes longer than most searches: half of it is saved.
         quick = {"xla_backend_optimization_level": 0}
@@ -91,13 +92,13 @@ class Steps:
             compiler_options=quick if jax.default_backend() == "cpu" else None,
         )
 
-    def first(self, chosen: reduce.Chosen) -> np.ndarray:
+    def first(self, chosen: abstraction.Chosen) -> np.ndarray:
         """The initial state, packed and reduced."""
         carry = self.reduction.canonical(self.start, chosen)
         return np.asarray(self.layout.pack(carry))
 
     def __call__(
-        self, rows: np.ndarray, chosen: reduce.Chosen, probed: reduce.Chosen
+        self, rows: np.ndarray, chosen: abstraction.Chosen, probed: abstraction.Chosen
     ) -> Successors:
         """Successors of at most CHUNK states.
 
@@ -112,15 +113,15 @@ class Steps:
         count = len(rows)
         if count <= THOROUGH:
             filled = np.concatenate([rows, np.repeat(rows[:1], THOROUGH - count, 0)])
-            padded = np.concatenate([filled] * reduce.NEAR)
-            near = np.repeat(np.arange(reduce.NEAR, dtype=np.int32), THOROUGH)
+            padded = np.concatenate([filled] * abstraction.NEAR)
+            near = np.repeat(np.arange(abstraction.NEAR, dtype=np.int32), THOROUGH)
         else:
             padded = np.concatenate([rows, np.repeat(rows[:1], CHUNK - count, axis=0)])
-            near = np.arange(CHUNK, dtype=np.int32) % reduce.NEAR
+            near = np.arange(CHUNK, dtype=np.int32) % abstraction.NEAR
         parts = jax.device_get(self._step(padded, chosen, probed, near + 1))
         out = Successors(*(part[:count] for part in parts))
         if count <= THOROUGH:
-            every = parts.unequal.reshape(reduce.NEAR, THOROUGH, -1)
+            every = parts.unequal.reshape(abstraction.NEAR, THOROUGH, -1)
             out = out._replace(unequal=every.any(axis=0)[:count])
         return out
 
@@ -168,7 +169,7 @@ class Steps:
             self.policy, carry.state, clocks, worker, now
         )
         pusher = policies.only(worker, self.num_workers)
-        broken = judge.decision(
+        broken = invariants.decision(
             self.promised,
             (carry.state, state),
             clocks,
@@ -186,7 +187,7 @@ class Steps:
         clocks = carry.clocks
         state, after, raw, answer = left(self.policy, carry.state, clocks, worker, now)
         gone = policies.only(worker, self.num_workers)
-        broken = judge.decision(
+        broken = invariants.decision(
             self.promised,
             (carry.state, state),
             clocks,
@@ -203,16 +204,16 @@ class Steps:
         return next_carry, broken, valid, policies.base.nobody(self.num_workers)
 
     def _join(self, carry, worker, now):
-        clocks = decisions.join(carry.clocks, worker, now)
+        clocks = transition.join(carry.clocks, worker, now)
         valid = ~carry.clocks.alive[worker] & (carry.joins > 0)
         next_carry = carry._replace(clocks=clocks, now=now, joins=carry.joins - 1)
         nobody = policies.base.nobody(self.num_workers)
-        return next_carry, judge.standing(self.promised, clocks), valid, nobody
+        return next_carry, invariants.standing(self.promised, clocks), valid, nobody
 
 
 def pushed(policy: Policy, state: Any, clocks: Clocks, worker, now):
     """`decisions.push`, and the decision as the rule gave it: `(.., raw, answer)`."""
-    (state, raw), clocks, answer = decisions.push(
+    (state, raw), clocks, answer = transition.push(
         _recording(policy), state, clocks, worker, now
     )
     return state, clocks, raw, answer
@@ -220,7 +221,7 @@ def pushed(policy: Policy, state: Any, clocks: Clocks, worker, now):
 
 def left(policy: Policy, state: Any, clocks: Clocks, worker, now):
     """`decisions.leave`, and the decision as the rule gave it: `(.., raw, answer)`."""
-    (state, raw), clocks, answer = decisions.leave(
+    (state, raw), clocks, answer = transition.leave(
         _recording(policy), state, clocks, worker, now
     )
     return state, clocks, raw, answer

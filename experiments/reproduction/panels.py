@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from abs_dssp.history import History
 from abs_dssp.report import curves, style
+from abs_dssp.training.evaluation import History
 
 
 @dataclasses.dataclass(frozen=True)

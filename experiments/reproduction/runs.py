@@ -33,7 +33,7 @@ from abs_dssp import (
     tasks,
     traces,
 )
-from abs_dssp.history import History
+from abs_dssp.training.evaluation import History
 
 
 @dataclasses.dataclass(frozen=True)

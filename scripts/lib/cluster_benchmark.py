@@ -18,10 +18,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from abs_dssp import decisions, flat, optimizers, policies, update
+from abs_dssp import optimizers, policies
 from abs_dssp.cluster import keys, log, server, settings, transport
 from abs_dssp.cluster.messages import Kind, Message
+from abs_dssp.history import transition
 from abs_dssp.tasks.base import Task, Variables
+from abs_dssp.training import flat, update
 
 SIZES = (10_000, 1_000_000, 4_000_000, 64_000_000)
 _PEERS = ("torch_rpc", "ray_actor", "numpy_pipe")
@@ -185,7 +187,7 @@ def _decisions() -> None:
     n = 32
     for text in ("asp()", "bsp()", "ssp(s=3)", "dssp(s_lower=3,s_upper=15)",
                  "k_sync(k=8)", "k_async(k=8)", "abs(k0=2,a=50)"):  # fmt: skip
-        decider = decisions.Decider(policies.parse(text, n), n)
+        decider = transition.Decider(policies.parse(text, n), n)
         generator = np.random.default_rng(0)
         running, times = set(range(n)), []
         for number in range(3000):

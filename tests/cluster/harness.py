@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from abs_dssp import checkpoints, flat, optimizers, policies, tasks, update
-from abs_dssp.cluster import company, keys, log, run, server, transport
+from abs_dssp import optimizers, policies, tasks
+from abs_dssp.cluster import keys, log, run, server, topology, transport
 from abs_dssp.cluster.messages import Kind, Message
 from abs_dssp.cluster.settings import Settings
 from abs_dssp.replay import Result
+from abs_dssp.training import checkpoints, flat, update
 
 OPTIMIZER = optimizers.sgd(0.1, momentum=0.5)
 LOCAL = optimizers.sgd(0.1)
@@ -44,11 +45,11 @@ def train(
     **more,
 ) -> Result:
     """Trains on `num_workers` threads over a real transport."""
-    options = company.Options(
+    options = topology.Options(
         transport=transport, key_file=key_file, max_workers=max_workers,
         push_format=formats[0], pull_format=formats[1],
     )  # fmt: skip
-    cluster = company.alone(options, num_workers)
+    cluster = topology.alone(options, num_workers)
     num_workers = cluster.num_workers
     result = run.train(
         cluster, task(num_workers), policies.parse(text, num_workers), OPTIMIZER, 7,

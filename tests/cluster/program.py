@@ -14,7 +14,8 @@ sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
 import harness  # noqa: E402
 import jax  # noqa: E402
 
-from abs_dssp import checkpoints, delays  # noqa: E402
+from abs_dssp import delays  # noqa: E402
+from abs_dssp.training import checkpoints  # noqa: E402
 
 # Long enough for a start on a busy machine.
 SETTINGS = dataclasses.replace(harness.QUICK, empty=60.0, lease=20.0)

@@ -14,7 +14,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from abs_dssp.cluster import coordinator, keys, launch, supervise
+from abs_dssp.cluster import coordinator, keys
+from abs_dssp.cluster.launcher import launch, supervise
 
 ROOT = Path(__file__).parents[2]
 TOY = str(Path(__file__).with_name("toy.py"))
@@ -30,7 +31,7 @@ def run(*acts, processes=2, **options):
 
 def start(*acts, options=("--processes=2",), **popen):
     """A launcher in a process of its own."""
-    command = [sys.executable, "-m", "abs_dssp.cluster.launch", *options, "--"]
+    command = [sys.executable, "-m", "abs_dssp.cluster.launcher", *options, "--"]
     popen = {"stderr": subprocess.PIPE, "text": True} | popen
     return subprocess.Popen([*command, TOY, *acts], cwd=ROOT, **popen)
 

@@ -15,9 +15,10 @@ import jax
 import numpy as np
 import pytest
 
-from abs_dssp import decisions, delays, policies, replay, traces
-from abs_dssp.cluster import company, log, run, transport
+from abs_dssp import delays, policies, replay, traces
+from abs_dssp.cluster import log, run, topology, transport
 from abs_dssp.cluster.messages import Kind
+from abs_dssp.history import transition
 
 PROGRAM = Path(__file__).with_name("program.py")
 
@@ -76,16 +77,16 @@ def test_a_run_that_is_killed_twice_ends_as_its_trace_says(text, tmp_path):
     np.testing.assert_array_equal(replayed.history.push_loss, losses)
     policy = policies.parse(text, 4)
     first = objective() if policies.reads_loss(policy, 4) else 0.0
-    again = decisions.rederive(policy, trace, losses, first)
-    assert decisions.first_difference(trace, again) == ""
+    again = transition.rederive(policy, trace, losses, first)
+    assert transition.first_difference(trace, again) == ""
 
 
 def objective() -> float:
     """At the initial parameters."""
-    from abs_dssp import engine, update
+    from abs_dssp.training import compiled, update
 
     rule = update.rule(harness.OPTIMIZER)
-    return engine.HostEngine(harness.task(), rule, 7, 1).objective()
+    return compiled.HostEngine(harness.task(), rule, 7, 1).objective()
 
 
 def test_nothing_acknowledged_is_lost_and_grants_are_made_again(tmp_path):
@@ -193,10 +194,10 @@ def test_workers_that_come_later_take_part(tmp_path):
     running = threading.Thread(target=main_run)
     running.start()
     wait_for_pushes(tmp_path, 30)
-    options = company.Options(max_workers=4)
+    options = topology.Options(max_workers=4)
     with pytest.raises(ValueError, match="this run has workers 0 to 3"):
-        company.guest(options, tmp_path, 4)
-    guest = company.guest(options, tmp_path, 2)
+        topology.guest(options, tmp_path, 4)
+    guest = topology.guest(options, tmp_path, 2)
     told = run.train(
         guest, harness.task(4), policies.parse(policy, 4), harness.OPTIMIZER, 7,
         out=tmp_path, local_optimizer=harness.LOCAL, settings=harness.QUICK,
@@ -209,13 +210,13 @@ def test_workers_that_come_later_take_part(tmp_path):
     assert set(trace.worker.tolist()) == {0, 1, 2, 3}
     kinds = [event.kind for event in trace.events if event.worker in (2, 3)]
     assert kinds == ["leave", "leave", "join", "join"]
-    again = decisions.rederive(policies.parse(policy, 4), trace)
-    assert decisions.first_difference(trace, again) == ""
+    again = transition.rederive(policies.parse(policy, 4), trace)
+    assert transition.first_difference(trace, again) == ""
     replayed = replay.replay(harness.task(4), harness.OPTIMIZER, trace, 7)
     assert harness.vector(replayed).tobytes() == harness.saved(tmp_path).tobytes()
-    assert not (tmp_path / company.ADDRESS).exists()
+    assert not (tmp_path / topology.ADDRESS).exists()
     with pytest.raises(ValueError, match="no run serves in"):
-        company.guest(options, tmp_path, 2)
+        topology.guest(options, tmp_path, 2)
 
 
 def wait_for_pushes(folder, count: int) -> None:

@@ -9,8 +9,8 @@ import urllib.request
 
 import pytest
 
+from abs_dssp.cluster.status import Status, WorkerStatus
 from abs_dssp.report import live, metrics, scalars
-from abs_dssp.report.status import Status, WorkerStatus
 
 
 def worker(index, **changes):

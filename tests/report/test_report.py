@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from abs_dssp import delays, policies, simulate, tasks
-from abs_dssp.history import History
 from abs_dssp.replay import Result
 from abs_dssp.report import curves, summary, timeline
+from abs_dssp.training.evaluation import History
 
 
 @pytest.fixture(scope="module")

@@ -13,9 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from abs_dssp import compilation, history, policies
+from abs_dssp import compilation, policies
+from abs_dssp.history import loss_estimate
+from abs_dssp.history.traces import Trace
 from abs_dssp.policies import Clocks, Policy
-from abs_dssp.traces import Trace
 
 
 class Answer(NamedTuple):
@@ -244,7 +245,7 @@ def rederive(
     """
     n = trace.num_workers
     decider = Decider(policy, n)
-    estimate = history.LossEstimate(n, first if losses is not None else math.nan)
+    estimate = loss_estimate.LossEstimate(n, first if losses is not None else math.nan)
     columns = {
         name: getattr(trace, name).copy()
         for name in ("pulled", "version", "weight", "committed", "wait", "restarts")

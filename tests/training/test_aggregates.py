@@ -6,7 +6,8 @@ import numpy as np
 import optax
 import pytest
 
-from abs_dssp import aggregates, delays, optimizers, policies, replay, simulate, tasks
+from abs_dssp import delays, optimizers, policies, replay, simulate, tasks
+from abs_dssp.training import aggregators
 
 N, DIM, RATE = 4, 6, 0.05
 MODEL = delays.shifted_exponential([1, 1, 1, 2.7], 0.5)
@@ -199,4 +200,4 @@ def test_delayed_nesterov_is_its_formula():
 @pytest.mark.parametrize("text", ["median", "table(k=2)", "compensated(strength=-1)"])
 def test_unknown_aggregates_are_refused_with_the_known_ones(text):
     with pytest.raises(ValueError, match="aggregate|strength|argument"):
-        aggregates.parse(text)
+        aggregators.parse(text)

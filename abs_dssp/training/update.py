@@ -12,8 +12,8 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int
 
-from abs_dssp import aggregates
 from abs_dssp.tasks.base import Task, Variables
+from abs_dssp.training import aggregators
 
 PyTree = Any
 
@@ -76,7 +76,7 @@ def rule(
     """
     if local_steps < 1:
         raise ValueError(f"local_steps must be at least 1, got {local_steps}.")
-    aggregates.parse(aggregate)  # refuses what it does not know
+    aggregators.parse(aggregate)  # refuses what it does not know
     return Rule(optimizer, local_optimizer or optimizer, local_steps, aggregate)
 
 

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-from abs_dssp.cluster.process import Process, signal_name
+from abs_dssp.cluster.launcher.process import Process, signal_name
 
 _HERE = Path(__file__).parent
 _POLL_SECONDS = 0.02  # how soon an end or a signal is noticed
@@ -117,7 +117,7 @@ class Cluster:
             [
                 sys.executable,
                 "-P",  # the modules beside it are not to be found as top-level ones
-                str(_HERE / "coordinator.py"),
+                str(_HERE.parent / "coordinator.py"),
                 f"--bind={self._settings.bind}",
                 f"--num_processes={self._settings.num_processes}",
                 "--end_with_stdin",

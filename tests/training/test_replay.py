@@ -8,16 +8,8 @@ import numpy as np
 import optax
 import pytest
 
-from abs_dssp import (
-    delays,
-    engine,
-    optimizers,
-    policies,
-    replay,
-    simulate,
-    tasks,
-    update,
-)
+from abs_dssp import delays, optimizers, policies, replay, simulate, tasks
+from abs_dssp.training import compiled, update
 
 N = 4
 MODEL = delays.shifted_exponential([1, 1, 1, 2.7], 0.5)
@@ -135,13 +127,13 @@ def test_wavefronts_agree_with_the_sequential_order(digits, text):
     )
     assert np.linalg.norm(one - wide) <= 1e-5 * np.linalg.norm(one)
     # A wavefront really is one: fewer runs than rows.
-    first, count = engine.wavefronts(trace.pulled, trace.version, 0, len(trace), N)
+    first, count = compiled.wavefronts(trace.pulled, trace.version, 0, len(trace), N)
     assert count.sum() == len(trace) and len(first) < 0.9 * len(trace)
 
 
 def test_a_wavefront_holds_no_push_computed_from_one_of_its_own_commits():
     trace = simulate.schedule(policies.asp(N), MODEL, 300)
-    first, count = engine.wavefronts(trace.pulled, trace.version, 10, 200, N)
+    first, count = compiled.wavefronts(trace.pulled, trace.version, 10, 200, N)
     assert first[0] == 10 and first[-1] + count[-1] == 200
     for begin, length in zip(first, count, strict=True):
         assert trace.pulled[begin : begin + length].max() <= trace.version[begin]
@@ -337,14 +329,14 @@ def test_an_interrupted_run_resumes_to_the_same_bytes(digits, tmp_path, text):
 def test_the_ring_keeps_max_staleness_plus_one_versions(quadratic):
     trace = simulate.schedule(policies.asp(N), MODEL, 200)
     engine_slots = []
-    begin = engine.Engine.__init__
+    begin = compiled.Engine.__init__
 
     def spy(self, task, rule, seed, slots, *rest):
         engine_slots.append(slots)
         begin(self, task, rule, seed, slots, *rest)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(engine.Engine, "__init__", spy)
+        patch.setattr(compiled.Engine, "__init__", spy)
         replay.replay(quadratic, optax.sgd(0.1), trace)
     assert engine_slots == [trace.staleness.max() + 1]
 

@@ -12,8 +12,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-from abs_dssp import traces
-from abs_dssp.traces import Trace, rows_of_workers
+from abs_dssp.history import traces
+from abs_dssp.history.traces import Trace, rows_of_workers
 
 
 class Times(NamedTuple):

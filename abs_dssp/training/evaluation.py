@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from abs_dssp import traces
+from abs_dssp.history import traces
 
 # Every record has these; a task's own measures follow.
 BASIC = ("push", "version", "seconds", "epoch")
@@ -103,30 +103,3 @@ def to_rows(
 def commits_before(committed: np.ndarray) -> Int[np.ndarray, " P1"]:
     """Commits made before each row, and after the last one."""
     return np.concatenate([[0], np.cumsum(committed)])
-
-
-class LossEstimate:
-    """The training loss as a loss-driven policy sees it.
-
-    The objective at the initial parameters first, then the mean loss of the pushes of
-    the latest whole segment of 10 N pushes: a function of the losses alone, so that it
-    can be had again from a record of them.
-    """
-
-    def __init__(self, num_workers: int, first: float = math.nan):
-        self._every = 10 * num_workers
-        self.first = first
-        self._mean: float | None = None
-        self._segment: list[float] = []
-
-    @property
-    def value(self) -> float:
-        """The estimate for the next decision."""
-        return self.first if self._mean is None else self._mean
-
-    def add(self, loss: float) -> None:
-        """One more push."""
-        self._segment.append(loss)
-        if len(self._segment) == self._every:
-            self._mean = float(np.array(self._segment, np.float32).mean())
-            self._segment.clear()

@@ -9,7 +9,7 @@ from typing import Any
 
 import jax
 
-from abs_dssp.cluster import rendezvous, transport
+from abs_dssp.cluster import bootstrap, transport
 
 ADDRESS = "server.json"  # in the folder of a run: where its server is
 
@@ -77,7 +77,7 @@ class Cluster:
 
     def publish(self, address: dict[str, Any], folder: Path) -> None:
         """Tells the other processes where the server is, and guests by a file."""
-        rendezvous.publish(address)
+        bootstrap.publish(address)
         _write(address | {"workers": self.num_workers}, folder)
 
     def withdraw(self, folder: Path) -> None:
@@ -87,11 +87,11 @@ class Cluster:
 
     def lookup(self, seconds: float) -> dict[str, Any] | None:
         """Where the server is; None if nobody has told within `seconds`."""
-        return rendezvous.lookup(seconds)
+        return bootstrap.lookup(seconds)
 
     def leave(self) -> None:
         """Leaves the others alone."""
-        rendezvous.leave()
+        bootstrap.leave()
 
 
 def joined(options: Options) -> Cluster:
@@ -100,7 +100,7 @@ def joined(options: Options) -> Cluster:
     Raises:
       ValueError: if there is none, or for a setting out of range.
     """
-    place = rendezvous.join(
+    place = bootstrap.join(
         options.coordinator_address,
         options.num_processes,
         options.process_id,

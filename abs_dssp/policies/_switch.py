@@ -11,8 +11,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool
 
 from abs_dssp.policies import base
-from abs_dssp.policies.asp import asp
-from abs_dssp.policies.bsp import bsp
+from abs_dssp.policies._asp import asp
+from abs_dssp.policies._bsp import bsp
 
 
 class SwitchState(NamedTuple):

@@ -17,8 +17,8 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float
 
-from abs_dssp import aggregates, update
 from abs_dssp.tasks.base import Task, Variables
+from abs_dssp.training import aggregators, update
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
@@ -299,7 +299,7 @@ class Aggregated(_Present):
 
 def parameters(functions: Functions, vector) -> Parameters | Aggregated:
     """The server's parameters, as the rule's `aggregate` needs them."""
-    if aggregates.parse(functions.rule.aggregate) is None:
+    if aggregators.parse(functions.rule.aggregate) is None:
         return Parameters(functions, vector)
     return Aggregated(functions, vector)
 
@@ -425,8 +425,8 @@ def _commit(rule, layout, whole, vector, state, sums, weight, epoch, version):
     return _moved(rule, layout, whole, vector, state, gradient, stats, epoch, version)
 
 
-def _aggregate(rule: update.Rule) -> aggregates.Aggregate:
-    found = aggregates.parse(rule.aggregate)
+def _aggregate(rule: update.Rule) -> aggregators.Aggregate:
+    found = aggregators.parse(rule.aggregate)
     assert found is not None  # `Parameters` does means and sums
     return found
 
@@ -441,7 +441,7 @@ def _hold(rule, layout, num_workers, vector):
 def _take(rule, layout, held, push, weight, worker, committed, vector, pulled):
     cut = layout.num_parameters
     push, pulled = push.astype(jnp.float32), pulled.astype(jnp.float32)
-    arrival = aggregates.Arrival(
+    arrival = aggregators.Arrival(
         push[:cut], push[cut:], weight, worker, committed, vector[:cut], pulled[:cut]
     )
     return _aggregate(rule).receive(held, arrival)

@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from abs_dssp import flat, history, update
 from abs_dssp.tasks.base import Task, Variables
+from abs_dssp.training import evaluation, flat, update
 
 
 class HostEngine:
@@ -49,7 +49,7 @@ class HostEngine:
         """See `Engine.load`."""
         samples = self.task.batch_size * self.rule.local_steps
         self.columns = columns
-        self.epochs = history.versions_epochs(
+        self.epochs = evaluation.versions_epochs(
             columns["committed"], samples, self.task.samples_per_epoch
         ).astype(np.float32)
 

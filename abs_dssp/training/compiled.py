@@ -12,9 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from abs_dssp import aggregates, flat, history, update
-from abs_dssp.host_engine import HostEngine
 from abs_dssp.tasks.base import Task, Variables
+from abs_dssp.training import aggregators, evaluation, flat, update
+from abs_dssp.training.row_by_row import HostEngine
 
 
 class Server(NamedTuple):
@@ -58,7 +58,7 @@ class Engine:
         width: int = 1,
     ):
         self.task, self.width = task, width
-        self.alone = alone and aggregates.parse(rule.aggregate) is None
+        self.alone = alone and aggregators.parse(rule.aggregate) is None
         self.key = jax.random.key(seed)
         self.functions = task._replace(data=None, constants=None)  # hashable
         self.rule = rule
@@ -76,7 +76,7 @@ class Engine:
         if rows > self.capacity:
             raise ValueError(f"replay: {rows} rows exceed {self.capacity}.")
         samples = self.task.batch_size * self.rule.local_steps
-        epochs = history.versions_epochs(
+        epochs = evaluation.versions_epochs(
             columns["committed"], samples, self.task.samples_per_epoch
         )
 
@@ -278,7 +278,7 @@ def _begin(functions, rule, slots, capacity, alone, key) -> Server:
 
 def _nothing(functions, rule, variables):
     """What the server holds before the first push."""
-    aggregate = aggregates.parse(rule.aggregate)
+    aggregate = aggregators.parse(rule.aggregate)
     if aggregate is None:
         return update.nothing(variables)
     return aggregate.init(variables.params, variables.stats, functions.num_workers)
@@ -338,11 +338,11 @@ def _receive(rule, alone: bool, server: Server, row: Rows, push, place) -> Serve
         )  # fmt: skip
         sums: Any = ()
     else:
-        aggregate = aggregates.parse(rule.aggregate)
+        aggregate = aggregators.parse(rule.aggregate)
         if aggregate is None:
             sums = update.accumulate(server.sums, push, row.weight)
         else:
-            arrival = aggregates.Arrival(
+            arrival = aggregators.Arrival(
                 push.gradient, push.stats, row.weight, row.worker, row.committed,
                 current.params, _read(server.ring, row.pulled).params,
             )  # fmt: skip

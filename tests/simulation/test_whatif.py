@@ -10,17 +10,9 @@ import reference
 import support
 from hypothesis import strategies as st
 
-from abs_dssp import (
-    communication,
-    decisions,
-    delays,
-    history,
-    policies,
-    recording,
-    simulate,
-    traces,
-    whatif,
-)
+from abs_dssp import communication, delays, policies, simulate, traces, whatif
+from abs_dssp.history import loss_estimate, transition
+from abs_dssp.simulation import recording
 
 WORKERS, PUSHES = 4, 25
 BY_CASE = pytest.mark.parametrize("case", support.sparse(support.CASES))
@@ -249,7 +241,7 @@ def test_cancellations_at_every_commit_are_known_by_default(text):
     trace = simulate.schedule(policies.parse(text, 4), model, 400)
     assert trace.restarts.sum() > 300
     found = again(trace)
-    assert decisions.first_difference(trace, found) == ""
+    assert transition.first_difference(trace, found) == ""
     assert found.open_restarts == trace.open_restarts
 
 
@@ -257,7 +249,7 @@ def test_a_loss_driven_policy_comes_back_with_its_losses():
     case = next(c for c in support.CASES if c.text == 'abs(k0=1,a=0.5,growth="loss")')
     table = [[1.0, 1.2, 0.9], [1.1], [1.5, 1.4], [2.7, 2.9]]
     losses = np.linspace(2.0, 0.1, 200)
-    estimate = history.LossEstimate(4, 2.3)
+    estimate = loss_estimate.LossEstimate(4, 2.3)
     seen = []
     for loss in losses:
         seen.append(estimate.value)

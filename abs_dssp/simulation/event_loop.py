@@ -13,12 +13,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from abs_dssp import communication as communication_lib
-from abs_dssp import decisions, policies, traces
-from abs_dssp import delays as delays_lib
-from abs_dssp.communication import Communication
-from abs_dssp.delays import BLOCK, Delays
+from abs_dssp import policies
+from abs_dssp.history import traces, transition
 from abs_dssp.policies import Clocks, Policy
+from abs_dssp.simulation import communication as communication_lib
+from abs_dssp.simulation import delays as delays_lib
+from abs_dssp.simulation.communication import Communication
+from abs_dssp.simulation.delays import BLOCK, Delays
 
 _AHEAD = 4  # blocks of durations kept per worker
 _TOP_UP = 2  # blocks drawn before each BLOCK pushes, for the workers that need them
@@ -148,7 +149,7 @@ def _step(policy: Policy, seconds, shared: bool, update, simulation: Simulation)
     if update is not None:
         now = jnp.maximum(now, simulation.busy)
     pusher = policies.only(worker, clocks.clock.shape[0])
-    state, after, answer = decisions.push(
+    state, after, answer = transition.push(
         policy, simulation.policy, clocks, worker, now
     )
     arrived = clocks.waiting | pusher

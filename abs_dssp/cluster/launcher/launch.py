@@ -26,7 +26,8 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from abs_dssp.cluster import keys, supervise
+from abs_dssp.cluster import keys
+from abs_dssp.cluster.launcher import supervise
 
 _OWN_FLAGS = ("coordinator_address", "num_processes", "process_id", "coordinator_apart")
 _DEVICES = "--xla_force_host_platform_device_count"

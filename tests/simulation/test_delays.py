@@ -81,11 +81,11 @@ def test_vmap_sweeps_the_parameters_of_a_model():
     policy = policies.bsp(2)
 
     def end(slow):
-        from abs_dssp import eventloop
+        from abs_dssp.simulation import event_loop
 
         model = delays.constant(jnp.stack([jnp.ones_like(slow), slow]))
-        begun = eventloop.start(policy, model, communication.none(), 0)
-        _, rows = eventloop.advance(policy, model, communication.none(), begun, 20, 20)
+        begun = event_loop.start(policy, model, communication.none(), 0)
+        _, rows = event_loop.advance(policy, model, communication.none(), begun, 20, 20)
         return rows[-1, 0]
 
     with jax.enable_x64(True):

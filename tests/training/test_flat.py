@@ -6,7 +6,8 @@ import numpy as np
 import optax
 import pytest
 
-from abs_dssp import delays, flat, optimizers, policies, replay, simulate, tasks, update
+from abs_dssp import delays, optimizers, policies, replay, simulate, tasks
+from abs_dssp.training import flat, update
 
 
 def _matrices(params):

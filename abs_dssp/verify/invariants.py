@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int
 
 from abs_dssp import policies
-from abs_dssp.decisions import Answer
+from abs_dssp.history.transition import Answer
 from abs_dssp.policies import Clocks, Decision
 from abs_dssp.verify.promised import Promises
 

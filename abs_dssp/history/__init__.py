@@ -1,0 +1,1 @@
+"""What happened: events, what was decided on each, and the trace made of them."""

@@ -1,0 +1,391 @@
+"""The trace: what happened, one row per push, and what can be derived from it.
+
+Virtual time writes it and a cluster writes the same; together with a seed it
+determines the parameters (`replay`). Saved as one `.npz` with a JSON header.
+"""
+
+import dataclasses
+import hashlib
+import importlib.metadata
+import json
+import os
+import tempfile
+import zipfile
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float, Float32, Float64, Int, Int32
+
+FORMAT = "abs_dssp.trace"
+FORMAT_VERSION = 1
+
+COLUMNS: dict[str, np.dtype] = {
+    "time": np.dtype(np.float64),
+    "worker": np.dtype(np.int32),
+    "clock": np.dtype(np.int32),
+    "pulled": np.dtype(np.int32),
+    "version": np.dtype(np.int32),
+    "weight": np.dtype(np.float32),
+    "committed": np.dtype(bool),
+    "wait": np.dtype(np.float64),
+    "duration": np.dtype(np.float64),
+    "restarts": np.dtype(np.int32),
+}
+
+
+class Event(NamedTuple):
+    """What a cluster did beside taking pushes; virtual time knows no such thing."""
+
+    rows: int  # pushes before it
+    seconds: float
+    kind: str  # "join", "leave" or "refuse" (a push that was not finite)
+    worker: int
+
+
+class TraceError(ValueError):
+    """A trace that breaks its rules, or a file that holds none."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Trace:
+    """One row per push, in order of arrival, and the settings of the run."""
+
+    time: Float64[np.ndarray, " P"]  # seconds since the start; arrival
+    worker: Int32[np.ndarray, " P"]  # 0..N-1
+    clock: Int32[np.ndarray, " P"]  # pushes of that worker, this one included
+    pulled: Int32[np.ndarray, " P"]  # version the gradients were taken at
+    version: Int32[np.ndarray, " P"]  # version on arrival, before any commit
+    weight: Float32[np.ndarray, " P"]  # weight in the next commit; 0: discarded
+    committed: Bool[np.ndarray, " P"]  # whether a commit follows this row
+    wait: Float64[np.ndarray, " P"]  # seconds until released; NaN if never
+    duration: Float64[np.ndarray, " P"]  # seconds the computation took
+    restarts: Int32[np.ndarray, " P"]  # computations cancelled before this push
+    num_workers: int  # N
+    policy: str = ""  # as policies.parse reads it
+    local_steps: int = 1  # U
+    seed: int = 0
+    task: str = ""
+    versions: dict[str, str] = dataclasses.field(default_factory=dict)  # of packages
+    # Computations of each worker cancelled after its last push; () where not known.
+    open_restarts: tuple[int, ...] = ()
+    recorded: bool = False  # by a cluster, in real time
+    events: tuple[Event, ...] = ()  # what happened beside pushes, in order
+
+    def __len__(self) -> int:
+        return len(self.time)
+
+    def __getitem__(self, rows: slice) -> "Trace":
+        """The rows of a slice, with the same settings."""
+        columns = {name: getattr(self, name)[rows] for name in COLUMNS}
+        cut = range(*rows.indices(len(self)))
+        after = cut.stop if len(cut) else 0
+        left = list(self.open_restarts)
+        for worker in range(len(left)):  # what the first push left out tells of it
+            rest = np.flatnonzero(self.worker[after:] == worker)
+            if rest.size:
+                left[worker] = int(self.restarts[after + rest[0]])
+        events = tuple(
+            event._replace(rows=event.rows - cut.start)
+            for event in self.events
+            if cut.start <= event.rows <= after
+        )
+        return dataclasses.replace(
+            self, **columns, open_restarts=tuple(left), events=events
+        )
+
+    # Derived quantities.
+
+    @property
+    def staleness(self) -> Int[np.ndarray, " P"]:
+        """Versions between pull and arrival."""
+        return self.version - self.pulled
+
+    @property
+    def accepted(self) -> Bool[np.ndarray, " P"]:
+        """Pushes that count in a commit."""
+        return self.weight > 0
+
+    @property
+    def commits(self) -> int:
+        """Parameter updates: the communication rounds."""
+        return int(self.committed.sum())
+
+    @property
+    def seconds(self) -> float:
+        """Arrival of the last push."""
+        return float(self.time[-1]) if len(self) else 0.0
+
+    @property
+    def pushes_per_second(self) -> float:
+        """Throughput; NaN where no time passed."""
+        return len(self) / self.seconds if self.seconds > 0 else float("nan")
+
+    @property
+    def gaps(self) -> Int[np.ndarray, " P"]:
+        """Clocks by which the pusher leads the slowest worker, push counted."""
+        clocks = np.zeros(self.num_workers, np.int64)
+        gaps = np.empty(len(self), np.int64)
+        for row, worker in enumerate(self.worker):
+            clocks[worker] += 1
+            gaps[row] = clocks[worker] - clocks.min()
+        return gaps
+
+    @property
+    def waiting_seconds(self) -> float:
+        """Worker seconds between a push and its release, up to the last arrival."""
+        waits = np.where(np.isnan(self.wait), self.seconds - self.time, self.wait)
+        return float(waits.sum())
+
+    @property
+    def waiting_share(self) -> float:
+        """Share of all worker seconds spent waiting."""
+        return self._share(self.waiting_seconds)
+
+    @property
+    def cancelled_seconds(self) -> float:
+        """Worker seconds in computations that were cancelled.
+
+        After a worker's last push, all is counted if `open_restarts` tells that a
+        computation was cancelled there, since the trace does not tell when. Where
+        pushes travel (`communication`), the transfer of a push that follows a cancelled
+        computation is counted with it: the trace does not tell them apart.
+        """
+        lost = self.time - self.duration - self.started
+        open_ended = sum(
+            self.seconds - begin
+            for worker, begin in self.unfinished.items()
+            if worker < len(self.open_restarts) and self.open_restarts[worker] > 0
+        )
+        return float(lost[self.restarts > 0].sum()) + open_ended
+
+    @property
+    def unfinished(self) -> dict[int, float]:
+        """For workers that compute at the end: when they began, in seconds."""
+        begun = {}
+        for worker, rows in enumerate(rows_of_workers(self.worker, self.num_workers)):
+            begin = float(self.time[rows[-1]] + self.wait[rows[-1]]) if rows.size else 0
+            if begin < self.seconds:  # not NaN either: released for good
+                begun[worker] = begin
+        return begun
+
+    @property
+    def cancelled_share(self) -> float:
+        """Share of all worker seconds in cancelled computations."""
+        return self._share(self.cancelled_seconds)
+
+    @property
+    def wasted_share(self) -> float:
+        """Share of all worker seconds in work that no commit used."""
+        discarded = float(self.duration[~self.accepted].sum())
+        return self._share(self.cancelled_seconds + discarded)
+
+    @property
+    def started(self) -> Float[np.ndarray, " P"]:
+        """Seconds; when the pusher was released before this push (0 at first)."""
+        started = np.zeros(len(self))
+        for rows in rows_of_workers(self.worker, self.num_workers):
+            released = self.time[rows[:-1]] + self.wait[rows[:-1]]
+            started[rows[1:]] = released
+        for event in self.events:
+            if event.kind == "join":
+                rest = np.flatnonzero(self.worker[event.rows :] == event.worker)
+                if rest.size:
+                    started[event.rows + rest[0]] = event.seconds
+        return started
+
+    @property
+    def pulls(self) -> int:
+        """Times that a worker received parameters, the first ones included."""
+        released = int((~np.isnan(self.wait)).sum())
+        restarts = int(self.restarts.sum()) + sum(self.open_restarts)
+        return self.num_workers + released + restarts
+
+    def bytes_sent(self, parameter_bytes: int) -> int:
+        """Bytes of all pushes and pulls, of `parameter_bytes` each."""
+        return (len(self) + self.pulls) * parameter_bytes
+
+    def _share(self, seconds: float) -> float:
+        total = self.seconds * self.num_workers
+        return seconds / total if total > 0 else 0.0
+
+    # Rules.
+
+    def validate(self) -> "Trace":
+        """Checks the rules that every trace obeys, and returns the trace.
+
+        Raises:
+          TraceError: naming the first row that breaks a rule.
+        """
+        rows = len(self)
+        for name, dtype in COLUMNS.items():
+            column = getattr(self, name)
+            if column.shape != (rows,) or column.dtype != dtype:
+                raise TraceError(
+                    f"column {name}: must be {rows} values of {dtype}, "
+                    f"got {column.shape} of {column.dtype}."
+                )
+        if self.num_workers < 1:
+            raise TraceError(f"num_workers must be at least 1, got {self.num_workers}.")
+        _first(~(self.time >= 0), "time={time} is not a time since the start", self)
+        _first(
+            np.diff(self.time, prepend=0) < 0,
+            "time={time} is before the row above",
+            self,
+        )
+        outside = (self.worker < 0) | (self.worker >= self.num_workers)
+        _first(outside, "worker={worker} is not one of 0..N-1", self)
+        expected = np.empty(rows, np.int64)
+        for mine in rows_of_workers(self.worker, self.num_workers):
+            expected[mine] = np.arange(1, len(mine) + 1)
+        _first(
+            self.clock != expected,
+            "clock={clock} does not count the pushes of worker {worker}",
+            self,
+        )
+        _first(self.pulled < 0, "pulled={pulled} is negative", self)
+        _first(
+            self.pulled > self.version,
+            "pulled={pulled} exceeds version={version}",
+            self,
+        )
+        start = self.version[0] if rows else 0
+        made = start + np.cumsum(self.committed) - self.committed
+        _first(
+            self.version != made,
+            "version={version} does not rise by one after each committed row",
+            self,
+        )
+        _first(start != 0 and np.arange(rows) == 0, "version={version} must be 0", self)
+        _first(~(self.weight >= 0), "weight={weight} is negative or NaN", self)
+        _first(self.wait < 0, "wait={wait} is negative", self)
+        _first(~(self.duration >= 0), "duration={duration} is negative or NaN", self)
+        _first(self.restarts < 0, "restarts={restarts} is negative", self)
+        return self
+
+    # File format.
+
+    @property
+    def header(self) -> dict[str, Any]:
+        """What the file says beside the columns."""
+        return {
+            "format": FORMAT,
+            "format_version": FORMAT_VERSION,
+            "policy": self.policy,
+            "num_workers": self.num_workers,
+            "local_steps": self.local_steps,
+            "seed": self.seed,
+            "task": self.task,
+            "versions": self.versions or package_versions(),
+            "open_restarts": list(self.open_restarts),
+            "recorded": self.recorded,
+            "events": [list(event) for event in self.events],
+        }
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Writes the trace; the file appears whole or not at all."""
+        path = Path(path)
+        header = np.frombuffer(json.dumps(self.header).encode(), np.uint8)
+        columns = {name: getattr(self, name) for name in COLUMNS}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, partial = tempfile.mkstemp(dir=path.parent, suffix=".partial")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                np.savez_compressed(file, header=header, **columns)
+            os.replace(partial, path)
+        except BaseException:
+            os.unlink(partial)
+            raise
+        return path
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> "Trace":
+        """Reads and validates a trace.
+
+        Raises:
+          TraceError: if the file is missing, damaged, or not a trace of this format.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                if "header" not in file.files:
+                    raise TraceError(f"{path} is not a trace: it has no header.")
+                header = json.loads(file["header"].tobytes())
+                if not isinstance(header, dict) or header.get("format") != FORMAT:
+                    raise TraceError(f"{path} is not a trace: its header says so.")
+                if header.get("format_version") != FORMAT_VERSION:
+                    raise TraceError(
+                        f"{path} has trace format {header.get('format_version')}; "
+                        f"this version reads {FORMAT_VERSION}."
+                    )
+                missing = [name for name in COLUMNS if name not in file.files]
+                if missing:
+                    raise TraceError(f"{path} lacks the column {missing[0]}.")
+                columns = {name: file[name] for name in COLUMNS}
+        except FileNotFoundError:
+            raise TraceError(f"{path} does not exist.") from None
+        except TraceError:
+            raise
+        except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
+            raise TraceError(f"{path} is damaged or not a trace: {error}.") from error
+        except Exception as error:  # zlib and others, on damaged bytes
+            raise TraceError(f"{path} is damaged: {error}.") from error
+        try:
+            settings: dict[str, Any] = {
+                "num_workers": int(header["num_workers"]),
+                "policy": str(header["policy"]),
+                "local_steps": int(header["local_steps"]),
+                "seed": int(header["seed"]),
+                "task": str(header["task"]),
+                "versions": dict(header["versions"]),
+                "open_restarts": tuple(int(n) for n in header["open_restarts"]),
+                "recorded": bool(header.get("recorded", False)),
+                "events": tuple(
+                    Event(int(rows), float(seconds), str(kind), int(worker))
+                    for rows, seconds, kind, worker in header.get("events", [])
+                ),
+            }
+        except (KeyError, TypeError, ValueError) as error:
+            raise TraceError(f"{path} has a damaged header: {error}.") from error
+        try:
+            return cls(**columns, **settings).validate()
+        except TraceError as error:
+            raise TraceError(f"{path}: {error}") from error
+
+
+def package_versions() -> dict[str, str]:
+    """Versions of the packages that a result depends on."""
+    versions = {}
+    for name in ("abs_dssp", "jax", "jaxlib", "flax", "optax", "numpy"):
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def rows_of_workers(
+    worker: Int[np.ndarray, " P"], num_workers: int
+) -> list[Int[np.ndarray, " _"]]:
+    """The rows of each worker, in order."""
+    order = np.argsort(worker, kind="stable")
+    ends = np.searchsorted(worker[order], np.arange(1, num_workers))
+    return np.split(order, ends)
+
+
+def fingerprint(trace: Trace) -> str:
+    """A digest of columns and settings: equal for equal traces."""
+    digest = hashlib.sha256()
+    settings = {k: v for k, v in trace.header.items() if k != "versions"}
+    digest.update(json.dumps(settings, sort_keys=True).encode())
+    for name in COLUMNS:
+        digest.update(np.ascontiguousarray(getattr(trace, name)).tobytes())
+    return digest.hexdigest()
+
+
+def _first(broken, message: str, trace: Trace) -> None:
+    """Raises for the first row where `broken` holds."""
+    rows = np.flatnonzero(broken)
+    if rows.size:
+        row = int(rows[0])
+        values = {name: getattr(trace, name)[row].item() for name in COLUMNS}
+        raise TraceError(f"row {row}: {message.format(**values)}.")

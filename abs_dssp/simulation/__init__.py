@@ -1,0 +1,1 @@
+"""Virtual time: worker speeds, communication, the compiled event loop, what-if."""

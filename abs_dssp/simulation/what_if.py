@@ -1,0 +1,317 @@
+"""What another policy would have done: a run's recorded times, scheduled again.
+
+A trace tells of every push how long its computation took and how long it was on its
+way. Given out again, in order, to the computations that a worker starts, these times
+are a model of worker speed like any other, and virtual time answers the question.
+
+Three things are assumed. A computation and a push would have taken as long under the
+other policy; where workers share cores or a network, load matters and they would not.
+A cancelled computation would have lasted at least until its cancellation, and as long
+as the worker's median if that is longer. Who left or came back stays from the start.
+"""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+
+from abs_dssp import policies
+from abs_dssp.history import loss_estimate, traces
+from abs_dssp.history.traces import Trace, rows_of_workers
+from abs_dssp.policies import Policy
+from abs_dssp.simulation import communication as communication_lib
+from abs_dssp.simulation import delays as delays_lib
+from abs_dssp.simulation import event_loop, recording, scheduling
+from abs_dssp.simulation.delays import Delays
+from abs_dssp.simulation.recording import Times, recorded_times
+
+__all__ = [
+    "FIELDS", "Times", "caveats", "delays_of", "figures", "recorded_times",
+    "reschedule", "staleness_seconds", "table", "version_times",
+]  # fmt: skip
+
+FIELDS = (
+    "policy",
+    "local_steps",
+    "pushes",
+    "seconds",
+    "pushes_per_second",
+    "steps_per_second",
+    "commits",
+    "waiting_share",
+    "cancelled_share",
+    "mean_staleness",
+    "max_staleness",
+    "mean_staleness_seconds",
+    "max_staleness_seconds",
+)
+
+_TABLE = (  # field, heading, format
+    ("pushes_per_second", "pushes/s", "{:.4g}"),
+    ("steps_per_second", "steps/s", "{:.4g}"),
+    ("commits", "commits", "{:.0f}"),
+    ("waiting_share", "waiting", "{:.1%}"),
+    ("cancelled_share", "cancelled", "{:.1%}"),
+    ("mean_staleness", "staleness", "{:.2f}"),
+    ("max_staleness", "max", "{:.0f}"),
+    ("mean_staleness_seconds", "staleness (s)", "{:.3g}"),
+    ("max_staleness_seconds", "max (s)", "{:.3g}"),
+)
+
+
+def delays_of(
+    trace: Trace,
+    *,
+    local_steps: int | None = None,
+    communication: bool = True,
+    replayable: bool = False,
+) -> Delays:
+    """The recorded times as a model of worker speed, for `simulate.schedule`.
+
+    A duration of the model is a computation with its communication, such that start
+    plus duration is the recorded arrival in float64. (Very early in a run there may be
+    no such number; the arrival then moves by one unit in the last place.) So the
+    run's own policy gives the same rows. A worker that never pushed gets the mean of
+    the others, or the time that it was seen to compute, if longer.
+
+    Args:
+      trace: of a run.
+      local_steps: U of the pushes to come; computations are scaled by U over the
+        trace's own U. The same by default.
+      communication: False for the computations alone.
+      replayable: every cancelled or unfinished computation lasts longer than the run,
+        so that the run's own policy gives the same rows for certain; for other
+        policies, such durations mean nothing. By default a cancelled computation
+        lasts as the module says, and where the trace does not tell the times of
+        several cancellations before one push, they are spread evenly.
+
+    Raises:
+      ValueError: for a trace without pushes, a push of a worker not released, or
+        `local_steps` below 1.
+    """
+    table = recording.table(trace, local_steps, communication, replayable)
+    return _padded(delays_lib.recorded(table.durations))
+
+
+def reschedule(
+    trace: Trace,
+    policy: Policy,
+    *,
+    num_pushes: int | None = None,
+    local_steps: int | None = None,
+    communication: bool = True,
+    replayable: bool = False,
+    losses: np.ndarray | None = None,
+    first: float = math.nan,
+) -> Trace:
+    """The recorded times under a policy, in virtual time.
+
+    The run's own policy with `replayable` gives the recorded rows, if nobody left,
+    joined or had a push refused.
+
+    Args:
+      trace: of a run.
+      policy: the rule, for as many workers.
+      num_pushes: rows of the new trace; as many gradient steps as recorded by default.
+      local_steps: see `delays_of`.
+      communication: see `delays_of`.
+      replayable: see `delays_of`.
+      losses: recorded training loss of every push, for a policy that reads it; without
+        them it sees none. For another policy than the run's they are an assumption.
+      first: the objective at version 0, for such a policy.
+
+    Raises:
+      ValueError: as `delays_of`; for `num_pushes` below 1, a policy for another number
+        of workers, or other than one loss per push.
+      DeadlockError: if at some push every worker waits.
+    """
+    table = recording.table(trace, local_steps, communication, replayable)
+    model = _padded(delays_lib.recorded(table.durations))
+    _check_workers(policy, trace.num_workers)
+    steps = local_steps or trace.local_steps
+    if num_pushes is None:
+        num_pushes = max(1, round(len(trace) * trace.local_steps / steps))
+    if losses is None:
+        found = scheduling.schedule(
+            policy, model, num_pushes, trace.seed, local_steps=steps, task=trace.task
+        )
+        return _told_apart(found, table)
+    if len(losses) != len(trace):
+        raise ValueError(
+            f"whatif: losses must be one per push ({len(trace)}), got {len(losses)}."
+        )
+    if num_pushes < 1:
+        raise ValueError(f"whatif: num_pushes must be at least 1, got {num_pushes}.")
+    settings = {
+        "num_workers": trace.num_workers,
+        "policy": policies.describe(policy),
+        "local_steps": steps,
+        "seed": trace.seed,
+        "task": trace.task,
+        "versions": traces.package_versions(),
+    }
+    found = _with_losses(policy, model, num_pushes, losses, first, settings)
+    return _told_apart(found, table)
+
+
+def version_times(trace: Trace) -> Float[np.ndarray, " V"]:
+    """Seconds at which every version was made, 0 for version 0; float64.
+
+    A commit that a departure caused counts at the push before it, as in the trace.
+    """
+    return np.concatenate([[0.0], trace.time[trace.committed]])
+
+
+def staleness_seconds(trace: Trace) -> Float[np.ndarray, " P"]:
+    """Seconds between the making of the pulled version and the push's arrival."""
+    return trace.time - version_times(trace)[trace.pulled]
+
+
+def figures(trace: Trace) -> dict[str, Any]:
+    """A run in the numbers of `FIELDS`; None where there is no value.
+
+    Raises:
+      ValueError: for a trace without pushes.
+    """
+    recording.require_pushes(trace)
+    seconds = staleness_seconds(trace)
+    values = {
+        "policy": trace.policy,
+        "local_steps": trace.local_steps,
+        "pushes": len(trace),
+        "seconds": trace.seconds,
+        "pushes_per_second": trace.pushes_per_second,
+        "steps_per_second": trace.pushes_per_second * trace.local_steps,
+        "commits": trace.commits,
+        "waiting_share": trace.waiting_share,
+        "cancelled_share": trace.cancelled_share,
+        "mean_staleness": float(trace.staleness.mean()),
+        "max_staleness": int(trace.staleness.max()),
+        "mean_staleness_seconds": float(seconds.mean()),
+        "max_staleness_seconds": float(seconds.max()),
+    }
+    return {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value
+        for name, value in ((name, values[name]) for name in FIELDS)
+    }
+
+
+def table(entries: Sequence[Mapping[str, Any]]) -> str:
+    """What `figures` gave as aligned text, one line per entry."""
+    rows = [["policy", *(heading for _, heading, _ in _TABLE)]]
+    for entry in entries:
+        values = [(entry[name], form) for name, _, form in _TABLE]
+        cells = ["-" if value is None else form.format(value) for value, form in values]
+        rows.append([entry["policy"], *cells])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for name, *cells in rows:
+        aligned = [c.rjust(w) for c, w in zip(cells, widths[1:], strict=True)]
+        lines.append("  ".join([name.ljust(widths[0]), *aligned]))
+    lines.insert(1, "-" * max(map(len, lines)))
+    return "\n".join(lines)
+
+
+def caveats(trace: Trace) -> list[str]:
+    """What the re-scheduling of this trace leaves out or makes up, in sentences."""
+    rows = rows_of_workers(trace.worker, trace.num_workers)
+    silent = [str(worker) for worker, mine in enumerate(rows) if not mine.size]
+    found = []
+    if silent:
+        found.append(
+            f"no push of worker {', '.join(silent)} is recorded: computations there "
+            "take the mean of the other workers', or what they were seen to take."
+        )
+    gone = sorted({e.worker for e in trace.events if e.kind in ("leave", "join")})
+    if gone:
+        found.append(
+            f"worker {', '.join(map(str, gone))} left or joined during the run: "
+            "re-scheduled, everybody works from the start to the end."
+        )
+    refused = sum(event.kind == "refuse" for event in trace.events)
+    if refused:
+        found.append(
+            f"{refused} refused pushes count as computations that were cancelled."
+        )
+    return found
+
+
+def _told_apart(trace: Trace, table: recording.Table) -> Trace:
+    """A schedule of the table's durations, with computations alone as its durations."""
+    duration = trace.duration.copy()
+    for worker, mine in enumerate(rows_of_workers(trace.worker, trace.num_workers)):
+        parts = table.computing[worker]
+        number = np.cumsum(trace.restarts[mine] + 1) - 1  # of the computations begun
+        duration[mine] = parts[number % len(parts)]
+    return dataclasses.replace(trace, duration=duration)
+
+
+def _padded(model: Delays) -> Delays:
+    """The same with a longer table: runs of similar length share a compiled program."""
+    cells = model.parameters["durations"]
+    size = max(delays_lib.BLOCK, 1 << (cells.shape[1] - 1).bit_length())
+    cells = np.pad(cells, ((0, 0), (0, size - cells.shape[1])))
+    return dataclasses.replace(
+        model, parameters=model.parameters | {"durations": cells}
+    )
+
+
+def _check_workers(policy: Policy, num_workers: int) -> None:
+    clocks = policies.initial_clocks(num_workers)
+    try:
+        _, decision = jax.eval_shape(
+            policy.on_push, policy.init(), clocks, jnp.int32(0), jnp.float32(0)
+        )
+        fits = decision.release.shape == decision.restart.shape == (num_workers,)
+    except (TypeError, ValueError):  # shapes that do not fit each other
+        fits = False
+    if not fits:
+        raise ValueError(
+            "whatif: the policy is not for as many workers as the trace has, "
+            f"{num_workers}."
+        )
+
+
+@functools.cache
+def _start() -> Any:
+    return jax.jit(event_loop.start, static_argnums=0)
+
+
+@functools.cache
+def _advance() -> Any:
+    return jax.jit(event_loop.advance, static_argnums=(0, 5))
+
+
+def _with_losses(policy, model, num_pushes, losses, first, settings) -> Trace:
+    """`simulate.schedule` for a policy that is told the recorded losses on the way."""
+    num_workers = settings["num_workers"]
+    every = 10 * num_workers  # pushes between which the estimate stays
+    estimate = loss_estimate.LossEstimate(num_workers, first)
+    transfers = communication_lib.none()
+    pieces = []
+    with jax.enable_x64(True):
+        simulation = _start()(policy, model, transfers, settings["seed"])
+        for done in range(0, num_pushes, every):
+            count = min(every, num_pushes - done)
+            clocks = simulation.clocks._replace(loss=jnp.float32(estimate.value))
+            simulation = simulation._replace(clocks=clocks)
+            simulation, rows = _advance()(
+                policy, model, transfers, simulation, jnp.int32(count), every
+            )
+            pieces.append(np.asarray(rows)[:count])
+            for loss in losses[done : done + count]:
+                estimate.add(float(loss))
+    workers = simulation.workers
+    return event_loop.to_trace(
+        np.concatenate(pieces),
+        np.asarray(workers.released),
+        np.asarray(simulation.clocks.waiting),
+        np.asarray(workers.restarts),
+        settings,
+    ).validate()

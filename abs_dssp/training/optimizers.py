@@ -1,0 +1,170 @@
+"""Optax optimisers whose schedule may follow either clock of a stale run.
+
+`server_updates` counts commits: what a parameter server's own schedule sees, and N
+times as fast under ASP as under BSP. `epoch` counts samples processed, whoever
+processed them. Which of the two drives a learning-rate drop can decide a comparison.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Int
+
+CLOCKS = ("epoch", "server_updates")
+
+Schedule = Callable[[Float[Array, ""]], Float[Array, ""]]  # clock -> learning rate
+
+
+def on_clock(
+    schedule: Schedule | float, clock: str = "epoch"
+) -> optax.GradientTransformationExtraArgs:
+    """Scales updates by minus the learning rate at the run's clock. Stateless.
+
+    Args:
+      schedule: learning rate as a function of the clock, such as any optax schedule,
+        or a number.
+      clock: `"epoch"` (samples processed / samples per epoch, a float) or
+        `"server_updates"` (commits made).
+
+    Raises:
+      ValueError: for an unknown clock.
+    """
+    if clock not in CLOCKS:
+        known = ", ".join(CLOCKS)
+        raise ValueError(f"optimizers: unknown clock {clock!r}; known: {known}.")
+
+    def init(params):
+        del params
+        return optax.EmptyState()
+
+    def update(updates, state, params=None, *, epoch, server_updates, **extra):
+        del params, extra
+        time = epoch if clock == "epoch" else server_updates
+        rate = schedule(time) if callable(schedule) else schedule
+        rate = jnp.asarray(rate, jnp.float32)
+        return jax.tree.map(lambda u: -rate.astype(u.dtype) * u, updates), state
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def sgd(
+    learning_rate: Schedule | float,
+    *,
+    momentum: float = 0.0,
+    nesterov: bool = False,
+    weight_decay: float = 0.0,
+    clock: str = "epoch",
+) -> optax.GradientTransformationExtraArgs:
+    """SGD with momentum and L2 weight decay, as the papers' frameworks define them.
+
+    Args:
+      learning_rate: a number, or a schedule on `clock`.
+      momentum: heavy-ball momentum; 0 keeps no state.
+      nesterov: Nesterov's variant.
+      weight_decay: added to the gradient, times the parameters, before momentum.
+      clock: what the schedule follows, `"epoch"` or `"server_updates"`.
+    """
+    parts: list[optax.GradientTransformation] = []
+    if weight_decay:
+        parts.append(optax.add_decayed_weights(weight_decay))
+    if momentum:
+        parts.append(optax.trace(momentum, nesterov))
+    return optax.with_extra_args_support(
+        optax.chain(*parts, on_clock(learning_rate, clock))
+    )
+
+
+class DelayedNesterovState(NamedTuple):
+    """Between two pushes of `delayed_nesterov`."""
+
+    momentum: optax.Updates
+    total: optax.Updates  # of the gradients since the momentum's last update
+    pending: Int[Array, ""]  # how many
+
+
+def delayed_nesterov(
+    learning_rate: Schedule | float,
+    *,
+    every: int,
+    momentum: float = 0.9,
+    share: float = 0.0,
+    clock: str = "epoch",
+) -> optax.GradientTransformationExtraArgs:
+    """Outer momentum that moves at every N-th push only, for asynchronous Local SGD.
+
+    Liu et al., "Asynchronous Local-SGD Training for Language Modeling", 2024 (arXiv
+    2401.09135), recalled: with gradients g_1, g_2, ... of the commits, N = `every`,
+
+        n a multiple of N:  m <- momentum m + (sum of the last N g) / N
+                            step = (1 - share N + share) momentum m + g / N
+        otherwise:          step = share momentum m + g / N
+
+    A stale push does not then multiply its effect through the momentum at once. Their
+    local steps in proportion to a worker's speed are not here: U is one number.
+
+    Args:
+      learning_rate: a number, or a schedule on `clock`.
+      every: N, commits between two moves of the momentum; at least 1.
+      momentum: 0..1.
+      share: c, of the momentum's step that every commit takes; 0..1/N.
+      clock: see `sgd`.
+
+    Raises:
+      ValueError: for numbers out of range.
+    """
+    if every < 1:
+        raise ValueError(f"delayed_nesterov: every must be at least 1, got {every}.")
+    if not 0 <= share <= 1 / every:
+        raise ValueError(f"delayed_nesterov: share must be in 0..1/every, got {share}.")
+
+    def init(params):
+        zeros = jax.tree.map(jnp.zeros_like, params)
+        return DelayedNesterovState(zeros, zeros, jnp.int32(0))
+
+    def update(updates, state, params=None, **extra):
+        del params, extra
+        count = state.pending + 1
+        moves = count == every
+        total = jax.tree.map(jnp.add, state.total, updates)
+        moved = jax.tree.map(
+            lambda m, t: jnp.where(moves, momentum * m + t / every, m),
+            state.momentum, total,
+        )  # fmt: skip
+        part = jnp.where(moves, 1 - share * every + share, share) * momentum
+        step = jax.tree.map(
+            lambda m, g: part.astype(g.dtype) * m + g / every, moved, updates
+        )
+        total = jax.tree.map(lambda t: jnp.where(moves, 0, t), total)
+        return step, DelayedNesterovState(moved, total, jnp.where(moves, 0, count))
+
+    first = optax.GradientTransformation(init, update)
+    return optax.with_extra_args_support(
+        optax.chain(first, on_clock(learning_rate, clock))
+    )
+
+
+def drops(
+    learning_rate: float, at: Sequence[float] = (), factor: float = 0.1
+) -> Schedule:
+    """A constant rate, multiplied by `factor` at each of `at` (in units of the clock).
+
+    Raises:
+      ValueError: if `at` is not increasing, or `factor` not above 0.
+    """
+    if any(b <= a for a, b in zip(at[:-1], at[1:], strict=True)) or any(
+        a <= 0 for a in at
+    ):
+        raise ValueError(f"drops: at must be positive and increasing, got {list(at)}.")
+    if factor <= 0:
+        raise ValueError(f"drops: factor must be above 0, got {factor}.")
+    edges = tuple(float(a) for a in at)
+
+    def schedule(time):
+        time = jnp.asarray(time, jnp.float32)
+        past = jnp.sum(time >= jnp.asarray(edges, jnp.float32)).astype(jnp.float32)
+        return learning_rate * jnp.float32(factor) ** past
+
+    return schedule
