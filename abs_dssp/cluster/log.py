@@ -1,55 +1,32 @@
 """The log: what the server has decided, on disk before anybody is told.
 
-A header line of JSON, then one record per event with a checksum. A record that was cut
-short by a crash, the last one only, is dropped at opening: nobody had been told of it.
+A header line of JSON, then one record per entry of the history, with a checksum. A
+record that was cut short by a crash, the last one only, is dropped at opening: nobody
+had been told of it.
 """
 
 import contextlib
-import dataclasses
 import json
 import os
 import struct
 import time
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from abs_dssp.cluster import run_config
-from abs_dssp.history import traces
-from abs_dssp.history.traces import Event, Trace
+from abs_dssp.history import builder, events
+from abs_dssp.history.events import Entry, Event
+from abs_dssp.history.traces import Trace
 
 NAME = "pushes.log"
 _FORMAT = "abs_dssp.log 1"
 _FIXED = struct.Struct("<BidiifBdfi")
-_KINDS = ("push", "leave", "join", "refuse")
 
 
 class LogError(ValueError):
     """A log that cannot be read, or written."""
-
-
-@dataclasses.dataclass(slots=True)
-class Record:
-    """One event; fields that do not apply are 0."""
-
-    kind: str  # "push", "leave", "join" or "refuse"
-    worker: int
-    time: float  # seconds since the start
-    pulled: int = 0  # version that the push was computed from
-    version: int = 0  # before the commit
-    weight: float = 0.0
-    commit: bool = False
-    duration: float = 0.0  # seconds of computation
-    loss: float = 0.0
-    code: int = 0  # of a leave: index into REASONS
-    release: Sequence[int] = ()  # workers
-    restart: Sequence[int] = ()
-
-
-REASONS = ("died", "finished", "silent", "stuck", "expelled", "absent", "replaced")
 
 
 class Log:
@@ -69,7 +46,7 @@ class Log:
         """
         self.path = folder / NAME
         self._sync = sync
-        self.records: list[Record] = []  # found when it was opened
+        self.entries: list[Entry] = []  # found when it was opened
         self.num_workers = int(header["num_workers"])
         self._mask = (self.num_workers + 7) // 8
         line = json.dumps({"format": _FORMAT, **header}, sort_keys=True) + "\n"
@@ -77,7 +54,7 @@ class Log:
         try:
             if self.path.exists() and self.path.stat().st_size:
                 self.idle = max(0.0, time.time() - self.path.stat().st_mtime)
-                found, self.records, end = read(self.path)
+                found, self.entries, end = read(self.path)
                 differs = run_config.first_difference(json.loads(line), found)
                 if differs is not None:
                     name, mine, old = differs
@@ -95,23 +72,32 @@ class Log:
             raise LogError(f"{self.path}: {error.strerror}.") from error
         self._end = os.lseek(self._file, 0, os.SEEK_CUR)
 
-    def append(self, record: Record) -> None:
-        """Writes a record; returns when a crash of this process cannot lose it.
+    def append(self, entry: Entry) -> None:
+        """Writes an entry; returns when a crash of this process cannot lose it.
 
         Raises:
-          LogError: if the disk is full or fails; the log then ends before the record.
+          LogError: if the disk is full or fails; the log then ends before the entry.
         """
+        event = entry.event
+        reason = events.REASONS.index(event.reason) if event.reason else 0
         body = b"".join(
             (
                 _FIXED.pack(
-                    _KINDS.index(record.kind), record.worker, record.time,
-                    record.pulled, record.version, record.weight, record.commit,
-                    record.duration, record.loss, record.code,
+                    events.KINDS.index(event.kind),
+                    event.worker,
+                    event.time,
+                    entry.pulled,
+                    entry.version,
+                    entry.weight,
+                    entry.commit,
+                    event.duration,
+                    event.loss,
+                    reason,
                 ),
-                _bits(record.release, self._mask),
-                _bits(record.restart, self._mask),
+                _bits(entry.release, self._mask),
+                _bits(entry.restart, self._mask),
             )
-        )  # fmt: skip
+        )
         try:
             self._write(body + zlib.crc32(body).to_bytes(4, "little"))
         except OSError as error:
@@ -136,8 +122,8 @@ class Log:
         self._end = os.lseek(self._file, 0, os.SEEK_CUR)
 
 
-def read(path: Path) -> tuple[dict[str, Any], list[Record], int]:
-    """Header, whole records and the length in bytes that they take.
+def read(path: Path) -> tuple[dict[str, Any], list[Entry], int]:
+    """Header, entries of whole records and the length in bytes that they take.
 
     Raises:
       LogError: if there is no log, or it is damaged before its last record.
@@ -154,7 +140,7 @@ def read(path: Path) -> tuple[dict[str, Any], list[Record], int]:
         num_workers = int(header["num_workers"])
     except (ValueError, KeyError, TypeError):
         raise LogError(f"{path} is not a log of abs_dssp.") from None
-    records: list[Record] = []
+    entries: list[Entry] = []
     at = 0
     mask = (num_workers + 7) // 8
     size = _FIXED.size + 2 * mask + 4
@@ -162,93 +148,42 @@ def read(path: Path) -> tuple[dict[str, Any], list[Record], int]:
         body, check = rest[at : at + size - 4], rest[at + size - 4 : at + size]
         if zlib.crc32(body) != int.from_bytes(check, "little"):
             if at + 2 * size <= len(rest):
-                raise LogError(f"{path} is damaged at record {len(records) + 1}.")
+                raise LogError(f"{path} is damaged at record {len(entries) + 1}.")
             break
-        (kind, worker, time, pulled, version, weight, commit, duration, loss,
-         code) = _FIXED.unpack_from(body)  # fmt: skip
-        bits = body[_FIXED.size :]
-        records.append(
-            Record(
-                _KINDS[kind], worker, time, pulled, version, weight, bool(commit),
-                duration, loss, code, _workers(bits[:mask]), _workers(bits[mask:]),
-            )
-        )  # fmt: skip
+        entries.append(_entry(body, mask))
         at += size
-    return header, records, len(line) + 1 + at
+    return header, entries, len(line) + 1 + at
 
 
-def rows(records: Sequence[Record]) -> Iterator[tuple[Record, bool]]:
-    """The pushes, and whether a commit follows each, be it caused by a leave."""
-    last: Record | None = None
-    committed = False
-    for record in records:
-        if record.kind == "push":
-            if last is not None:
-                yield last, committed
-            last, committed = record, record.commit
-        elif record.commit:
-            committed = True
-    if last is not None:
-        yield last, committed
+def _entry(body: bytes, mask: int) -> Entry:
+    """The entry in the bytes of one record; its masks are `mask` bytes long."""
+    (kind, worker, time, pulled, version, weight, commit, duration, loss, reason) = (
+        _FIXED.unpack_from(body)
+    )
+    bits = body[_FIXED.size :]
+    name = events.KINDS[kind]
+    why = events.REASONS[reason] if name == "leave" else ""
+    return Entry(
+        Event(name, worker, time, duration, loss, why),
+        pulled,
+        version,
+        weight,
+        bool(commit),
+        _workers(bits[:mask]),
+        _workers(bits[mask:]),
+    )
 
 
-def to_trace(records: Sequence[Record], settings: dict[str, Any]) -> Trace:
+def to_trace(entries: Sequence[Entry], settings: dict[str, Any]) -> Trace:
     """The trace of a run.
 
     Args:
-      records: in order.
+      entries: of the log, in order.
       settings: the trace's other fields: `num_workers`, `policy`, and so on.
     """
-    num_workers = settings["num_workers"]
-    pushes = list(rows(records))
-    columns: dict[str, list[Any]] = {name: [] for name in traces.COLUMNS}
-    clocks = [0] * num_workers
-    restarts = [0] * num_workers
-    place: list[int | None] = [None] * num_workers  # row of a push not yet released
-    events: list[Event] = []
-    waits: list[float] = []
-    for record in records:
-        worker = record.worker
-        if record.kind == "push":
-            push, committed = pushes[len(waits)]
-            clocks[worker] += 1
-            values = {
-                "time": record.time, "worker": worker, "clock": clocks[worker],
-                "pulled": record.pulled, "version": record.version,
-                "weight": record.weight, "committed": committed,
-                "wait": np.nan, "duration": record.duration,
-                "restarts": restarts[worker],
-            }  # fmt: skip
-            for name, value in values.items():
-                columns[name].append(value)
-            place[worker] = len(waits)
-            waits.append(np.nan)
-            restarts[worker] = 0
-        else:
-            events.append(Event(len(waits), record.time, record.kind, worker))
-        if record.kind in ("join", "leave"):
-            restarts[worker] = 0
-            place[worker] = None
-        elif record.kind == "refuse":
-            restarts[worker] += 1
-        for i in record.release:
-            row = place[i]
-            if row is not None:
-                waits[row] = record.time - columns["time"][row]
-                place[i] = None
-        for i in record.restart:
-            restarts[i] += 1
-    columns["wait"] = waits
-    arrays: dict[str, Any] = {
-        name: np.array(columns[name], dtype) for name, dtype in traces.COLUMNS.items()
-    }
-    return Trace(
-        **arrays,
-        **settings,
-        open_restarts=tuple(restarts),
-        recorded=True,
-        events=tuple(events),
-    )
+    settings = dict(settings)
+    made, state = builder.follow(entries, settings.pop("num_workers"))
+    return made.trace(builder.ending(state), **settings, recorded=True)
 
 
 def _bits(workers: Sequence[int], length: int) -> bytes:
@@ -258,11 +193,11 @@ def _bits(workers: Sequence[int], length: int) -> bytes:
     return value.to_bytes(length, "little")
 
 
-def _workers(bits: bytes) -> list[int]:
+def _workers(bits: bytes) -> tuple[int, ...]:
     value = int.from_bytes(bits, "little")
-    found = []
+    found: list[int] = []
     while value:
         low = value & -value
         found.append(low.bit_length() - 1)
         value ^= low
-    return found
+    return tuple(found)

@@ -9,6 +9,7 @@ import ctypes
 import fcntl
 import mmap
 import os
+import weakref
 
 import numpy as np
 
@@ -32,12 +33,16 @@ class Segment:
         """
         self.nbytes = nbytes
         length = max(nbytes, 1)
+        made = descriptor is None
         if descriptor is None:
             flags = os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING
             descriptor = os.memfd_create("abs_dssp", flags)
+        self.descriptor = descriptor
+        # At most once, whether by `close`, by the collector or at the process's end.
+        self._finalizer = weakref.finalize(self, os.close, descriptor)
+        if made:
             os.ftruncate(descriptor, length)
             fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, _SEALS)
-        self.descriptor = descriptor
         if os.fstat(descriptor).st_size != length:
             raise ValueError(f"a segment of {length} bytes was expected.")
         if fcntl.fcntl(descriptor, fcntl.F_GET_SEALS) & _SEALS != _SEALS:
@@ -52,12 +57,7 @@ class Segment:
 
     def close(self) -> None:
         """Lets go of the descriptor; the memory goes with the last array."""
-        if self.descriptor >= 0:
-            os.close(self.descriptor)
-            self.descriptor = -1
-
-    def __del__(self):
-        self.close()
+        self._finalizer()
 
 
 class Pool:

@@ -26,8 +26,8 @@ class Kind(enum.IntEnum):
     GRANT = 4  # server: parameters to compute from (vector)
     PUSH = 5  # worker: a result (vector)
     WAIT = 6  # server: the push is logged; parameters will come
-    BEAT = 7  # worker: alive; ticket and steps made so far
-    PULSE = 8  # server: alive
+    HEARTBEAT = 7  # a process: alive; steps that its workers have made (text)
+    HEARTBEAT_ACK = 8  # server: alive
     STOP = 9  # server: the run is over (text: why)
     REFUSED = 10  # server: this worker may not take part (text: why)
     BYE = 11  # worker: leaves
@@ -103,3 +103,27 @@ def decode(data: bytes | memoryview) -> Message:
         kind, worker, clock, ticket, number, buffer, nbytes, seconds, epoch, loss,
         flags, text,
     )  # fmt: skip
+
+
+def heartbeats(text: Any, num_workers: int) -> tuple[str, list[tuple]] | None:
+    """What the text of a heartbeat says; None if it is not one.
+
+    Args:
+      text: as it arrived, whatever it holds.
+      num_workers: N; what is said of other workers is left out.
+
+    Returns:
+      `(nonce, [(worker, finished steps, whether it waits), ...])`.
+    """
+    if not (isinstance(text, list) and len(text) == 2 and isinstance(text[1], list)):
+        return None
+    found = []
+    for life in text[1]:
+        if not (isinstance(life, list) and len(life) == 4):
+            return None
+        worker, _, steps, waits = life
+        if type(worker) is not int or type(steps) is not int:
+            return None
+        if 0 <= worker < num_workers:
+            found.append((worker, steps, bool(waits)))
+    return str(text[0]), found

@@ -17,12 +17,25 @@ from abs_dssp import policies
 from abs_dssp.cluster import bootstrap, memory, transport
 from abs_dssp.cluster import keys as keys_lib
 from abs_dssp.cluster import log as logs
-from abs_dssp.cluster.server import Server, ServerError
+from abs_dssp.cluster.core import RunLimits
+from abs_dssp.cluster.server import (
+    Listening,
+    Server,
+    ServerConfig,
+    ServerError,
+    Training,
+)
 from abs_dssp.cluster.settings import Settings, spin_seconds
 from abs_dssp.cluster.status import Status
 from abs_dssp.cluster.topology import Cluster, Options
 from abs_dssp.cluster.transport import Channel, ClosedError
-from abs_dssp.cluster.worker import Beats, Pace, Worker, WorkerError, nonce
+from abs_dssp.cluster.worker import (
+    Heartbeats,
+    StragglerInjection,
+    Worker,
+    WorkerError,
+    nonce,
+)
 from abs_dssp.policies import Policy
 from abs_dssp.simulation import delays
 from abs_dssp.simulation.delays import Delays
@@ -141,12 +154,21 @@ def _serve(
         keys = _keys(options)
     processes = cluster.processes if local else len(cluster.mine) + 1
     server = Server(
-        task, policy, functions, seed, log,
-        total=num_pushes, until=until, target_accuracy=target,
-        expected=cluster.present, identity=known, settings=settings,
-        shared=options.transport in ("auto", "shm"), network=network, keys=keys,
-        busy=processes, store=store, say=say, recorder=recorder,
-    )  # fmt: skip
+        Training(task, policy, functions, seed),
+        ServerConfig(
+            RunLimits(num_pushes, until, target),
+            agreed=known,
+            settings=settings,
+            expected=cluster.present,
+            listening=Listening(
+                options.transport in ("auto", "shm"), network, keys, processes
+            ),
+        ),
+        log,
+        store=store,
+        say=say,
+        recorder=recorder,
+    )
     cluster.publish(server.address | bootstrap.host(), out)
     member.here = server
     stopper = _Stopper(server)
@@ -173,8 +195,9 @@ def _serve(
         cluster.withdraw(out)
     if watch is not None:
         watch(server.status())
+    _, entries, _ = logs.read(log.path)
     trace = logs.to_trace(
-        logs.read(log.path)[1],
+        entries,
         {
             "num_workers": task.num_workers,
             "policy": policies.describe(policy),
@@ -184,11 +207,12 @@ def _serve(
             "versions": _versions(),
         },
     )
-    variables = functions.layout.unflatten(server.parameters.vector)
+    variables = functions.layout.unflatten(server.arithmetic.vector)
+    losses = [e.event.loss for e in entries if e.event.kind == "push"]
     return Result(
         trace=trace.validate(),
         variables=variables,
-        history=History(tuple(server.records), np.array(server.losses, np.float32)),
+        history=History(tuple(server.records), np.array(losses, np.float32)),
         stopped=server.stopped,
     )
 
@@ -230,7 +254,7 @@ class _Membership:
         identity = {"nonce": same, "place": self._name, "run": known}
         # Whoever waits in a thread must not be kept from the interpreter's lock.
         sys.setswitchinterval(1e-3)
-        self.beats = Beats(self._connect, settings, same)
+        self.beats = Heartbeats(self._connect, settings, same)
         self.workers = [
             Worker(
                 index, self._connect, task, functions, device, seed, identity,
@@ -346,7 +370,7 @@ def _paces(cluster: Cluster, slowdown, pace: Delays | None, seed: int):
             )
     table = None if pace is None else delays.table(pace, 4096, seed)
     return {
-        index: Pace(
+        index: StragglerInjection(
             1.0 if slowdown is None else float(slowdown[index]),
             None if table is None else table[index],
         )

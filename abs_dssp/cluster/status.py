@@ -1,7 +1,9 @@
 """What a cluster's server says of itself while it runs."""
 
 import dataclasses
+import math
 from collections.abc import Mapping
+from typing import Any
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,10 +35,78 @@ class Status:
     version: int
     pushes_per_second: float  # lately
     epoch: float
-    measures: Mapping[str, float]  # of the latest evaluation; may be empty
-    train_loss: float  # mean of the latest pushes
-    bytes_received: int
-    bytes_sent: int
-    recoveries: int
-    messages_refused: int
     workers: tuple[WorkerStatus, ...]
+    measures: Mapping[str, float] = dataclasses.field(default_factory=dict)  # latest
+    train_loss: float = math.nan  # mean of the latest pushes
+    bytes_received: int = 0
+    bytes_sent: int = 0
+    recoveries: int = 0
+    messages_refused: int = 0
+
+
+def of(membership: Any, now: float, policy: str = "") -> Status:
+    """The state of a run; what only the shell knows is left at its default.
+
+    Args:
+      membership: with its core.
+      now: as `Membership` counts it.
+      policy: as text.
+    """
+    core, seconds = membership.core, membership.seconds(now)
+    return Status(
+        policy=policy,
+        seconds=seconds,
+        pushes=core.pushes,
+        total=core.limits.pushes,
+        version=core.version,
+        pushes_per_second=membership.pushes_per_second(now),
+        epoch=core.epochs,
+        workers=tuple(
+            _of_worker(worker, session, seconds)
+            for worker, session in zip(core.workers, membership.sessions, strict=True)
+        ),
+    )
+
+
+def _of_worker(worker: Any, session: Any, seconds: float) -> WorkerStatus:
+    waited = worker.waited
+    if worker.state == "waiting":
+        waited += seconds - worker.since
+    return WorkerStatus(
+        index=session.index,
+        place=session.place,
+        transport=session.peer.transport if session.peer is not None else "",
+        clock=worker.pushes,
+        state=worker.state,
+        since=max(0.0, seconds - worker.since),
+        pulled=worker.pulled,
+        staleness=worker.staleness,
+        mean_staleness=worker.staleness_sum / max(1, worker.pushes),
+        waiting_share=min(1.0, waited / seconds) if seconds > 0 else 0.0,
+        restarts=worker.restarts,
+        refused=worker.refused,
+    )
+
+
+def waits_for(status: Status) -> str:
+    """Who waits for whom, for a run in which nothing happens."""
+    present = [w for w in status.workers if w.state in ("computing", "waiting")]
+    waiting = [str(w.index) for w in present if w.state == "waiting"]
+    others = [w for w in status.workers if w.state in ("computing", "absent")]
+    # A worker's state may change without a push, but the last push changed one.
+    quiet = min((w.since for w in present if w.clock), default=status.seconds)
+    line = f"no push for {quiet:.0f} s"
+    if waiting:
+        one = len(waiting) == 1
+        line += f": worker{'' if one else 's'} {', '.join(waiting)} wait{'s' * one}"
+    for worker in others[:4]:
+        does = "been computing" if worker.state == "computing" else "been absent"
+        line += (
+            f"; worker {worker.index} ({worker.place or 'not connected'}) has {does} "
+            f"for {worker.since:.0f} s"
+        )
+    if len(others) > 4:
+        line += f"; {len(others) - 4} more compute or are absent"
+    if not any(w.state == "computing" for w in present):
+        line += "; nobody computes"
+    return line

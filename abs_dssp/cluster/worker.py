@@ -29,7 +29,7 @@ class WorkerError(ValueError):
 
 
 @dataclasses.dataclass
-class Pace:
+class StragglerInjection:
     """Injected straggling."""
 
     slowdown: float = 1.0  # computations take so many times as long
@@ -43,7 +43,7 @@ class Pace:
         return max(0.0, wanted * self.slowdown - took)
 
 
-class Beats:
+class Heartbeats:
     """Signs of life of a process, on a connection of their own."""
 
     def __init__(self, connect: Connect, settings: Settings, nonce: str):
@@ -77,7 +77,7 @@ class Beats:
                     if w.introduced
                 ]
                 if lives:
-                    channel.send(Message(Kind.BEAT, text=[self._nonce, lives]))
+                    channel.send(Message(Kind.HEARTBEAT, text=[self._nonce, lives]))
                 end = time.monotonic() + self._settings.beat
                 while time.monotonic() < end and not self._ended.is_set():
                     answer = channel.receive(min(0.2, self._settings.beat))
@@ -113,9 +113,9 @@ class Worker:
         device: Any,
         seed: int,
         identity: dict[str, Any],
-        beats: Beats,
+        beats: Heartbeats,
         settings: Settings,
-        pace: Pace,
+        pace: StragglerInjection,
         say: Callable[[str], None],
     ):
         self.index, self.settings, self.pace = index, settings, pace
@@ -237,6 +237,10 @@ class Worker:
                 continue
             kept = self._result
             if kept is None or kept[0] != received.ticket:
+                newer = self._newest(channel, received)
+                if newer is not received:
+                    message = newer
+                    continue
                 self.ticket, self.waiting = received.ticket, False
                 message = self._compute(channel, received)
                 self.waiting = True
@@ -288,6 +292,20 @@ class Worker:
         seconds = time.perf_counter() - begun
         self._result = (grant.ticket, push, float(loss), seconds)
         return None
+
+    def _newest(self, channel: Channel, grant: Message) -> Message:
+        """The message to go by: the grant, or what has come after it and replaces it.
+
+        Whoever computed for long may find many grants, of which the latest counts.
+        """
+        while True:
+            message = self._receive(channel, 0.0)
+            if message is None:
+                return grant
+            if message.kind is not Kind.GRANT and message.kind is not Kind.WAIT:
+                return message
+            if message.kind is Kind.GRANT and message.ticket > grant.ticket:
+                grant = message
 
     def _cancel(self, channel: Channel, seconds: float) -> Message | None:
         """A message that ends the present computation, if one comes in this time."""

@@ -1,6 +1,8 @@
 """The training loss as a loss-driven policy sees it."""
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -24,9 +26,22 @@ class LossEstimate:
         """The estimate for the next decision."""
         return self.first if self._mean is None else self._mean
 
+    @property
+    def recent(self) -> float:
+        """The mean loss of the pushes since the latest whole segment, if any."""
+        return float(np.mean(self._segment)) if self._segment else self.value
+
     def add(self, loss: float) -> None:
         """One more push."""
         self._segment.append(loss)
         if len(self._segment) == self._every:
             self._mean = float(np.array(self._segment, np.float32).mean())
             self._segment.clear()
+
+    def snapshot(self) -> dict[str, Any]:
+        """The state, as values for JSON."""
+        return {"mean": self._mean, "segment": list(self._segment)}
+
+    def restore(self, note: Mapping[str, Any]) -> None:
+        """Goes on from what `snapshot` returned; `first` is not part of it."""
+        self._mean, self._segment = note["mean"], list(note["segment"])

@@ -1,81 +1,125 @@
-"""What a decision does to the clocks: the bookkeeping of every caller of a policy.
+"""The state machine of a parameter server: what an event does, as pure functions.
 
-Virtual time, the cluster's server and the re-derivation of a trace all go through these
-pure functions, so that they cannot differ.
+Virtual time, a live server, its recovery, the re-derivation of a trace and the checker
+all call the functions below, so that they cannot differ. A transition has two halves:
+the policy is asked, and its decision is carried out. `carry_out` alone follows a
+history whose decisions are known.
 """
 
-import dataclasses
-import math
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from abs_dssp import compilation, policies
-from abs_dssp.history import loss_estimate
-from abs_dssp.history.traces import Trace
-from abs_dssp.policies import Clocks, Policy
+from abs_dssp import policies
+from abs_dssp.policies import Clocks, Decision, Policy
 
 
-class Answer(NamedTuple):
-    """A decision as it took effect."""
+class State(NamedTuple):
+    """Everything that an event may change, except parameters."""
 
+    policy: Any  # the policy's own state
+    clocks: Clocks
+    grants: Int[Array, " N"]  # computations begun by each worker; a grant's id
+    released: Float[Array, " N"]  # seconds; latest release, join or start of the run
+    cancelled: Int[Array, " N"]  # computations cancelled since the latest push
+
+
+class Transition(NamedTuple):
+    """What one event did."""
+
+    decision: Decision  # as the policy gave it
     weight: Float[Array, ""]  # of the push; 0 if discarded, or if nobody pushed
     commit: Bool[Array, ""]
     release: Bool[Array, " N"]  # who waited, or pushed, and computes now
     restart: Bool[Array, " N"]  # whose computation was cancelled
+    begin: Bool[Array, " N"]  # who begins a computation: gets a new grant
     version: Int[Array, ""]  # before the commit
-    pulled: Int[Array, ""]  # version that the pusher had computed from
+    pulled: Int[Array, ""]  # version that the event's worker was computing from
+    released: Float[Array, ""]  # seconds; since when it computed; NaN if it waited
+    cancelled: Int[Array, ""]  # its computations cancelled since its latest push
+    ready: Float[Array, ""]  # seconds; when computations that begin now start
+
+
+def initial(policy: Policy, num_workers: int, time_dtype=jnp.float64) -> State:
+    """The state at time 0: everybody alive, computing from version 0.
+
+    Args:
+      policy: the rule.
+      num_workers: N.
+      time_dtype: of all times; float64 needs x64.
+    """
+    return State(
+        policy=policy.init(),
+        clocks=policies.initial_clocks(num_workers, time_dtype),
+        grants=jnp.ones(num_workers, jnp.int32),
+        released=jnp.zeros(num_workers, time_dtype),
+        cancelled=jnp.zeros(num_workers, jnp.int32),
+    )
 
 
 def push(
-    policy: Policy, state: Any, clocks: Clocks, worker, now
-) -> tuple[Any, Clocks, Answer]:
-    """A push of `worker` arrives at `now` seconds. Pure."""
-    pusher = policies.only(worker, clocks.clock.shape[0])
-    pulled = clocks.pulled[worker]
-    clocks = clocks._replace(
-        clock=clocks.clock + pusher.astype(jnp.int32),
-        previous=jnp.where(pusher, clocks.latest, clocks.previous),
-        latest=jnp.where(pusher, now, clocks.latest),
-    )
-    state, decision = policy.on_push(state, clocks, worker, now)
-    accepted = decision.weight > 0
-    clocks, answer = _settle(clocks, decision, clocks.waiting | pusher, accepted)
-    return state, clocks, answer._replace(pulled=pulled)
+    policy: Policy, state: State, worker, now, busy=None
+) -> tuple[State, Transition]:
+    """A push of `worker` arrives.
+
+    Args:
+      policy: the rule.
+      state: before the event.
+      worker: the pusher; int32 scalar. It must be computing.
+      now: seconds; scalar of the state's time dtype.
+      busy: seconds for which a commit keeps the server busy: what it releases starts
+        that much later. None costs nothing.
+
+    Returns:
+      The state afterwards, and what happened.
+    """
+    pushed = _count_push(state, worker, now)
+    inner, decision = policy.on_push(state.policy, pushed.clocks, worker, now)
+    after, done = carry_out(pushed, "push", worker, now, decision, busy)
+    return after._replace(policy=inner), _of(state, worker, done)
 
 
-def leave(
-    policy: Policy, state: Any, clocks: Clocks, worker, now
-) -> tuple[Any, Clocks, Answer]:
-    """A worker has died or finished. Pure.
+def leave(policy: Policy, state: State, worker, now) -> tuple[State, Transition]:
+    """A worker has died or finished.
 
     A commit with nothing accumulated does not happen: no row could tell of it.
+
+    Args:
+      policy: the rule.
+      state: before the event.
+      worker: who leaves; int32 scalar.
+      now: seconds.
+
+    Returns:
+      The state afterwards, and what happened.
     """
-    gone = policies.only(worker, clocks.clock.shape[0])
-    clocks = clocks._replace(alive=clocks.alive & ~gone, waiting=clocks.waiting & ~gone)
-    state, decision = policy.on_leave(state, clocks, worker, now)
-    decision = decision._replace(
-        weight=jnp.zeros_like(decision.weight),
-        commit=decision.commit & (clocks.pending > 0),
-    )
-    clocks, answer = _settle(clocks, decision, clocks.waiting, jnp.bool_(False))
-    return state, clocks, answer
+    gone = _drop_member(state, worker)
+    inner, decision = policy.on_leave(state.policy, gone.clocks, worker, now)
+    after, done = carry_out(gone, "leave", worker, now, decision)
+    return after._replace(policy=inner), _of(state, worker, done)
 
 
-def join(clocks: Clocks, worker, now) -> Clocks:
-    """A worker starts to compute from the present version. Pure.
+def join(state: State, worker, now) -> tuple[State, Transition]:
+    """A worker starts to compute from the present version.
 
     It takes the clock of the slowest living worker, so that nobody waits for it longer
     than for that one; with nobody alive it keeps its own.
+
+    Args:
+      state: before the event.
+      worker: who joins; int32 scalar. It must not be alive.
+      now: seconds.
+
+    Returns:
+      The state afterwards, and what happened.
     """
+    clocks = state.clocks
     new = policies.only(worker, clocks.clock.shape[0])
     largest = jnp.iinfo(jnp.int32).max
     slowest = jnp.min(jnp.where(clocks.alive & ~new, clocks.clock, largest))
     clock = jnp.where(slowest == largest, clocks.clock, slowest)
-    return clocks._replace(
+    clocks = clocks._replace(
         clock=jnp.where(new, clock, clocks.clock),
         pulled=jnp.where(new, clocks.version, clocks.pulled),
         previous=jnp.where(new, now, clocks.previous),
@@ -83,247 +127,163 @@ def join(clocks: Clocks, worker, now) -> Clocks:
         waiting=clocks.waiting & ~new,
         alive=clocks.alive | new,
     )
-
-
-def refuse(clocks: Clocks, worker) -> Clocks:
-    """A push was unusable: its worker starts again from the present version. Pure."""
-    it = policies.only(worker, clocks.clock.shape[0])
-    return clocks._replace(pulled=jnp.where(it, clocks.version, clocks.pulled))
-
-
-def _settle(clocks, decision, arrived, accepted) -> tuple[Clocks, Answer]:
-    """Carries out a decision; `arrived` are those who have no computation running."""
-    version = clocks.version + decision.commit.astype(jnp.int32)
-    pending = clocks.pending + accepted.astype(jnp.int32)
-    release = decision.release & arrived & clocks.alive
-    restart = decision.restart & ~arrived & clocks.alive
-    answer = Answer(
-        decision.weight,
-        decision.commit,
-        release,
-        restart,
-        clocks.version,
-        jnp.int32(0),
+    after = state._replace(
+        clocks=clocks,
+        grants=state.grants + new.astype(jnp.int32),
+        released=jnp.where(new, now, state.released),
+        cancelled=jnp.where(new, 0, state.cancelled),
     )
-    clocks = clocks._replace(
-        pulled=jnp.where(release | restart, version, clocks.pulled),
-        version=version,
-        pending=jnp.where(decision.commit, 0, pending),
-        waiting=arrived & ~release,
-    )
-    return clocks, answer
+    return after, _of(state, worker, _nothing(after, new, now))
 
 
-class Decider:
-    """A policy with its state and clocks, asked event by event from the host.
-
-    Not thread-safe. Times are float64, as in virtual time.
-    """
-
-    def __init__(self, policy: Policy, num_workers: int):
-        self.num_workers = num_workers
-        with jax.enable_x64(True):
-            self._carry = jax.device_put(
-                (policy.init(), policies.initial_clocks(num_workers, jnp.float64)),
-                jax.local_devices(backend="cpu")[0],
-            )
-
-        def packed(carry, event):
-            state, clocks = carry
-            worker, now = event[0].astype(jnp.int32), event[1]
-            clocks = clocks._replace(loss=event[2].astype(jnp.float32))
-            return state, clocks, worker, now
-
-        def answer_of(state, clocks, answer):
-            # XLA runs a program on several threads, which is slower here, if one of its
-            # buffers exceeds 512 bytes: hence one narrow array.
-            weight = jax.lax.bitcast_convert_type(
-                answer.weight.astype(jnp.float32), jnp.int32
-            )
-            head = [weight, answer.commit, answer.version, answer.pulled]
-            flat = jnp.concatenate(
-                [
-                    jnp.stack([jnp.asarray(value).astype(jnp.int32) for value in head]),
-                    answer.release.astype(jnp.int32),
-                    answer.restart.astype(jnp.int32),
-                ]
-            )
-            return (state, clocks), flat
-
-        def on_push(carry, event):
-            return answer_of(*push(policy, *packed(carry, event)))
-
-        def on_leave(carry, event):
-            return answer_of(*leave(policy, *packed(carry, event)))
-
-        def on_join(carry, event):
-            state, clocks, worker, now = packed(carry, event)
-            return state, join(clocks, worker, now)
-
-        def on_refuse(carry, event):
-            state, clocks, worker, _ = packed(carry, event)
-            return state, refuse(clocks, worker)
-
-        with jax.enable_x64(True):  # compiled now, so that no push waits for it
-            event = np.zeros(3)
-
-            def compiled(function):
-                options = compilation.many_small_operations()
-                jitted = jax.jit(function, compiler_options=options)
-                return jitted.lower(self._carry, event).compile()
-
-            self._push, self._leave = compiled(on_push), compiled(on_leave)
-            self._join, self._refuse = compiled(on_join), compiled(on_refuse)
-
-    def push(self, worker: int, now: float, loss: float) -> "Verdict":
-        """Decides on a push; `loss` is the present estimate of the training loss."""
-        return self._ask(self._push, worker, now, loss)
-
-    def leave(self, worker: int, now: float, loss: float) -> "Verdict":
-        """Decides on a departure."""
-        return self._ask(self._leave, worker, now, loss)
-
-    def join(self, worker: int, now: float) -> None:
-        """Takes a worker in."""
-        with jax.enable_x64(True):
-            self._carry = self._join(self._carry, np.array([worker, now, np.nan]))
-
-    def refuse(self, worker: int) -> None:
-        """Makes a worker start again."""
-        with jax.enable_x64(True):
-            self._carry = self._refuse(self._carry, np.array([worker, 0.0, np.nan]))
-
-    @property
-    def clocks(self) -> Clocks:
-        """A copy of the clocks, NumPy arrays."""
-        return jax.tree.map(np.array, self._carry[1])
-
-    def leaves(self) -> list[np.ndarray]:
-        """Policy state and clocks, for a checkpoint."""
-        return [np.array(leaf) for leaf in jax.tree.leaves(self._carry)]
-
-    def restore(self, leaves: list[np.ndarray]) -> None:
-        """Takes up what `leaves` gave."""
-        structure = jax.tree.structure(self._carry)
-        with jax.enable_x64(True):
-            self._carry = jax.device_put(
-                jax.tree.unflatten(structure, leaves),
-                jax.local_devices(backend="cpu")[0],
-            )
-
-    def _ask(self, compiled, worker: int, now: float, loss: float) -> "Verdict":
-        with jax.enable_x64(True):
-            self._carry, flat = compiled(self._carry, np.array([worker, now, loss]))
-        values = np.asarray(flat)
-        n = self.num_workers
-        return Verdict(
-            weight=float(values[:1].view(np.float32)[0]),
-            commit=bool(values[1]),
-            version=int(values[2]),
-            pulled=int(values[3]),
-            release=values[4 : 4 + n] > 0,
-            restart=values[4 + n :] > 0,
-        )
-
-
-def rederive(
-    policy: Policy, trace: Trace, losses: np.ndarray | None = None, first: float = 0.0
-) -> Trace:
-    """Asks the policy again about every event of a trace, at the recorded times.
-
-    A run decided by this policy comes back unchanged: pulled versions, versions,
-    weights, commits, waits and restarts.
+def refuse(state: State, worker, now) -> tuple[State, Transition]:
+    """A push was unusable: its worker starts again from the present version.
 
     Args:
-      policy: the rule.
-      trace: of a cluster or of virtual time.
-      losses: training loss of every push, for a policy that reads it.
-      first: the objective at version 0, for such a policy.
+      state: before the event.
+      worker: whose push it was; int32 scalar.
+      now: seconds.
 
     Returns:
-      The trace as the policy decides it, given the same arrivals.
+      The state afterwards, and what happened.
     """
-    n = trace.num_workers
-    decider = Decider(policy, n)
-    estimate = loss_estimate.LossEstimate(n, first if losses is not None else math.nan)
-    columns = {
-        name: getattr(trace, name).copy()
-        for name in ("pulled", "version", "weight", "committed", "wait", "restarts")
-    }
-    columns["wait"][:] = np.nan
-    open_row = [-1] * n  # the push of each worker that was not released yet
-    cancelled = [0] * n
-    events = sorted(trace.events, key=lambda event: event.rows)
-    at = 0
-
-    def settle(verdict: Verdict, now: float) -> None:
-        for worker in np.flatnonzero(verdict.release):
-            if open_row[worker] >= 0:
-                columns["wait"][open_row[worker]] = now - trace.time[open_row[worker]]
-                open_row[worker] = -1
-        for worker in np.flatnonzero(verdict.restart):
-            cancelled[worker] += 1
-
-    for row in range(len(trace) + 1):
-        while at < len(events) and events[at].rows == row:
-            event = events[at]
-            at += 1
-            if event.kind == "leave":
-                verdict = decider.leave(event.worker, event.seconds, estimate.value)
-                if verdict.commit and row:
-                    columns["committed"][row - 1] = True
-                settle(verdict, event.seconds)
-            elif event.kind == "join":
-                decider.join(event.worker, event.seconds)
-            else:
-                decider.refuse(event.worker)
-            if event.kind == "refuse":
-                cancelled[event.worker] += 1
-            else:
-                cancelled[event.worker], open_row[event.worker] = 0, -1
-        if row == len(trace):
-            break
-        worker, now = int(trace.worker[row]), float(trace.time[row])
-        verdict = decider.push(worker, now, estimate.value)
-        columns["pulled"][row], columns["version"][row] = (
-            verdict.pulled, verdict.version
-        )  # fmt: skip
-        columns["weight"][row] = verdict.weight
-        columns["committed"][row] = verdict.commit
-        columns["restarts"][row] = cancelled[worker]
-        cancelled[worker], open_row[worker] = 0, row
-        settle(verdict, now)
-        if losses is not None:
-            estimate.add(float(losses[row]))
-    return dataclasses.replace(trace, **columns, open_restarts=tuple(cancelled))
+    clocks = state.clocks
+    it = policies.only(worker, clocks.clock.shape[0])
+    after = state._replace(
+        clocks=clocks._replace(pulled=jnp.where(it, clocks.version, clocks.pulled)),
+        grants=state.grants + it.astype(jnp.int32),
+        cancelled=state.cancelled + it.astype(jnp.int32),
+    )
+    return after, _of(state, worker, _nothing(after, it, now))
 
 
-def first_difference(one: Trace, other: Trace) -> str:
-    """The first row in which two traces decide differently, in words; "" if none.
+def follow(
+    state: State, kind: str, worker, now, decision: Decision
+) -> tuple[State, Transition]:
+    """An event whose decision is known, from a log: no policy is asked.
 
-    Waits are compared to a nanosecond: they are differences of times.
+    Args:
+      state: before the event.
+      kind: one of `events.KINDS`.
+      worker: int32 scalar.
+      now: seconds.
+      decision: as it was carried out; ignored at a join and a refusal.
+
+    Returns:
+      The state afterwards, with the policy's own state as it was, and what happened.
     """
-    if len(one) != len(other):
-        return f"{len(one)} rows against {len(other)}"
-    for name in ("worker", "clock", "pulled", "version", "weight", "committed", "wait",
-                 "restarts"):  # fmt: skip
-        a, b = getattr(one, name), getattr(other, name)
-        if name == "wait":
-            same = np.isclose(a, b, rtol=0, atol=1e-9, equal_nan=True)
-        else:
-            same = a == b
-        if not same.all():
-            row = int(np.flatnonzero(~same)[0])
-            return f"row {row}: {name} is {a[row]} and {b[row]}"
-    return ""
+    if kind == "push":
+        after, done = carry_out(
+            _count_push(state, worker, now), kind, worker, now, decision
+        )
+    elif kind == "leave":
+        after, done = carry_out(
+            _drop_member(state, worker), kind, worker, now, decision
+        )
+    elif kind == "join":
+        return join(state, worker, now)
+    else:
+        return refuse(state, worker, now)
+    return after, _of(state, worker, done)
 
 
-class Verdict(NamedTuple):
-    """An `Answer` on the host."""
+def carry_out(
+    state: State, kind: str, worker, now, decision: Decision, busy=None
+) -> tuple[State, Transition]:
+    """What a decision changes, after the event itself was taken into the state.
 
-    weight: float
-    commit: bool
-    version: int  # before the commit
-    pulled: int
-    release: np.ndarray  # bool (N,)
-    restart: np.ndarray  # bool (N,)
+    Whoever has no computation running can be released, and only who has one restarted;
+    the dead are neither. The pending count starts again at a commit.
+    """
+    clocks = state.clocks
+    num_workers = clocks.clock.shape[0]
+    pusher = policies.only(worker, num_workers)
+    weight, commit, arrived = decision.weight, decision.commit, clocks.waiting
+    if kind == "push":
+        arrived = arrived | pusher
+        pending = clocks.pending + (weight > 0).astype(jnp.int32)
+    else:
+        weight = jnp.zeros_like(weight)
+        commit = commit & (clocks.pending > 0)
+        pending = clocks.pending
+    release = decision.release & arrived & clocks.alive
+    restart = decision.restart & ~arrived & clocks.alive
+    begin = release | restart
+    version = clocks.version + commit.astype(jnp.int32)
+    ready = now if busy is None else now + jnp.where(commit, busy, 0.0)
+    after = state._replace(
+        clocks=clocks._replace(
+            pulled=jnp.where(begin, version, clocks.pulled),
+            version=version,
+            pending=jnp.where(commit, 0, pending),
+            waiting=arrived & ~release,
+        ),
+        grants=state.grants + begin.astype(jnp.int32),
+        released=jnp.where(release, ready, state.released),
+        cancelled=state.cancelled + restart.astype(jnp.int32),
+    )
+    done = Transition(
+        decision=decision,
+        weight=weight,
+        commit=commit,
+        release=release,
+        restart=restart,
+        begin=begin,
+        version=clocks.version,
+        pulled=clocks.version,
+        released=now,
+        cancelled=jnp.int32(0),
+        ready=ready,
+    )
+    return after, done
+
+
+def _count_push(state: State, worker, now) -> State:
+    """The state as the policy sees it at a push."""
+    clocks = state.clocks
+    pusher = policies.only(worker, clocks.clock.shape[0])
+    clocks = clocks._replace(
+        clock=clocks.clock + pusher.astype(jnp.int32),
+        previous=jnp.where(pusher, clocks.latest, clocks.previous),
+        latest=jnp.where(pusher, now, clocks.latest),
+    )
+    return state._replace(
+        clocks=clocks, cancelled=jnp.where(pusher, 0, state.cancelled)
+    )
+
+
+def _drop_member(state: State, worker) -> State:
+    """The state as the policy sees it when a worker has left."""
+    clocks = state.clocks
+    gone = policies.only(worker, clocks.clock.shape[0])
+    clocks = clocks._replace(alive=clocks.alive & ~gone, waiting=clocks.waiting & ~gone)
+    return state._replace(clocks=clocks, cancelled=jnp.where(gone, 0, state.cancelled))
+
+
+def _of(before: State, worker, done: Transition) -> Transition:
+    """`done`, with what the event's worker was doing before."""
+    waited = before.clocks.waiting[worker] | ~before.clocks.alive[worker]
+    return done._replace(
+        pulled=before.clocks.pulled[worker],
+        released=jnp.where(waited, jnp.nan, before.released[worker]),
+        cancelled=before.cancelled[worker],
+    )
+
+
+def _nothing(after: State, begin: Bool[Array, " N"], now) -> Transition:
+    """A transition at which nothing had to be decided."""
+    nobody = jnp.zeros_like(begin)
+    no = jnp.bool_(False)
+    return Transition(
+        decision=Decision(jnp.float32(0), no, nobody, nobody),
+        weight=jnp.float32(0),
+        commit=no,
+        release=nobody,
+        restart=nobody,
+        begin=begin,
+        version=after.clocks.version,
+        pulled=after.clocks.version,
+        released=now,
+        cancelled=jnp.int32(0),
+        ready=now,
+    )

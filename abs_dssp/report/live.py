@@ -72,30 +72,6 @@ def plain_line(status: Status) -> str:
     return "  ".join(parts)
 
 
-def waits_for(status: Status) -> str:
-    """Who waits for whom, for a run in which nothing happens."""
-    present = [w for w in status.workers if w.state in ("computing", "waiting")]
-    waiting = [str(w.index) for w in present if w.state == "waiting"]
-    others = [w for w in status.workers if w.state in ("computing", "absent")]
-    # A worker's state may change without a push, but the last push changed one.
-    quiet = min((w.since for w in present if w.clock), default=status.seconds)
-    line = f"no push for {quiet:.0f} s"
-    if waiting:
-        one = len(waiting) == 1
-        line += f": worker{'' if one else 's'} {', '.join(waiting)} wait{'s' * one}"
-    for worker in others[:4]:
-        does = "been computing" if worker.state == "computing" else "been absent"
-        line += (
-            f"; worker {worker.index} ({worker.place or 'not connected'}) has {does} "
-            f"for {worker.since:.0f} s"
-        )
-    if len(others) > 4:
-        line += f"; {len(others) - 4} more compute or are absent"
-    if not any(w.state == "computing" for w in present):
-        line += "; nobody computes"
-    return line
-
-
 def _is_terminal(stream: Any) -> bool:
     try:
         return bool(stream.isatty())

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from abs_dssp import compilation, policies
-from abs_dssp.history import traces
+from abs_dssp.history import builder, traces
 from abs_dssp.history.traces import Trace
 from abs_dssp.policies import Policy
 from abs_dssp.simulation import communication as communication_lib
@@ -82,7 +82,7 @@ class Source:
         self.pushes, self.until, self.seed = pushes, until, seed
         self.settings = _settings(policy, delays, local_steps, task.name)
         self.settings["seed"] = seed
-        self.rows = np.empty((0, event_loop.ROW_LENGTH))  # some may be past `until`
+        self.rows = np.empty((0, len(builder.ROW)))  # some may be past `until`
         self.count = 0  # pushes within the limits
         self.ended = False
         with jax.enable_x64(True):
@@ -93,12 +93,11 @@ class Source:
         if self.pushes is not None:
             count = min(count, self.pushes - len(self.rows))
         with jax.enable_x64(True):
-            clocks = self.simulation.clocks._replace(loss=jnp.float32(loss))
             self.simulation, rows = _advance(
                 self.policy,
                 self.delays,
                 self.communication,
-                self.simulation._replace(clocks=clocks),
+                event_loop.with_loss(self.simulation, loss),
                 jnp.int32(count),
                 _capacity(count),
             )
@@ -119,19 +118,13 @@ class Source:
 
     def trace(self) -> Trace:
         """The pushes so far, within the limits."""
-        workers, clocks = self.simulation.workers, self.simulation.clocks
-        trace = event_loop.to_trace(
-            self.rows,
-            np.asarray(workers.released),
-            np.asarray(clocks.waiting),
-            np.asarray(workers.restarts),
-            self.settings,
-        )
+        last = builder.ending(self.simulation.server)
+        trace = event_loop.to_trace(self.rows, last, self.settings)
         return trace[: self.count]
 
     def oldest(self) -> int:
         """Least version that a computation still under way was started from."""
-        clocks = self.simulation.clocks
+        clocks = self.simulation.server.clocks
         running = ~np.asarray(clocks.waiting)
         return int(np.asarray(clocks.pulled)[running].min())
 
@@ -159,13 +152,11 @@ def _schedule(policy, delays, num_pushes, seeds, communication, local_steps, tas
                     policy, delays, communication, jnp.asarray(seeds), pushes, capacity
                 ),
             )
-    rows, released, waiting, restarts = columns
+    rows, *last = columns
     return [
         event_loop.to_trace(
             rows[i][:num_pushes],
-            released[i],
-            waiting[i],
-            restarts[i],
+            builder.Ending(*(leaf[i] for leaf in last)),
             settings | {"seed": seed},
         ).validate()
         for i, seed in enumerate(seeds)
@@ -219,6 +210,6 @@ def _sweep(policy, delays, communication, seeds, num_pushes, capacity):
 
 
 def _ending(simulation):
-    """What a trace needs of the simulation's last state."""
-    workers = simulation.workers
-    return workers.released, simulation.clocks.waiting, workers.restarts
+    """The leaves of a `builder.Ending`."""
+    server = simulation.server
+    return server.released, server.clocks.waiting, server.cancelled

@@ -22,7 +22,7 @@ import numpy as np
 from jaxtyping import Float
 
 from abs_dssp import policies
-from abs_dssp.history import loss_estimate, traces
+from abs_dssp.history import builder, loss_estimate, traces
 from abs_dssp.history.traces import Trace, rows_of_workers
 from abs_dssp.policies import Policy
 from abs_dssp.simulation import communication as communication_lib
@@ -299,19 +299,12 @@ def _with_losses(policy, model, num_pushes, losses, first, settings) -> Trace:
         simulation = _start()(policy, model, transfers, settings["seed"])
         for done in range(0, num_pushes, every):
             count = min(every, num_pushes - done)
-            clocks = simulation.clocks._replace(loss=jnp.float32(estimate.value))
-            simulation = simulation._replace(clocks=clocks)
+            simulation = event_loop.with_loss(simulation, estimate.value)
             simulation, rows = _advance()(
                 policy, model, transfers, simulation, jnp.int32(count), every
             )
             pieces.append(np.asarray(rows)[:count])
             for loss in losses[done : done + count]:
                 estimate.add(float(loss))
-    workers = simulation.workers
-    return event_loop.to_trace(
-        np.concatenate(pieces),
-        np.asarray(workers.released),
-        np.asarray(simulation.clocks.waiting),
-        np.asarray(workers.restarts),
-        settings,
-    ).validate()
+    last = builder.ending(simulation.server)
+    return event_loop.to_trace(np.concatenate(pieces), last, settings).validate()

@@ -11,6 +11,7 @@ import numpy as np
 
 from abs_dssp import optimizers, policies, tasks
 from abs_dssp.cluster import keys, log, run, server, topology, transport
+from abs_dssp.cluster.core import RunLimits
 from abs_dssp.cluster.messages import Kind, Message
 from abs_dssp.cluster.settings import Settings
 from abs_dssp.replay import Result
@@ -87,18 +88,31 @@ def sizes(num_workers: int) -> transport.Sizes:
 class Serving:
     """A server in a thread, for tests that speak to it by hand."""
 
-    def __init__(self, out: Path, text: str = "asp()", *, num_workers: int = 2, **more):
-        problem = task(num_workers)
+    def __init__(
+        self,
+        out: Path,
+        text: str = "asp()",
+        *,
+        num_workers: int = 2,
+        shared: bool = True,
+        network: str | None = None,
+        keys: keys.Keys | None = None,
+        identity: dict[str, Any] | None = None,
+        settings: Settings = QUICK,
+        store: Any = None,
+    ):
         self.said: list[str] = []
         self.log = log.Log(out, {"num_workers": num_workers, "run": {}})
-        settings: dict[str, Any] = {
-            "total": None, "identity": {}, "settings": QUICK, "store": None,
-        }  # fmt: skip
         self.functions = functions(num_workers)
+        policy = policies.parse(text, num_workers)
+        listening = server.Listening(shared=shared, network=network, keys=keys)
         self.server = server.Server(
-            problem, policies.parse(text, num_workers), self.functions, 7, self.log,
-            say=self.said.append, **(settings | more),
-        )  # fmt: skip
+            server.Training(task(num_workers), policy, self.functions, 7),
+            server.ServerConfig(RunLimits(), identity or {}, settings, None, listening),
+            self.log,
+            store=store,
+            say=self.said.append,
+        )
         self.error: BaseException | None = None
         self._thread = threading.Thread(target=self._serve)
 

@@ -11,7 +11,7 @@ import support
 
 from abs_dssp import policies, replay, tasks, whatif
 from abs_dssp.cluster import keys
-from abs_dssp.history import transition
+from abs_dssp.history import rederivation
 from abs_dssp.training import compiled, flat, update
 
 
@@ -38,14 +38,14 @@ def test_a_real_run_is_lawful_and_replays_bit_for_bit(text, tmp_path):
     if policies.reads_loss(policy, 4):
         rule = update.rule(harness.OPTIMIZER)
         first = compiled.HostEngine(harness.task(), rule, 7, 1).objective()
-    again = transition.rederive(policy, trace, losses, first)
-    assert transition.first_difference(trace, again) == ""
+    again = rederivation.rederive(policy, trace, losses, first)
+    assert rederivation.first_difference(trace, again) == ""
     # The recorded times, scheduled in virtual time, give the same rows.
     virtual = whatif.reschedule(
         trace, policy, replayable=True,
         losses=losses if policies.reads_loss(policy, 4) else None, first=first,
     )  # fmt: skip
-    assert transition.first_difference(trace, virtual) == ""
+    assert rederivation.first_difference(trace, virtual) == ""
     replayed = replay.replay(
         harness.task(), harness.OPTIMIZER, trace, 7, local_optimizer=harness.LOCAL
     )

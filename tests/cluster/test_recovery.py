@@ -18,7 +18,8 @@ import pytest
 from abs_dssp import delays, policies, replay, traces
 from abs_dssp.cluster import log, run, topology, transport
 from abs_dssp.cluster.messages import Kind
-from abs_dssp.history import transition
+from abs_dssp.history import rederivation
+from abs_dssp.history.events import Entry, Event
 
 PROGRAM = Path(__file__).with_name("program.py")
 
@@ -71,14 +72,16 @@ def test_a_run_that_is_killed_twice_ends_as_its_trace_says(text, tmp_path):
     settings = {"num_workers": 4, "policy": text, "seed": 7}
     trace = log.to_trace(records, settings).validate()
     assert len(trace) == 300
-    losses = np.array([r.loss for r in records if r.kind == "push"], np.float32)
+    losses = np.array(
+        [r.event.loss for r in records if r.event.kind == "push"], np.float32
+    )
     replayed = replay.replay(harness.task(), harness.OPTIMIZER, trace, 7)
     assert harness.vector(replayed).tobytes() == harness.saved(tmp_path).tobytes()
     np.testing.assert_array_equal(replayed.history.push_loss, losses)
     policy = policies.parse(text, 4)
     first = objective() if policies.reads_loss(policy, 4) else 0.0
-    again = transition.rederive(policy, trace, losses, first)
-    assert transition.first_difference(trace, again) == ""
+    again = rederivation.rederive(policy, trace, losses, first)
+    assert rederivation.first_difference(trace, again) == ""
 
 
 def objective() -> float:
@@ -117,7 +120,8 @@ def test_nothing_acknowledged_is_lost_and_grants_are_made_again(tmp_path):
             while True:
                 workers[0].channel.receive(5)
         _, records, _ = log.read(tmp_path / log.NAME)
-        mine = [r for r in records if r.kind == "push" and r.worker == 0]
+        mine = [r.event for r in records if r.event.kind == "push"]
+        mine = [event for event in mine if event.worker == 0]
         assert len(mine) == acknowledged
 
 
@@ -149,17 +153,18 @@ def test_a_torn_record_is_dropped_and_damage_before_it_is_refused(tmp_path):
     header = {"num_workers": 3}
     written = log.Log(tmp_path, header)
     for number in range(5):
-        written.append(log.Record("push", number % 3, float(number), release=[1, 2]))
+        event = Event("push", number % 3, float(number))
+        written.append(Entry(event, release=(1, 2)))
     written.close()
     path = tmp_path / log.NAME
     whole = path.read_bytes()
     path.write_bytes(whole[:-3])
     again = log.Log(tmp_path, header)
-    assert [r.time for r in again.records] == [0.0, 1.0, 2.0, 3.0]
-    assert again.records[0].release == [1, 2]
-    again.append(log.Record("push", 1, 9.0))
+    assert [e.event.time for e in again.entries] == [0.0, 1.0, 2.0, 3.0]
+    assert again.entries[0].release == (1, 2)
+    again.append(Entry(Event("push", 1, 9.0)))
     again.close()
-    assert [r.time for r in log.read(path)[1]] == [0.0, 1.0, 2.0, 3.0, 9.0]
+    assert [e.event.time for e in log.read(path)[1]] == [0.0, 1.0, 2.0, 3.0, 9.0]
     damaged = bytearray(whole)
     damaged[whole.index(b"\n") + 20] ^= 1
     path.write_bytes(bytes(damaged))
@@ -210,8 +215,8 @@ def test_workers_that_come_later_take_part(tmp_path):
     assert set(trace.worker.tolist()) == {0, 1, 2, 3}
     kinds = [event.kind for event in trace.events if event.worker in (2, 3)]
     assert kinds == ["leave", "leave", "join", "join"]
-    again = transition.rederive(policies.parse(policy, 4), trace)
-    assert transition.first_difference(trace, again) == ""
+    again = rederivation.rederive(policies.parse(policy, 4), trace)
+    assert rederivation.first_difference(trace, again) == ""
     replayed = replay.replay(harness.task(4), harness.OPTIMIZER, trace, 7)
     assert harness.vector(replayed).tobytes() == harness.saved(tmp_path).tobytes()
     assert not (tmp_path / topology.ADDRESS).exists()

@@ -21,7 +21,7 @@ NETWORK = {"shared": False, "network": "tcp://127.0.0.1:0"}
 def rows(serving):
     """Pushes in the log on disk."""
     _, records, _ = log.read(serving.log.path)
-    return [(r.worker, r.version) for r in records if r.kind == "push"]
+    return [(e.event.worker, e.version) for e in records if e.event.kind == "push"]
 
 
 @pytest.mark.parametrize("kind", ["shm", "zmq"])
@@ -89,7 +89,7 @@ def test_a_silent_worker_is_left_out_and_taken_back_when_it_moves(tmp_path):
 
         def beat(index, steps):
             text = [f"n{index}", [[index, 1, steps, False]]]
-            beats.send(Message(Kind.BEAT, text=text))
+            beats.send(Message(Kind.HEARTBEAT, text=text))
 
         end = time.monotonic() + 1.5
         while time.monotonic() < end:  # only worker 0 gives signs of life
@@ -111,7 +111,7 @@ def test_a_stuck_worker_is_left_out_though_it_beats(tmp_path):
             lives = [[0, 1, time.monotonic_ns(), False], [1, 1, 5, False]]
             for index in range(2):
                 text = [f"n{index}", [lives[index]]]
-                beats.send(Message(Kind.BEAT, text=text))
+                beats.send(Message(Kind.HEARTBEAT, text=text))
             time.sleep(0.1)
         said = "".join(serving.said)
         assert "worker 1 is left out: alive, but without progress" in said

@@ -11,7 +11,7 @@ import support
 from hypothesis import strategies as st
 
 from abs_dssp import communication, delays, policies, simulate, traces, whatif
-from abs_dssp.history import loss_estimate, transition
+from abs_dssp.history import loss_estimate, rederivation
 from abs_dssp.simulation import recording
 
 WORKERS, PUSHES = 4, 25
@@ -241,7 +241,7 @@ def test_cancellations_at_every_commit_are_known_by_default(text):
     trace = simulate.schedule(policies.parse(text, 4), model, 400)
     assert trace.restarts.sum() > 300
     found = again(trace)
-    assert transition.first_difference(trace, found) == ""
+    assert rederivation.first_difference(trace, found) == ""
     assert found.open_restarts == trace.open_restarts
 
 

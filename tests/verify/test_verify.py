@@ -11,7 +11,7 @@ import pytest
 import reference
 
 from abs_dssp import policies, theory, traces, verify
-from abs_dssp.history import transition
+from abs_dssp.history import rederivation
 
 WRONG = pytest.mark.parametrize(
     "mutant",
@@ -70,8 +70,8 @@ def test_what_is_broken_is_named_by_a_shortest_way(mutant):
     trace = found.trace.validate()
     assert len(trace) + len(trace.events) == mutant.length
     if mutant.kind != "weight":
-        again = transition.rederive(policy, trace)
-        assert transition.first_difference(trace, again) == ""
+        again = rederivation.rederive(policy, trace)
+        assert rederivation.first_difference(trace, again) == ""
         assert again.open_restarts == trace.open_restarts
 
 
@@ -98,7 +98,7 @@ def test_the_counterexample_shows_the_broken_promise(tmp_path):
     assert report.violation.kind == "gap"
     # Both push once, for an interval; one more push asks, the next one uses the grant.
     assert len(report.violation.moves) == 4
-    trace = transition.rederive(printed, report.violation.trace)
+    trace = rederivation.rederive(printed, report.violation.trace)
     released = trace.wait == 0
     assert trace.gaps[released].max() == 2
     assert trace.gaps[released][:-1].max() == 1

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from abs_dssp.cluster.messages import Message
+from abs_dssp.cluster.messages import Kind, Message
 
 
 class ClosedError(ConnectionError):
@@ -52,14 +52,33 @@ class Peer(abc.ABC):
 
     @abc.abstractmethod
     def send(self, message: Message) -> None:
-        """Sends; never blocks, never raises: who cannot be reached is `open` no more.
+        """Sends, now or when the other side has room again. Never blocks or raises.
 
-        A vector is named by `message.buffer`, its place in the pool of versions.
+        A vector is named by `message.buffer`, its index in the pool of versions.
         """
 
     @abc.abstractmethod
     def close(self) -> None:
         """Ends the connection."""
+
+
+class Outbox:
+    """The one message that a peer could not be sent yet.
+
+    Every message of the server says how things stand now, so the latest replaces the
+    ones before it; only the last word of a run or of a refusal is never replaced.
+    """
+
+    message: Message | None = None
+
+    def put(self, message: Message) -> None:
+        """Keeps the message, unless the last word is there."""
+        last = self.message is not None and self.message.kind in (
+            Kind.STOP,
+            Kind.REFUSED,
+        )
+        if not last:
+            self.message = message
 
 
 Event = tuple[Peer, Message | None]  # None: the connection has ended

@@ -3,6 +3,7 @@
 A peer without the key gets nothing: ZeroMQ drops it before a message reaches us.
 """
 
+import dataclasses
 import hmac
 import math
 import os
@@ -14,7 +15,17 @@ import numpy as np
 from abs_dssp.cluster import memory, messages
 from abs_dssp.cluster.keys import Keys
 from abs_dssp.cluster.messages import Kind, Message, MessageError
-from abs_dssp.cluster.transport.base import Channel, ClosedError, Event, Peer, Sizes
+from abs_dssp.cluster.transport.base import (
+    Channel,
+    ClosedError,
+    Event,
+    Outbox,
+    Peer,
+    Sizes,
+)
+
+_QUEUED = 4  # messages of the server to one worker, vectors among them
+_PEERS = 4096  # connections remembered
 
 
 class NetworkChannel(Channel):
@@ -116,6 +127,7 @@ class NetworkAcceptor:
         self._socket.linger = 500
         self._socket.router_handover = 1
         self._socket.router_mandatory = 1
+        self._socket.sndhwm = _QUEUED
         largest = max(sizes.push, messages.HEADER_BYTES + messages.MAX_TEXT)
         self._socket.maxmsgsize = largest + 64  # what CURVE adds to a frame
         if keys is not None:
@@ -136,14 +148,18 @@ class NetworkAcceptor:
         bound = self._socket.getsockopt_string(zmq.LAST_ENDPOINT)
         self.endpoint = bound.rstrip("\0")
         self._peers: dict[bytes, _NetworkPeer] = {}
-        self.refused = 0
+        self._waiting: set[_NetworkPeer] = set()  # whose outbox is not empty
+        self.refused = 0  # messages
 
-    def filenos(self) -> list[int]:
-        return [int(self._socket.getsockopt(self._zmq.FD))]
+    def fileno(self) -> int:
+        """A descriptor that tells of changes only: look at `ready` in any case."""
+        return int(self._socket.getsockopt(self._zmq.FD))
 
     def ready(self) -> list[Event]:
-        """Everything that has come; its descriptor tells of changes only."""
+        """Everything that has come. Sends on what a peer had no room for."""
         events: list[Event] = []
+        for peer in list(self._waiting):
+            peer.flush()
         while True:
             try:
                 identity, *frames = self._socket.recv_multipart(
@@ -152,13 +168,13 @@ class NetworkAcceptor:
             except self._zmq.Again:
                 return events
             name = bytes(identity.buffer)
-            peer = self._peers.get(name)
-            if peer is None:
-                self._peers = {k: p for k, p in self._peers.items() if p.open}
+            if name not in self._peers:
+                if len(self._peers) >= _PEERS:  # the one that came first
+                    self._peers.pop(next(iter(self._peers))).close()
                 address = identity.get("Peer-Address") or "?"
-                peer = self._peers[name] = _NetworkPeer(self, name, str(address))
+                self._peers[name] = _NetworkPeer(self, name, str(address))
             try:
-                events.append((peer, self._message(frames)))
+                events.append((self._peers[name], self._message(frames)))
             except MessageError:
                 self.refused += 1
 
@@ -178,20 +194,30 @@ class NetworkAcceptor:
             raise MessageError("an unexpected vector.")
         return message
 
-    def send(self, identity: bytes, message: Message) -> bool:
-        frames: list[Any] = [identity]
+    def transmit(self, peer: "_NetworkPeer", message: Message) -> None:
+        """Sends, or remembers that the peer has something to send.
+
+        A worker that is out of reach for now comes back under its identity.
+        """
         vector = None
         if message.buffer >= 0:
             vector = self._pool.arrays[message.buffer]
-            message.nbytes, message.buffer = vector.nbytes, -1
-        frames.append(messages.encode(message))
+            message.nbytes = vector.nbytes
+        head = messages.encode(dataclasses.replace(message, buffer=-1))
+        frames: list[Any] = [peer.identity, head]
         if vector is not None:
             frames.append(_bytes(vector))
         try:
             self._socket.send_multipart(frames, self._zmq.NOBLOCK, copy=False)
         except self._zmq.ZMQError:
-            return False
-        return True
+            self._waiting.add(peer)
+        else:
+            peer.outbox.message = None
+            self._waiting.discard(peer)
+
+    def forget(self, peer: "_NetworkPeer") -> None:
+        """Nothing is sent to it any more."""
+        self._waiting.discard(peer)
 
     def close(self) -> None:
         self._socket.close()
@@ -215,14 +241,22 @@ class _NetworkPeer(Peer):
     transport = "zmq"
 
     def __init__(self, acceptor: NetworkAcceptor, identity: bytes, address: str):
-        self._acceptor, self._identity, self.name = acceptor, identity, address
+        self._acceptor, self.identity, self.name = acceptor, identity, address
+        self.outbox = Outbox()
 
     def send(self, message: Message) -> None:
-        if self.open and not self._acceptor.send(self._identity, message):
-            self.open = False
+        if self.open:
+            self.outbox.put(message)
+            self.flush()
+
+    def flush(self) -> None:
+        """Sends what is in the outbox, if there is room."""
+        if self.outbox.message is not None:
+            self._acceptor.transmit(self, self.outbox.message)
 
     def close(self) -> None:
         self.open = False
+        self._acceptor.forget(self)
 
 
 def _bytes(array: np.ndarray) -> memoryview:

@@ -1,7 +1,8 @@
 """Inside a process: queues and references, nothing is copied."""
 
-import os
+import contextlib
 import queue
+import socket
 from typing import Any
 
 from abs_dssp.cluster import memory
@@ -14,32 +15,37 @@ class Inbox:
 
     def __init__(self) -> None:
         self._queue: queue.SimpleQueue[Event] = queue.SimpleQueue()
-        self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._reader, self._writer = socket.socketpair()
+        self._reader.setblocking(False)
+        self._writer.setblocking(False)
 
     def fileno(self) -> int:
-        return self._wake
+        """A descriptor that is readable when there is something."""
+        return self._reader.fileno()
 
     def put(self, event: Event) -> None:
-        """From any thread."""
+        """Adds a message; from any thread."""
         self._queue.put(event)
-        os.eventfd_write(self._wake, 1)
+        self.wake()
 
     def wake(self) -> None:
-        """From any thread: the server looks at what it has been told."""
-        os.eventfd_write(self._wake, 1)
+        """Has the server's thread look around; from any thread, also after `close`."""
+        with contextlib.suppress(OSError):  # full: it is awake already
+            self._writer.send(b"w")
 
     def ready(self) -> list[Event]:
-        try:
-            os.eventfd_read(self._wake)
-        except BlockingIOError:
-            pass
+        """Everything that has come."""
+        with contextlib.suppress(BlockingIOError):
+            self._reader.recv(4096)
         events = []
         while not self._queue.empty():
             events.append(self._queue.get())
         return events
 
     def close(self) -> None:
-        os.close(self._wake)
+        """Closes the descriptors."""
+        self._reader.close()
+        self._writer.close()
 
 
 class ReferenceChannel(Channel):

@@ -4,8 +4,10 @@ The socket's end tells that a process died. A worker's pushes go through a ring 
 own; versions lie in buffers that all workers map, so a version is copied once.
 """
 
+import contextlib
 import os
 import select
+import selectors
 import socket
 import struct
 import time
@@ -15,9 +17,18 @@ import numpy as np
 
 from abs_dssp.cluster import memory, messages
 from abs_dssp.cluster.messages import Kind, Message, MessageError
-from abs_dssp.cluster.transport.base import Channel, ClosedError, Event, Peer, Sizes
+from abs_dssp.cluster.transport.base import (
+    Channel,
+    ClosedError,
+    Event,
+    Outbox,
+    Peer,
+    Sizes,
+)
 
 _SLOTS = 2  # pushes that a worker's ring holds
+_LIMIT = messages.HEADER_BYTES + messages.MAX_TEXT  # bytes of a message
+_DESCRIPTORS = 8  # taken with a message; it should have one at most
 
 
 class SharedChannel(Channel):
@@ -85,9 +96,7 @@ class SharedChannel(Channel):
         end = time.perf_counter() + min(self._spin, seconds)
         while True:
             try:
-                data, ancillary, _, _ = self._socket.recvmsg(
-                    messages.HEADER_BYTES + messages.MAX_TEXT, 64
-                )
+                data, descriptors = _receive(self._socket)
                 break
             except BlockingIOError:
                 if time.perf_counter() < end:
@@ -97,17 +106,18 @@ class SharedChannel(Channel):
             if not self._poll.poll(max(seconds, 0) * 1e3):
                 return None
             end, seconds = 0.0, 0.0
-        if not data:
-            raise ClosedError("the server has closed the connection")
-        message = messages.decode(data)
-        if message.buffer >= 0:
-            assert self._sizes is not None
-            for _, _, packed in ancillary:
-                (descriptor,) = struct.unpack_from("i", packed)
-                segment = memory.Segment(self._sizes.pull, descriptor)
-                self._buffers[message.buffer] = segment.array(self._sizes.pull_dtype)
-                segment.close()
-            message.payload = self._buffers[message.buffer]
+        with _closing(descriptors):
+            if not data:
+                raise ClosedError("the server has closed the connection")
+            message = messages.decode(data)
+            if message.buffer >= 0:
+                assert self._sizes is not None
+                if descriptors:
+                    segment = memory.Segment(self._sizes.pull, descriptors.pop())
+                    array = segment.array(self._sizes.pull_dtype)
+                    self._buffers[message.buffer] = array
+                    segment.close()
+                message.payload = self._buffers[message.buffer]
         return message
 
     def close(self) -> None:
@@ -126,44 +136,68 @@ class SharedAcceptor:
         self._listener.listen(128)
         self._listener.setblocking(False)
         self._peers: dict[int, _SharedPeer] = {}
-        self.refused = 0
+        self._selector: selectors.BaseSelector | None = None
+        self.refused = 0  # messages and connections
 
-    def filenos(self) -> list[int]:
-        return [self._listener.fileno(), *self._peers]
+    def register(self, selector: selectors.BaseSelector) -> None:
+        """Has the selector watch the listening socket, and later the connections.
 
-    def ready(self, descriptor: int, poller: Any) -> list[Event]:
-        """What came on one of the descriptors; registers new ones."""
-        if descriptor == self._listener.fileno():
-            try:
-                connection, _ = self._listener.accept()
-            except OSError:
-                return []
-            credentials = connection.getsockopt(
-                socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i")
-            )
-            process, user, _ = struct.unpack("3i", credentials)
-            if user != os.getuid():
-                self.refused += 1
-                connection.close()
-                return []
-            connection.setblocking(False)
-            peer = _SharedPeer(connection, process, self._pool, self._sizes)
-            self._peers[connection.fileno()] = peer
-            poller.register(connection.fileno(), select.EPOLLIN)
+        The data of every key is a function that returns what came.
+        """
+        self._selector = selector
+        selector.register(self._listener, selectors.EVENT_READ, self._accept)
+
+    def _accept(self, _: int) -> list[Event]:
+        try:
+            connection, _ = self._listener.accept()
+        except OSError:
             return []
-        peer = self._peers[descriptor]
+        credentials = connection.getsockopt(
+            socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i")
+        )
+        process, user, _ = struct.unpack("3i", credentials)
+        if user != os.getuid():
+            self.refused += 1
+            connection.close()
+            return []
+        connection.setblocking(False)
+        peer = _SharedPeer(connection, process, self._pool, self._sizes, self._watch)
+        self._peers[connection.fileno()] = peer
+
+        def serve(mask: int) -> list[Event]:
+            return self._serve(peer, mask)
+
+        assert self._selector is not None
+        self._selector.register(connection, selectors.EVENT_READ, serve)
+        return []
+
+    def _watch(self, peer: "_SharedPeer", writable: bool) -> None:
+        """Whether to be told when the peer has room again."""
+        if self._selector is None:
+            return
+        key = self._selector.get_key(peer.socket)
+        mask = selectors.EVENT_READ | (selectors.EVENT_WRITE if writable else 0)
+        self._selector.modify(peer.socket, mask, key.data)
+
+    def _serve(self, peer: "_SharedPeer", mask: int) -> list[Event]:
+        """What a connection has brought; sends on what it had no room for."""
+        if mask & selectors.EVENT_WRITE:
+            peer.flush()
+        if not mask & selectors.EVENT_READ:
+            return []
+        message = None
         try:
             message = peer.receive()
         except (MessageError, ValueError):
             self.refused += 1
-            message = None
         except BlockingIOError:
             return []
         except OSError:
-            message = None
+            pass
         if message is None:
-            poller.unregister(descriptor)
-            del self._peers[descriptor]
+            assert self._selector is not None
+            self._selector.unregister(peer.socket)
+            del self._peers[peer.socket.fileno()]
             peer.close()
         return [(peer, message)]
 
@@ -177,36 +211,29 @@ class SharedAcceptor:
 class _SharedPeer(Peer):
     transport = "shm"
 
-    def __init__(self, connection: socket.socket, process: int, pool, sizes: Sizes):
-        self._socket, self._pool, self._sizes = connection, pool, sizes
+    def __init__(self, connection: socket.socket, process: int, pool, sizes, watch):
+        self.socket, self._pool, self._sizes = connection, pool, sizes
         self.name = f"pid {process}"
+        self._watch = watch  # (peer, writable): be told when there is room
+        self._outbox = Outbox()
         self._slots: list[np.ndarray] = []
-        self._known: set[int] = set()
+        self._known: set[int] = set()  # buffers whose descriptor was sent
 
     def receive(self) -> Message | None:
         """The next message; None at the end of the connection."""
-        limit = messages.HEADER_BYTES + messages.MAX_TEXT
-        ancillary: list[Any] = []
-        if self._slots:
-            data = self._socket.recv(limit)
+        descriptors: list[int] = []
+        if self._slots:  # whoever sends descriptors now loses them
+            data = self.socket.recv(_LIMIT)
         else:
-            data, ancillary, _, _ = self._socket.recvmsg(limit, 64)
-        descriptors = [struct.unpack_from("i", packed)[0] for *_, packed in ancillary]
-        if not data:
-            return None
-        message = messages.decode(data)
-        sizes = self._sizes
-        step = -(-sizes.push // 64) * 64
-        if message.kind is Kind.READY and descriptors:
-            ring = memory.Segment(_SLOTS * step, descriptors.pop())
-            self._slots = [
-                ring.array(sizes.push_dtype, i * step, sizes.push)
-                for i in range(_SLOTS)
-            ]
-            ring.close()
-        for descriptor in descriptors:
-            os.close(descriptor)
+            data, descriptors = _receive(self.socket)
+        with _closing(descriptors):
+            if not data:
+                return None
+            message = messages.decode(data)
+            if message.kind is Kind.READY and descriptors:
+                self._map(descriptors.pop())
         if message.kind is Kind.PUSH:
+            sizes = self._sizes
             if not 0 <= message.buffer < len(self._slots):
                 raise MessageError(f"no slot {message.buffer} in the ring.")
             if message.nbytes != sizes.push:
@@ -214,20 +241,67 @@ class _SharedPeer(Peer):
             message.payload = self._slots[message.buffer]
         return message
 
+    def _map(self, descriptor: int) -> None:
+        """Takes the worker's ring of pushes."""
+        size, dtype = self._sizes.push, self._sizes.push_dtype
+        step = -(-size // 64) * 64
+        ring = memory.Segment(_SLOTS * step, descriptor)
+        self._slots = [ring.array(dtype, i * step, size) for i in range(_SLOTS)]
+        ring.close()
+
     def send(self, message: Message) -> None:
         if not self.open:
             return
-        data = messages.encode(message)
+        waited = self._outbox.message is not None
+        self._outbox.put(message)
+        if not waited:
+            self.flush()
+
+    def flush(self) -> None:
+        """Sends what is in the outbox, or asks to be told when there is room."""
+        message = self._outbox.message
+        if message is None or not self.open:
+            return
+        waited = self._waits
         try:
-            if message.buffer >= 0 and message.buffer not in self._known:
-                segment = self._pool.segments[message.buffer]
-                socket.send_fds(self._socket, [data], [segment.descriptor])
-                self._known.add(message.buffer)
-            else:
-                self._socket.send(data)
-        except OSError:  # gone, or stuck with a full socket
+            self._transmit(message)
+            self._outbox.message = None
+        except BlockingIOError:
+            pass
+        except OSError:  # gone: the end of the connection is told by its descriptor
             self.open = False
+            self._outbox.message = None
+        self._waits = self._outbox.message is not None
+        if self._waits != waited:
+            self._watch(self, self._waits)
+
+    _waits = False  # whether it is watched for room
+
+    def _transmit(self, message: Message) -> None:
+        data = messages.encode(message)
+        if message.buffer >= 0 and message.buffer not in self._known:
+            segment = self._pool.segments[message.buffer]
+            socket.send_fds(self.socket, [data], [segment.descriptor])
+            self._known.add(message.buffer)
+        else:
+            self.socket.send(data)
 
     def close(self) -> None:
         self.open = False
-        self._socket.close()
+        self.socket.close()
+
+
+def _receive(connection: socket.socket) -> tuple[bytes, list[int]]:
+    """The next message, and the descriptors that came with it."""
+    data, descriptors, _, _ = socket.recv_fds(connection, _LIMIT, _DESCRIPTORS)
+    return data, descriptors
+
+
+@contextlib.contextmanager
+def _closing(descriptors: list[int]):
+    """Closes the descriptors that nobody has taken out of the list."""
+    try:
+        yield
+    finally:
+        for descriptor in descriptors:
+            os.close(descriptor)

@@ -1,0 +1,146 @@
+"""The server's arithmetic on its device: pushes in, versions out."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from abs_dssp.cluster import memory
+from abs_dssp.cluster.effects import Accumulate, Commit
+from abs_dssp.tasks.base import Task
+from abs_dssp.training import flat
+
+_SMALL = 1 << 18  # bytes
+
+
+class Arithmetic:
+    """The parameters of a run. Belongs to the serving thread, but for `evaluate`."""
+
+    def __init__(self, task: Task, functions: flat.Functions, seed: int):
+        """The parameters at version 0.
+
+        Args:
+          task: model and data.
+          functions: compiled for this task.
+          seed: of the run.
+        """
+        self.task, self.functions = task, functions
+        self._key = jax.random.key(seed)
+        self._device = jax.local_devices()[0]
+        self._travels_as_it_is = functions.wire.pull == "float32"
+        self._scratch: np.ndarray | None = None  # a push at an address to be read from
+        self._parameters = flat.parameters(functions, functions.initial(self._key))
+
+    @property
+    def vector(self) -> Any:
+        """The present version, float32, on the device; gone at the next commit."""
+        return self._parameters.vector
+
+    def accumulate(self, push: Accumulate, pulled: np.ndarray) -> None:
+        """Adds a push to the next commit; its buffer may change afterwards.
+
+        Args:
+          push: with its vector, or none if it is to be computed again.
+          pulled: the version it was computed from, as it travelled.
+        """
+        vector = push.vector
+        if vector is None:
+            vector, _ = self.functions.compute(
+                jax.numpy.array(pulled),
+                self.task.data,
+                self._key,
+                push.worker,
+                push.clock,
+                push.pulled,
+                np.float32(push.epoch),
+            )
+        self._parameters.receive(
+            self._placed(vector), push.weight, push.worker, push.commit, pulled
+        )
+        if not push.commit:
+            self._parameters.keep()
+
+    def commit(self, made: Commit) -> None:
+        """Makes the next version."""
+        self._parameters.commit(made.epoch, made.version)
+
+    def read(self) -> Any:
+        """The present version as it travels to the workers."""
+        if self._travels_as_it_is:
+            return self.vector
+        return self.functions.pulled(self.vector)
+
+    def evaluate(self, vector: Any) -> dict[str, float]:
+        """What the task measures of a version; from any thread."""
+        measures = self.functions.evaluate(self.task.data, vector)
+        return {name: float(value) for name, value in measures.items()}
+
+    def objective(self) -> float:
+        """The training objective of the present version."""
+        vector = self.functions.pulled(self.vector)
+        return float(self.functions.objective(self.task.data, vector))
+
+    def copy(self) -> Any:
+        """The present version, for another thread."""
+        return self.functions.copy(self.vector)
+
+    def copies(self) -> list[Any]:
+        """The whole state, for a checkpoint; the parameters first."""
+        copy = self.functions.copy
+        leaves = self._parameters.leaves()
+        return [copy(leaf) if isinstance(leaf, jax.Array) else leaf for leaf in leaves]
+
+    def restore(self, leaves: Sequence[Any]) -> None:
+        """Goes on from what `copies` returned."""
+        self._parameters.restore(leaves)
+
+    def finite(self, vector: Any, loss: float) -> bool:
+        """Whether a push's values and its loss are."""
+        if not math.isfinite(loss):
+            return False
+        if vector.dtype != np.float32:
+            return bool(_all_finite(vector))
+        values = np.asarray(vector)
+        with np.errstate(all="ignore"):
+            if math.isfinite(np.dot(values, values)):
+                return True
+        return bool(np.isfinite(values).all())  # large values overflow the product
+
+    def warm_up(self, push_dtype: np.dtype, pull_dtype: np.dtype) -> None:
+        """Compiles what a push needs, before the first one."""
+        functions = self.functions
+        scratch = flat.parameters(functions, functions.initial(self._key))
+        like = np.zeros(functions.layout.size, push_dtype)
+        pulled = np.zeros(functions.layout.size, pull_dtype)
+        # As they come over a transport, and from this process.
+        for push in (self._placed(like), jax.device_put(like, self._device)):
+            for count in (1, 3):
+                for _ in range(count):
+                    scratch.receive(push, 0.5, 0, True, pulled)
+                    scratch.keep()
+                scratch.commit(0.0, 0)
+            self.finite(push, 0.0)
+        jax.block_until_ready(functions.copy(functions.pulled(scratch.vector)))
+        self.evaluate(functions.copy(scratch.vector))
+
+    def _placed(self, vector: Any) -> Any:
+        """A push where the optimiser can read it, large ones without a copy."""
+        if not isinstance(vector, np.ndarray):
+            same = vector.device == self._device
+            return vector if same else jax.device_put(vector, self._device)
+        if vector.nbytes < _SMALL:
+            return vector  # its copy costs less than the call that avoids it
+        if vector.ctypes.data % 64:  # not to be used in place
+            if self._scratch is None:
+                self._scratch = memory.aligned(vector.nbytes, vector.dtype)
+            jax.block_until_ready(self.vector)  # it may still be read
+            np.copyto(self._scratch, vector)
+            vector = self._scratch
+        return jax.device_put(vector, self._device, may_alias=True)
+
+
+@jax.jit
+def _all_finite(vector):
+    return jax.numpy.isfinite(vector).all()

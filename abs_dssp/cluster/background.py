@@ -1,0 +1,61 @@
+"""A thread beside the serving one: does one kind of work, on copies, and reports."""
+
+import functools
+import queue
+import threading
+from collections.abc import Callable
+from typing import Any
+
+
+class Background:
+    """A thread that works off requests, one at a time. Used by the serving thread.
+
+    Results and errors reach the serving thread through `tell`, which runs a function
+    there; the thread itself touches nothing of the server.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        work: Callable[..., Any],
+        done: Callable[[Any], None],
+        tell: Callable[[Callable[[], None]], None],
+        failed: Callable[[BaseException], None],
+    ):
+        """Starts the thread.
+
+        Args:
+          name: of the thread.
+          work: called here with a request's arguments.
+          done: called in the serving thread with what `work` returned.
+          tell: has the serving thread call a function.
+          failed: called in the serving thread if `work` raised.
+        """
+        self.busy = False  # between `ask` and `done`; of the serving thread
+        self._work, self._done, self._tell, self._failed = work, done, tell, failed
+        self._requests: queue.SimpleQueue[tuple | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread.start()
+
+    def ask(self, *arguments: Any) -> None:
+        """One request more."""
+        self.busy = True
+        self._requests.put(arguments)
+
+    def stop(self) -> None:
+        """Ends the thread after what it is doing; later requests are dropped."""
+        self._requests.put(None)
+        self._thread.join()
+
+    def _run(self) -> None:
+        while (arguments := self._requests.get()) is not None:
+            try:
+                result = self._work(*arguments)
+            except BaseException as error:
+                self._tell(functools.partial(self._end, self._failed, error))
+            else:
+                self._tell(functools.partial(self._end, self._done, result))
+
+    def _end(self, report: Callable[[Any], None], result: Any) -> None:
+        self.busy = False
+        report(result)

@@ -1,0 +1,231 @@
+"""The server's core: events in, effects out, without clock, socket, thread or disk.
+
+Everything that a run decides passes through `Core.apply`. A live server gives it the
+events that arrive; recovery gives it those of the log.
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from abs_dssp.cluster import effects
+from abs_dssp.cluster.effects import Effect
+from abs_dssp.history.events import Event
+from abs_dssp.history.loss_estimate import LossEstimate
+from abs_dssp.history.machine import HostTransition, Machine
+from abs_dssp.policies import Policy
+
+ABSENT, COMPUTING, WAITING, LEFT, EXPELLED = (
+    "absent",
+    "computing",
+    "waiting",
+    "left",
+    "expelled",
+)
+_STATES = {"absent": ABSENT, "expelled": EXPELLED}  # after a leave, by its reason
+
+LEAVING = {
+    "died": "is gone: its connection ended",
+    "finished": "has finished",
+    "silent": "is left out: no sign of life",
+    "stuck": "is left out: alive, but without progress",
+    "expelled": "is expelled: its pushes were not finite",
+    "replaced": "is replaced by another process",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class RunLimits:
+    """When a run is over; None never ends it."""
+
+    pushes: int | None = None
+    seconds: float | None = None  # since the start
+    accuracy: float | None = None  # of an evaluation
+
+
+@dataclasses.dataclass
+class Worker:
+    """What a run knows of one worker, whoever is connected."""
+
+    state: str = ABSENT
+    since: float = 0.0  # seconds of the run; when it came into this state
+    grant: int = 0  # id of the latest grant; 0 before the first
+    pulled: int = 0  # the granted version
+    epoch: float = 0.0  # of the granted version
+    pushes: int = 0
+    staleness: int = 0  # of its latest push
+    staleness_sum: int = 0
+    waited: float = 0.0  # seconds between pushes and releases
+    restarts: int = 0  # computations cancelled or refused
+    refused: int = 0  # pushes that were not finite
+    refused_in_row: int = 0
+
+    @property
+    def active(self) -> bool:
+        """Whether it is a living member."""
+        return self.state in (COMPUTING, WAITING)
+
+
+class Core:
+    """The state of a run except parameters and connections. Not thread-safe."""
+
+    def __init__(
+        self,
+        policy: Policy,
+        num_workers: int,
+        limits: RunLimits,
+        epochs_per_push: float,
+        first_loss: float = math.nan,
+    ):
+        """A run before its start.
+
+        Args:
+          policy: the rule.
+          num_workers: N.
+          limits: when it is over.
+          epochs_per_push: samples of one push over samples per epoch.
+          first_loss: the objective at version 0, for a policy that reads the loss.
+        """
+        self.num_workers, self.limits = num_workers, limits
+        self.workers = [Worker() for _ in range(num_workers)]
+        self.started = False
+        self.ended = ""  # why: "end", "target" or a sentence
+        self.entries = 0  # of the history
+        self.pushes = 0
+        self.version = 0
+        self.epoch = 0.0  # samples processed when the present version was made
+        self.estimate = LossEstimate(num_workers, first_loss)
+        self.epochs_per_push = epochs_per_push
+        self._machine = Machine(policy, num_workers)
+
+    @property
+    def epochs(self) -> float:
+        """Samples processed so far, in epochs."""
+        return self.pushes * self.epochs_per_push
+
+    def start(self) -> list[Effect]:
+        """Everybody computes from version 0; who is absent leaves afterwards."""
+        self.started = True
+        wanted: list[Effect] = []
+        for index in range(self.num_workers):
+            wanted += self._begin(index, 1, 0.0)
+        return wanted
+
+    def apply(self, event: Event, vector: Any = None) -> list[Effect]:
+        """Takes an event into the run.
+
+        Args:
+          event: what happened; `time` in seconds of the run.
+          vector: of a push; None if it is to be computed again.
+
+        Returns:
+          What is to be done, in this order.
+        """
+        done = self._machine.apply(event, self.estimate.value)
+        wanted: list[Effect] = [effects.Append(done.entry(event))]
+        self.entries += 1
+        worker = self.workers[event.worker]
+        if event.kind == "push":
+            self._count(worker, event, done)
+            if done.weight > 0:
+                wanted.append(
+                    effects.Accumulate(
+                        event.worker,
+                        vector,
+                        done.weight,
+                        done.commit,
+                        worker.pushes,
+                        worker.pulled,
+                        worker.epoch,
+                    )
+                )
+        elif event.kind == "leave":
+            worker.state = _STATES.get(event.reason, LEFT)
+            worker.since = event.time
+            worker.refused += event.reason == "expelled"  # its last push
+            if event.reason != "absent":
+                wanted.append(_told(event, LEAVING[event.reason]))
+        elif event.kind == "refuse":
+            worker.refused += 1
+            worker.refused_in_row += 1
+        if done.commit:
+            wanted.append(effects.Commit(self.version, self.epoch))
+            self.version += 1
+            self.epoch = float(np.float32(self.epochs))
+        if event.kind in ("push", "leave"):
+            wanted.append(effects.Drop(event.worker))
+        for index in np.flatnonzero(done.begin).tolist():
+            wanted += self._begin(index, int(done.grants[index]), event.time)
+        if event.kind == "push" and worker.state == WAITING:
+            wanted.append(effects.Tell(event.worker))
+        self._check_limits(event)
+        return wanted
+
+    def evaluated(self, accuracy: float) -> None:
+        """The result of an evaluation; NaN if it has no accuracy."""
+        target = self.limits.accuracy
+        if target is not None and accuracy >= target:
+            self.end("target")
+
+    def end(self, why: str) -> None:
+        """Ends the run; the first reason counts."""
+        self.ended = self.ended or why
+
+    def _count(self, worker: Worker, event: Event, done: HostTransition) -> None:
+        self.pushes += 1
+        self.estimate.add(event.loss)
+        worker.pushes += 1
+        worker.refused_in_row = 0
+        worker.staleness = done.version - done.pulled
+        worker.staleness_sum += worker.staleness
+        worker.state, worker.since = WAITING, event.time
+
+    def _begin(self, index: int, grant: int, now: float) -> list[Effect]:
+        """A worker begins to compute from the present version."""
+        worker = self.workers[index]
+        if worker.state == WAITING:
+            worker.waited += now - worker.since
+        elif worker.state == COMPUTING:
+            worker.restarts += 1
+        worker.state, worker.since, worker.grant = COMPUTING, now, grant
+        worker.pulled, worker.epoch = self.version, self.epoch
+        return [effects.Hold(index, self.version), effects.Tell(index)]
+
+    def _check_limits(self, event: Event) -> None:
+        limits = self.limits
+        if event.kind != "push":
+            return
+        if self.pushes == limits.pushes:
+            self.end("end")
+        elif limits.seconds is not None and event.time >= limits.seconds:
+            self.end("end")
+
+    def snapshot(self) -> tuple[list[np.ndarray], dict[str, Any]]:
+        """The whole state, for a checkpoint: arrays, and values for JSON."""
+        note = {
+            "workers": [dataclasses.asdict(worker) for worker in self.workers],
+            "entries": self.entries,
+            "pushes": self.pushes,
+            "version": self.version,
+            "epoch": self.epoch,
+            "estimate": self.estimate.snapshot(),
+        }
+        return self._machine.leaves(), note
+
+    def restore(self, leaves: Sequence[np.ndarray], note: Mapping[str, Any]) -> None:
+        """Goes on from what `snapshot` returned."""
+        self._machine.restore(leaves)
+        self.workers = [Worker(**fields) for fields in note["workers"]]
+        self.entries, self.pushes = note["entries"], note["pushes"]
+        self.version, self.epoch = note["version"], note["epoch"]
+        self.estimate.restore(note["estimate"])
+        self.started = True
+        if self.pushes == self.limits.pushes:
+            self.end("end")
+
+
+def _told(event: Event, what: str) -> Effect:
+    return effects.Say(f"{event.time:.1f} s: worker {event.worker} {what}")

@@ -1,0 +1,135 @@
+"""What is done beside serving: evaluations and checkpoints, each in its own thread."""
+
+import math
+import time
+from collections.abc import Callable
+from typing import Any
+
+from abs_dssp.cluster import recovery
+from abs_dssp.cluster.arithmetic import Arithmetic
+from abs_dssp.cluster.background import Background
+from abs_dssp.cluster.core import Core
+
+Record = dict[str, float]
+Tell = Callable[[Callable[[], None]], None]
+
+
+class Evaluations:
+    """Measures versions now and then. Belongs to the serving thread."""
+
+    def __init__(
+        self,
+        arithmetic: Arithmetic,
+        core: Core,
+        every: float,
+        recorder: Callable[[Record], None] | None,
+    ):
+        """Nothing has been measured.
+
+        Args:
+          arithmetic: has the parameters.
+          core: of the run.
+          every: seconds between two evaluations.
+          recorder: called with every record.
+        """
+        self.records: list[Record] = []
+        self._arithmetic, self._core = arithmetic, core
+        self._every, self._recorder = every, recorder
+        self._latest = -math.inf  # seconds of the run, of the latest request
+
+    def start(self, tell: Tell, failed: Callable[[BaseException], None]) -> None:
+        """Starts the thread; see `Background`."""
+        self._thread = Background("evaluate", self._measure, self._take, tell, failed)
+
+    def stop(self) -> None:
+        """Ends the thread."""
+        self._thread.stop()
+
+    def ask_if_due(self, seconds: float) -> None:
+        """Has the present version measured, at the first call and every so often."""
+        if seconds - self._latest > self._every and not self._thread.busy:
+            self._latest = seconds
+            core = self._core
+            copy = self._arithmetic.copy()
+            self._thread.ask(copy, core.version, core.pushes, seconds)
+
+    def last(self, seconds: float) -> None:
+        """Measures the last version here, unless that was done."""
+        core = self._core
+        if not self.records or self.records[-1]["push"] != core.pushes:
+            vector = self._arithmetic.vector
+            self._take(self._measure(vector, core.version, core.pushes, seconds))
+
+    def _measure(self, vector, version: int, pushes: int, seconds: float) -> Record:
+        basic = {
+            "push": pushes,
+            "version": version,
+            "seconds": seconds,
+            "epoch": pushes * self._core.epochs_per_push,
+        }
+        return basic | self._arithmetic.evaluate(vector)
+
+    def _take(self, record: Record) -> None:
+        self.records.append(record)
+        if self._recorder is not None:
+            self._recorder(record)
+        self._core.evaluated(record.get("accuracy", math.nan))
+
+
+class Checkpoints:
+    """Saves the run now and then. Belongs to the serving thread."""
+
+    def __init__(self, server: Any, store: Any, every: float, say):
+        """Nothing has been saved.
+
+        Args:
+          server: a `Server`.
+          store: of checkpoints; None saves nothing.
+          every: seconds between two.
+          say: prints a line for the user.
+        """
+        self._server, self._store, self._every, self._say = server, store, every, say
+        self._latest = time.perf_counter()
+
+    def start(self, tell: Tell, failed: Callable[[BaseException], None]) -> None:
+        """Starts the thread; see `Background`."""
+        self._thread = Background("save", self._write, self._written, tell, failed)
+
+    def stop(self) -> None:
+        """Ends the thread."""
+        self._thread.stop()
+
+    def ask_if_due(self, now: float) -> None:
+        """Has the present state saved every so often."""
+        due = now - self._latest > self._every and not self._thread.busy
+        if due and self._store is not None:
+            self._latest = now
+            self._thread.ask(*recovery.save(self._server))
+
+    def last(self) -> None:
+        """Saves the state at the end, and waits for the disk."""
+        if self._store is None:
+            return
+        if self._store.latest_step() != self._server.core.entries:
+            number, leaves, note, _ = recovery.save(self._server)
+            self._store.save(number, leaves, note)
+        self._store.close()
+
+    def _write(self, number: int, leaves, note, retained):
+        """Writes a checkpoint; in the thread."""
+        try:
+            self._store.save(number, leaves, note)
+        except Exception as error:  # the log has everything
+            return retained, error
+        return retained, None
+
+    def _written(self, result: tuple[dict[int, int], Exception | None]) -> None:
+        retained, error = result
+        self._server.versions.release(retained)
+        if error is not None:
+            self._say(f"no checkpoint: {first_line(error)}; the run goes on")
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, in one line."""
+    return (str(error).splitlines() or [type(error).__name__])[0]

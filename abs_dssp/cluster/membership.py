@@ -1,0 +1,387 @@
+"""Who takes part: messages and time in, events for the core and effects out.
+
+Nothing here reads a clock, a socket or a disk. `now` is always seconds of a clock that
+never goes back; the shell and tests choose which.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from abs_dssp.cluster import effects, run_config, status
+from abs_dssp.cluster.core import COMPUTING, EXPELLED, LEFT, Core, Worker
+from abs_dssp.cluster.effects import Effect
+from abs_dssp.cluster.messages import Kind, Message, heartbeats
+from abs_dssp.cluster.settings import Settings
+from abs_dssp.history.events import Event
+
+_EXPELLED = "expelled: too many pushes in a row were not finite"
+_RATE_WINDOW = 256  # pushes
+
+
+@dataclasses.dataclass
+class Session:
+    """The connection of one worker, and its signs of life; times as `now`."""
+
+    index: int
+    peer: Any = None  # transport.Peer, or None
+    nonce: str = ""  # tells a process from an earlier one with the same index
+    place: str = ""  # such as "process 1, pid 4711"
+    ready: bool = False
+    heard: float = 0.0
+    steps: int = -1  # finished, as its heartbeats say
+    progressed: float = 0.0  # when `steps` last rose
+    answered: float = 0.0  # when it was last told its grant
+
+
+class Membership:
+    """The protocol between workers and the core. Not thread-safe."""
+
+    def __init__(
+        self,
+        core: Core,
+        settings: Settings,
+        config: Mapping[str, Any],
+        incarnation: str,
+        expected: int,
+        finite: Callable[[Any, float], bool],
+        now: float,
+    ):
+        """Nobody is connected yet.
+
+        Args:
+          core: of the run; new, or recovered.
+          settings: times and limits.
+          config: what every worker must agree on, by name.
+          incarnation: of this server's process.
+          expected: workers to wait for at the start.
+          finite: whether a push's vector and loss are.
+          now: the present time.
+        """
+        self.core, self.settings, self.config = core, settings, config
+        self.sessions = [
+            Session(index, heard=now, progressed=now)
+            for index in range(core.num_workers)
+        ]
+        self.failed = False  # ended by something that the user must look at
+        self.duplicates = 0
+        self._recent: list[float] = []  # seconds of the latest pushes
+        self._incarnation, self._expected, self._finite = incarnation, expected, finite
+        self._offset = 0.0  # seconds of the run at `_begun`
+        self._begun = self._opened = self._ticked = now
+        self._last_push = self._told_quiet = now
+        self._deserted: float | None = None  # since when there is no living member
+
+    def seconds(self, now: float) -> float:
+        """Of the run."""
+        return self._offset + (now - self._begun if self.core.started else 0.0)
+
+    def resume(self, seconds: float, now: float) -> None:
+        """The run goes on at so many seconds, after a recovery."""
+        self._offset, self._begun, self._last_push = seconds, now, now
+
+    # What arrives.
+
+    def message(self, peer: Any, message: Message, now: float) -> list[Effect]:
+        """A message of a peer."""
+        if self.core.ended:
+            return []
+        if message.kind is Kind.HEARTBEAT:
+            return self._heartbeat(peer, message, now)
+        if not 0 <= message.worker < self.core.num_workers:
+            return self._turn_away(
+                peer,
+                f"there is no worker {message.worker}: this run has "
+                f"{self.core.num_workers}; start it with more --max_workers.",
+            )
+        session = self.sessions[message.worker]
+        if message.kind is Kind.HELLO:
+            return self._hello(peer, session, message, now)
+        if session.peer is not peer:
+            return [effects.Send(peer, Message(Kind.HELLO))]  # who are you?
+        if message.kind is Kind.PUSH:
+            return self._push(session, message, now)
+        if message.kind is Kind.READY:
+            return self._ready(session, now)
+        if message.kind is Kind.BYE:
+            session.ready = False
+            return self._leave(session, "finished", now)
+        return []
+
+    def closed(self, peer: Any, now: float) -> list[Effect]:
+        """A connection has ended."""
+        wanted: list[Effect] = []
+        for session in self.sessions:
+            if session.peer is peer:
+                session.peer, session.ready = None, False
+                wanted += self._leave(session, "died", now)
+        return self._addressed(wanted, now)
+
+    def tick(self, now: float) -> list[Effect]:
+        """Time has passed: leases, limits, and who waits for whom.
+
+        Called several times a second. A longer pause was the server's own, and is not
+        held against the workers.
+        """
+        if self.core.ended:
+            return []
+        pause = now - self._ticked - self.settings.lease / 2
+        self._ticked = now
+        if pause > 0:
+            for session in self.sessions:
+                session.heard += pause
+                session.progressed += pause
+        if not self.core.started:
+            return self._wait_for_workers(now)
+        limit = self.core.limits.seconds
+        if limit is not None and self.seconds(now) >= limit:
+            self.core.end("end")
+            return []
+        wanted = self._check_leases(now)
+        self._check_deserted(now)
+        quiet = max(self._last_push, self._told_quiet)
+        if now - quiet > self.settings.watchdog:
+            self._told_quiet = now
+            wanted.append(effects.Say(status.waits_for(status.of(self, now))))
+        return wanted
+
+    def farewell(self, resumes: bool) -> list[Effect]:
+        """Tells everybody that it is over."""
+        text = {"reason": self.core.ended, "resumes": resumes}
+        return [
+            effects.Send(session.peer, Message(Kind.STOP, session.index, text=text))
+            for session in self.sessions
+            if session.peer is not None
+        ]
+
+    def _hello(self, peer, session: Session, message: Message, now) -> list[Effect]:
+        try:
+            nonce, place = str(message.text["nonce"]), str(message.text["place"])
+            differs = run_config.first_difference(self.config, message.text["run"])
+        except (TypeError, KeyError):
+            return self._turn_away(peer, "it does not say what it would train.")
+        if differs is not None:
+            name, mine, its = differs
+            return self._turn_away(
+                peer,
+                f"its {name} is {its!r}, the server's {mine!r}; start all processes "
+                "with the same flags and the same code.",
+            )
+        if self._worker(session).state == EXPELLED:
+            return [_dismissal(peer, _EXPELLED)]
+        wanted: list[Effect] = []
+        if session.nonce and session.nonce != nonce:
+            wanted += self._leave(session, "replaced", now)
+            if session.peer is not None:
+                why = "another process has taken this one's place"
+                wanted.append(_dismissal(session.peer, why))
+            session.ready = False
+        session.peer, session.nonce, session.place = peer, nonce, place
+        session.heard = session.progressed = now
+        welcome = {"incarnation": self._incarnation, "workers": self.core.num_workers}
+        greeting = Message(Kind.WELCOME, session.index, text=welcome)
+        return [*wanted, effects.Send(peer, greeting)]
+
+    def _turn_away(self, peer, why: str) -> list[Effect]:
+        refusal = Message(Kind.REFUSED, text=why)
+        return [effects.Say(f"refused {peer.name}: {why}"), effects.Send(peer, refusal)]
+
+    def _ready(self, session: Session, now: float) -> list[Effect]:
+        session.ready = True
+        session.heard = session.progressed = now
+        if not self.core.started:
+            if sum(s.ready for s in self.sessions) >= self._expected:
+                return self._start(now)
+            return self._addressed([effects.Tell(session.index)], now)
+        if self._worker(session).active:
+            return self._addressed([effects.Tell(session.index)], now)
+        return self._join(session, now)
+
+    def _heartbeat(self, peer, message: Message, now: float) -> list[Effect]:
+        parsed = heartbeats(message.text, self.core.num_workers)
+        if parsed is None:
+            return []
+        nonce, lives = parsed
+        wanted: list[Effect] = [effects.Send(peer, Message(Kind.HEARTBEAT_ACK))]
+        for index, steps, waits in lives:
+            session = self.sessions[index]
+            if session.nonce != nonce or session.peer is None:
+                wanted.append(effects.Send(peer, Message(Kind.HELLO)))
+                continue
+            session.heard = now
+            moved = steps != session.steps
+            if moved or waits:
+                session.steps, session.progressed = steps, now
+            if not self.core.started or not session.ready:
+                continue
+            state = self._worker(session).state
+            if state == LEFT and moved:
+                wanted += self._join(session, now)
+            elif waits and state == COMPUTING and now > session.answered + 1:
+                wanted += self._addressed([effects.Tell(index)], now)
+        return wanted
+
+    def _push(self, session: Session, message: Message, now: float) -> list[Effect]:
+        worker = self._worker(session)
+        asked = (worker.grant, worker.pushes + 1, worker.pulled)
+        answers = (message.ticket, message.clock, message.version)
+        if asked != answers or worker.state != COMPUTING:
+            self.duplicates += 1
+            return self._addressed([effects.Tell(session.index)], now)
+        if not self._finite(message.payload, message.loss):
+            return self._refuse(session, now)
+        seconds = self.seconds(now)
+        self._last_push = now
+        self._recent.append(seconds)
+        if len(self._recent) > 2 * _RATE_WINDOW:
+            del self._recent[:_RATE_WINDOW]
+        loss = float(np.float32(message.loss))  # as the log keeps it
+        event = Event("push", session.index, seconds, message.seconds, loss)
+        return self._addressed(self.core.apply(event, message.payload), now)
+
+    def _refuse(self, session: Session, now: float) -> list[Effect]:
+        """A push was not finite: asked for again, a few times in a row."""
+        worker = self._worker(session)
+        count = worker.refused_in_row + 1
+        line = (
+            f"dropped push {worker.pushes + 1} of worker {session.index} "
+            f"({session.place}): not finite ({count} in a row)"
+        )
+        wanted: list[Effect] = [effects.Say(line)]
+        if count < self.settings.max_refused:
+            event = Event("refuse", session.index, self.seconds(now))
+            return wanted + self._addressed(self.core.apply(event), now)
+        wanted += self._leave(session, "expelled", now)
+        if session.peer is not None:
+            wanted.append(_dismissal(session.peer, _EXPELLED))
+        return wanted
+
+    # Members.
+
+    def _start(self, now: float) -> list[Effect]:
+        """Begins the run with those who are ready."""
+        self._begun = self._last_push = self._ticked = now
+        wanted = self.core.start()
+        for session in self.sessions:
+            if not session.ready:
+                event = Event("leave", session.index, 0.0, reason="absent")
+                wanted += self.core.apply(event)
+        return self._addressed(wanted, now)
+
+    def _join(self, session: Session, now: float) -> list[Effect]:
+        seconds = self.seconds(now)
+        session.heard = session.progressed = now
+        line = f"{seconds:.1f} s: worker {session.index} joins ({session.place})"
+        wanted = self.core.apply(Event("join", session.index, seconds))
+        return [*self._addressed(wanted, now), effects.Say(line)]
+
+    def _leave(self, session: Session, why: str, now: float) -> list[Effect]:
+        """A member is gone, for one of `events.REASONS`; nothing if it is none."""
+        if not self.core.started or not self._worker(session).active:
+            return []
+        event = Event("leave", session.index, self.seconds(now), reason=why)
+        return self._addressed(self.core.apply(event), now)
+
+    def _check_leases(self, now: float) -> list[Effect]:
+        wanted: list[Effect] = []
+        for session in self.sessions:
+            worker = self._worker(session)
+            if not worker.active:
+                continue
+            if now - session.heard > self.settings.lease:
+                wanted += self._leave(session, "silent", now)
+            elif (
+                worker.state == COMPUTING
+                and now - session.progressed > self.settings.progress
+            ):
+                wanted += self._leave(session, "stuck", now)
+        return wanted
+
+    def _check_deserted(self, now: float) -> None:
+        """Ends a run without workers, at once if none can come back."""
+        if any(worker.active for worker in self.core.workers):
+            self._deserted = None
+            return
+        if self._deserted is None:
+            self._deserted = now
+        gone = [w.state for w in self.core.workers if w.state != "absent"]
+        if gone and all(state == EXPELLED for state in gone):
+            self._fail(
+                "all workers were expelled, their pushes were not finite; try a "
+                "smaller --learning_rate."
+            )
+        elif now - self._deserted > self.settings.empty:
+            self._fail(
+                f"no worker for {now - self._deserted:.0f} s; look at the workers' "
+                "logs, and start the same command again to go on."
+            )
+
+    def _wait_for_workers(self, now: float) -> list[Effect]:
+        """Starts without those who are late."""
+        if now - self._opened < self.settings.start:
+            return []
+        late = [s.index for s in self.sessions[: self._expected] if not s.ready]
+        if not any(session.ready for session in self.sessions):
+            self._fail(
+                f"no worker came within {self.settings.start:.0f} s; look at the "
+                "workers' logs."
+            )
+            return []
+        line = (
+            f"starting without worker(s) {', '.join(map(str, late))}: not here after "
+            f"{self.settings.start:.0f} s"
+        )
+        return [effects.Say(line), *self._start(now)]
+
+    def _fail(self, why: str) -> None:
+        self.failed = True
+        self.core.end(why)
+
+    # Answers.
+
+    def _addressed(self, wanted: list[Effect], now: float) -> list[Effect]:
+        """The effects, with messages to connections instead of `Tell`."""
+        found: list[Effect] = []
+        for effect in wanted:
+            if not isinstance(effect, effects.Tell):
+                found.append(effect)
+                continue
+            session = self.sessions[effect.worker]
+            member = self._worker(session).active or not self.core.started
+            if session.peer is not None and member:
+                found.append(self._answer(session, now))
+        return found
+
+    def _answer(self, session: Session, now: float) -> Effect:
+        """Where a worker stands: what to compute from, or to wait."""
+        worker = self._worker(session)
+        if worker.state != COMPUTING:
+            message = Message(Kind.WAIT, session.index, ticket=worker.grant)
+            return effects.Send(session.peer, message)
+        session.answered = now
+        message = Message(
+            Kind.GRANT,
+            session.index,
+            clock=worker.pushes + 1,
+            ticket=worker.grant,
+            version=worker.pulled,
+            epoch=worker.epoch,
+        )
+        return effects.Send(session.peer, message)
+
+    def _worker(self, session: Session) -> Worker:
+        return self.core.workers[session.index]
+
+    def pushes_per_second(self, now: float) -> float:
+        """Throughput of late; 0 before there is one."""
+        recent = self._recent[-_RATE_WINDOW:]
+        span = self.seconds(now) - recent[0] if recent else 0.0
+        return len(recent) / span if span > 0 else 0.0
+
+
+def _dismissal(peer, why: str) -> Effect:
+    """Ends a worker's part in a run that goes on."""
+    text = {"reason": why, "resumes": False}
+    return effects.Send(peer, Message(Kind.STOP, text=text))

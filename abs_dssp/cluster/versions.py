@@ -1,0 +1,94 @@
+"""The versions that workers compute from, each copied once into a buffer of a pool."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from abs_dssp.cluster import memory
+
+
+class Versions:
+    """Who holds which version. Belongs to the serving thread."""
+
+    def __init__(self, pool: memory.Pool, num_workers: int, read: Callable[[], Any]):
+        """Nobody holds anything.
+
+        Args:
+          pool: of buffers.
+          num_workers: N.
+          read: the present version as it travels; NumPy or a device's array.
+        """
+        self._pool, self._read = pool, read
+        self._held: list[tuple[int, int] | None] = [None] * num_workers
+        self._present: tuple[int, int] | None = None  # version, buffer
+
+    def hold(self, worker: int, version: int) -> None:
+        """Keeps the present version, which has this number, for a worker."""
+        self.drop(worker)
+        if self._present is None or self._present[0] != version:
+            self._publish(version)
+        assert self._present is not None
+        self._pool.hold(self._present[1])
+        self._held[worker] = self._present
+
+    def drop(self, worker: int) -> None:
+        """The worker needs what it held no more."""
+        held = self._held[worker]
+        if held is not None:
+            self._pool.drop(held[1])
+            self._held[worker] = None
+
+    def buffer(self, worker: int) -> int:
+        """The index of the buffer that a worker computes from."""
+        held = self._held[worker]
+        assert held is not None, f"worker {worker} holds no version"
+        return held[1]
+
+    def array(self, worker: int) -> np.ndarray:
+        """The version that a worker computes from, as it travels."""
+        return self._pool.arrays[self.buffer(worker)]
+
+    def retain(self) -> dict[int, int]:
+        """Buffers by version, each held once more; `release` lets them go."""
+        found = dict(held for held in self._held if held is not None)
+        for buffer in found.values():
+            self._pool.hold(buffer)
+        return found
+
+    def release(self, retained: Mapping[int, int]) -> None:
+        """Lets go of what `retain` returned."""
+        for buffer in retained.values():
+            self._pool.drop(buffer)
+
+    def restore(
+        self, arrays: Mapping[int, Any], pulled: Sequence[int | None], present: int
+    ) -> None:
+        """Takes up versions from a checkpoint.
+
+        Args:
+          arrays: by version.
+          pulled: the version of every worker; None where it holds none.
+          present: number of the present version.
+        """
+        for worker, version in enumerate(pulled):
+            if version is None:
+                continue
+            if version == present:
+                self.hold(worker, version)
+                continue
+            same = [h for h in self._held if h is not None and h[0] == version]
+            buffer = same[0][1] if same else self._fill(np.asarray(arrays[version]))
+            if same:
+                self._pool.hold(buffer)
+            self._held[worker] = (version, buffer)
+
+    def _publish(self, version: int) -> None:
+        if self._present is not None:
+            self._pool.drop(self._present[1])
+        self._present = (version, self._fill(np.asarray(self._read())))
+
+    def _fill(self, values: np.ndarray) -> int:
+        buffer = self._pool.take()
+        np.copyto(self._pool.arrays[buffer], values)
+        return buffer

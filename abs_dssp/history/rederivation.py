@@ -1,0 +1,91 @@
+"""Asking a policy again about a recorded history, and comparing what it decides."""
+
+import math
+
+import numpy as np
+
+from abs_dssp.history import builder
+from abs_dssp.history.events import Event
+from abs_dssp.history.loss_estimate import LossEstimate
+from abs_dssp.history.machine import Machine
+from abs_dssp.history.traces import Trace
+from abs_dssp.policies import Policy
+
+_DECIDED = (
+    "worker",
+    "clock",
+    "pulled",
+    "version",
+    "weight",
+    "committed",
+    "wait",
+    "restarts",
+)
+
+
+def rederive(
+    policy: Policy, trace: Trace, losses: np.ndarray | None = None, first: float = 0.0
+) -> Trace:
+    """Asks the policy again about every event of a trace, at the recorded times.
+
+    A run decided by this policy comes back unchanged: pulled versions, versions,
+    weights, commits, waits and restarts.
+
+    Args:
+      policy: the rule.
+      trace: of a cluster or of virtual time.
+      losses: training loss of every push, (P,), for a policy that reads it.
+      first: the objective at version 0, for such a policy.
+
+    Returns:
+      The trace as the policy decides it, given the same arrivals.
+    """
+    machine = Machine(policy, trace.num_workers)
+    made = builder.Builder(trace.num_workers)
+    estimate = LossEstimate(trace.num_workers, math.nan if losses is None else first)
+    for event, row in _events(trace):
+        made.add(event, machine.apply(event, estimate.value))
+        if row is not None and losses is not None:
+            estimate.add(float(losses[row]))
+    return made.trace(
+        builder.ending(machine.state),
+        policy=trace.policy,
+        local_steps=trace.local_steps,
+        seed=trace.seed,
+        task=trace.task,
+        versions=trace.versions,
+        recorded=trace.recorded,
+    )
+
+
+def _events(trace: Trace):
+    """Every event of a trace in order, with its row if it is a push."""
+    beside = sorted(trace.events, key=lambda event: event.rows)
+    at = 0
+    for row in range(len(trace) + 1):
+        while at < len(beside) and beside[at].rows == row:
+            other = beside[at]
+            yield Event(other.kind, other.worker, other.seconds), None
+            at += 1
+        if row < len(trace):
+            worker, time = int(trace.worker[row]), float(trace.time[row])
+            yield Event("push", worker, time, float(trace.duration[row])), row
+
+
+def first_difference(one: Trace, other: Trace) -> str:
+    """The first row in which two traces decide differently, in words; "" if none.
+
+    Waits are compared to a nanosecond: they are differences of times.
+    """
+    if len(one) != len(other):
+        return f"{len(one)} rows against {len(other)}"
+    for name in _DECIDED:
+        a, b = getattr(one, name), getattr(other, name)
+        if name == "wait":
+            same = np.isclose(a, b, rtol=0, atol=1e-9, equal_nan=True)
+        else:
+            same = a == b
+        if not same.all():
+            row = int(np.flatnonzero(~same)[0])
+            return f"row {row}: {name} is {a[row]} and {b[row]}"
+    return ""
