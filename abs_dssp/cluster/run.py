@@ -1,6 +1,5 @@
 """One process of a cluster: its workers, and the server in process 0."""
 
-import hashlib
 import os
 import signal
 import sys
@@ -14,7 +13,7 @@ import numpy as np
 import optax
 
 from abs_dssp import policies
-from abs_dssp.cluster import bootstrap, memory, transport
+from abs_dssp.cluster import bootstrap, memory, run_config, transport
 from abs_dssp.cluster import keys as keys_lib
 from abs_dssp.cluster import log as logs
 from abs_dssp.cluster.core import RunLimits
@@ -36,6 +35,7 @@ from abs_dssp.cluster.worker import (
     WorkerError,
     nonce,
 )
+from abs_dssp.history import traces
 from abs_dssp.policies import Policy
 from abs_dssp.simulation import delays
 from abs_dssp.simulation.delays import Delays
@@ -119,7 +119,7 @@ def train(
         "aggregate": aggregate,
         "parameters": functions.layout.size,
         "formats": list(functions.wire),
-        "code": _code(),
+        "code": run_config.code_digest(),
         **(identity or {}),
     }
     paces = _paces(cluster, slowdown, pace, seed)
@@ -204,7 +204,7 @@ def _serve(
             "local_steps": functions.rule.local_steps,
             "seed": seed,
             "task": task.name,
-            "versions": _versions(),
+            "versions": traces.package_versions(),
         },
     )
     variables = functions.layout.unflatten(server.arithmetic.vector)
@@ -397,22 +397,6 @@ def _keys(options: Options):
             "or say --noencrypt on a network that you trust."
         )
     return keys_lib.load(options.key_file)
-
-
-def _code() -> str:
-    """A digest of this package: two versions of it do not train together."""
-    digest = hashlib.sha256()
-    root = Path(__file__).resolve().parents[1]
-    for path in sorted(root.rglob("*.py")):
-        digest.update(path.relative_to(root).as_posix().encode())
-        digest.update(path.read_bytes())
-    return digest.hexdigest()[:16]
-
-
-def _versions() -> dict[str, str]:
-    from abs_dssp.history import traces
-
-    return traces.package_versions()
 
 
 def _say(line: str) -> None:

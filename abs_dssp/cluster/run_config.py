@@ -1,7 +1,14 @@
 """What all processes of a run, and its log, must agree on."""
 
+import ast
+import functools
+import hashlib
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
+
+# What decides bits, decisions and messages; reports, theory and launchers do not.
+_ROOMS = ("policies", "history", "simulation", "training", "tasks", "cluster")
 
 
 def first_difference(
@@ -22,3 +29,33 @@ def first_difference(
         elif other != value:
             return name, value, other
     return None
+
+
+@functools.cache
+def code_digest(package: Path | None = None) -> str:
+    """A digest of the code that processes of one run must share.
+
+    Comments, docstrings and the layout of lines do not count, nor do rooms that
+    decide nothing about a run.
+
+    Args:
+      package: the folder of the package; this one by default.
+    """
+    root = Path(__file__).resolve().parents[1] if package is None else package
+    digest = hashlib.sha256()
+    for room in _ROOMS:
+        for path in sorted((root / room).rglob("*.py")):
+            if "launcher" in path.parts:
+                continue
+            tree = ast.parse(path.read_bytes())
+            for node in ast.walk(tree):
+                _drop_docstring(node)
+            digest.update(path.relative_to(root).as_posix().encode())
+            digest.update(ast.dump(tree).encode())
+    return digest.hexdigest()[:16]
+
+
+def _drop_docstring(node: ast.AST) -> None:
+    kinds = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    if isinstance(node, kinds) and ast.get_docstring(node, clean=False) is not None:
+        node.body[0] = ast.Pass()

@@ -1,0 +1,281 @@
+"""The core without I/O: what recovery makes of a log is what the live server had."""
+
+import itertools
+
+import hypothesis
+import jax
+import numpy as np
+import pytest
+from hypothesis import strategies as st
+
+from abs_dssp import policies
+from abs_dssp.cluster import effects, membership, messages
+from abs_dssp.cluster.core import COMPUTING, Core, RunLimits
+from abs_dssp.cluster.messages import Kind, Message
+from abs_dssp.cluster.settings import Settings
+from abs_dssp.history import builder, rederivation
+from abs_dssp.history.events import Event
+
+N = 3
+RULES = [
+    "asp()",
+    "bsp()",
+    "ssp(s=1)",
+    "k_sync(k=2)",
+    "abs(k0=1,a=3,tau_max=1)",
+    "ringleader()",
+    'adasync(k0=1,interval=2.0,base="k_batch_sync")',
+]
+
+
+def new_core(text: str, **limits) -> Core:
+    policy = policies.parse(text, N)
+    return Core(policy, N, RunLimits(**limits), epochs_per_push=0.125, first_loss=2.5)
+
+
+# What may happen next: a kind, a worker, seconds since the last event, a loss.
+happenings = st.lists(
+    st.tuples(
+        st.sampled_from(["push"] * 6 + ["leave", "join", "refuse"]),
+        st.integers(0, N - 1),
+        st.sampled_from([0.0, 0.5, 1.0, 2.7]),
+        st.sampled_from([2.5, 1.0, 0.25, -1.0]),
+    ),
+    max_size=40,
+)
+
+
+def legal(core: Core, kind: str, index: int) -> bool:
+    """Whether a live server could see this now."""
+    worker = core.workers[index]
+    if kind == "join":
+        return not worker.active
+    if kind == "leave":
+        return worker.active
+    return worker.state == COMPUTING
+
+
+def everything(core: Core):
+    leaves, note = core.snapshot()
+    return [leaf.tolist() for leaf in leaves], note, core.ended
+
+
+def same(one: Core, other: Core) -> None:
+    # NaN, such as a loss that nobody knows, is equal to itself here.
+    np.testing.assert_equal(everything(one), everything(other))
+
+
+@pytest.mark.parametrize("text", RULES)
+@hypothesis.given(happenings, st.integers(0, 60))
+@hypothesis.settings(max_examples=25)
+def test_what_is_recovered_is_what_was_there(text, steps, cut):
+    """From the log alone, and from a checkpoint at any moment and the rest."""
+    live = new_core(text)
+    held = carried_out({}, live.start())
+    entries, checkpoint = [], None
+    now = 0.0
+    for kind, index, seconds, loss in steps:
+        if not legal(live, kind, index):
+            continue
+        now += seconds
+        if len(entries) == cut:
+            checkpoint = (*live.snapshot(), dict(held))
+        event = Event(kind, index, now)
+        if kind == "push":
+            event = event._replace(duration=seconds, loss=loss)
+        elif kind == "leave":
+            event = event._replace(reason="died")
+        wanted = live.apply(event)
+        assert isinstance(wanted[0], effects.Append)  # before anybody is told
+        entries.append(wanted[0].entry)
+        carried_out(held, wanted)
+    again = new_core(text)
+    kept = carried_out({}, again.start())
+    for entry in entries:
+        wanted = again.apply(entry.event)
+        assert wanted[0] == effects.Append(entry)
+        carried_out(kept, wanted)
+    same(live, again)
+    assert kept == held
+    if checkpoint is not None:
+        leaves, note, kept = checkpoint
+        later = new_core(text)
+        later.restore(leaves, note)
+        for entry in entries[cut:]:
+            carried_out(kept, later.apply(entry.event))
+        same(live, later)
+        assert kept == held
+    # The log followed without a policy, and the trace's policy asked again, agree.
+    made, state = builder.follow(entries, N)
+    policy = policies.parse(text, N)
+    trace = made.trace(builder.ending(state), policy=text).validate()
+    losses = np.array([e.event.loss for e in entries if e.event.kind == "push"])
+    found = rederivation.rederive(policy, trace, losses, 2.5)
+    assert rederivation.first_difference(trace, found) == ""
+    assert found.open_restarts == trace.open_restarts
+    ours = live.snapshot()[0]
+    clocks = jax.tree.leaves(state.clocks._replace(loss=np.float32(0)))
+    count = len(jax.tree.leaves(policy.init()))
+    for mine, theirs in zip(clocks[:-1], ours[count:][: len(clocks) - 1], strict=True):
+        np.testing.assert_array_equal(mine, theirs)
+
+
+def carried_out(held: dict[int, int], wanted) -> dict[int, int]:
+    """Which version each worker holds, after these effects."""
+    for effect in wanted:
+        if isinstance(effect, effects.Hold):
+            held[effect.worker] = effect.version
+        elif isinstance(effect, effects.Drop):
+            held.pop(effect.worker, None)
+    return held
+
+
+class Peer:
+    """A connection that remembers what it was sent."""
+
+    transport, name = "test", "a test"
+
+    def __init__(self):
+        self.sent: list[Message] = []
+
+
+def new_membership(text="asp()", expected=N, **settings) -> membership.Membership:
+    times = Settings(**({"lease": 10.0, "start": 5.0} | settings))
+    return membership.Membership(
+        new_core(text), times, {}, "one", expected, lambda vector, loss: True, 0.0
+    )
+
+
+def deliver(wanted) -> list:
+    """Sends what is to be sent; the kinds of all effects, in order."""
+    for effect in wanted:
+        if isinstance(effect, effects.Send):
+            effect.peer.sent.append(effect.message)
+    return [type(effect).__name__ for effect in wanted]
+
+
+def enter(server, index: int, peer: Peer, now: float = 0.0) -> list:
+    text = {"nonce": f"n{index}", "place": "here", "run": {}}
+    kinds = deliver(server.message(peer, Message(Kind.HELLO, index, text=text), now))
+    kinds += deliver(server.message(peer, Message(Kind.READY, index), now))
+    return kinds
+
+
+def test_everybody_is_granted_before_anything_else_can_look():
+    """A run that has started has members: no tick can find it deserted."""
+    server = new_membership()
+    peers = [Peer() for _ in range(N)]
+    for index, peer in enumerate(peers):
+        assert not server.core.started
+        enter(server, index, peer)
+    assert server.core.started
+    assert all(worker.active for worker in server.core.workers)
+    assert [peer.sent[-1].kind for peer in peers] == [Kind.GRANT] * N
+    server.tick(0.1)
+    assert not server.core.ended
+
+
+def test_who_is_absent_at_the_start_does_not_end_the_run():
+    server = new_membership("bsp()", start=5.0)
+    peer = Peer()
+    enter(server, 1, peer)
+    assert server.tick(4.0) == [] and not server.core.started
+    deliver(server.tick(6.0))
+    states = [worker.state for worker in server.core.workers]
+    assert states == ["absent", "computing", "absent"]
+    server.tick(6.5)
+    assert not server.core.ended
+    deliver(server.closed(peer, 7.0))  # now nobody is left, and somebody may come back
+    server.tick(8.0)
+    assert not server.core.ended
+    server.tick(7.0 + 60.0)
+    server.tick(7.0 + 130.0)
+    assert "no worker for" in server.core.ended and server.failed
+
+
+def test_a_pause_of_the_server_is_not_held_against_the_workers():
+    server = new_membership(lease=10.0)
+    for index in range(N):
+        enter(server, index, Peer())
+    server.tick(0.5)
+    deliver(server.tick(100.0))  # a slow disk, a suspended machine
+    assert all(worker.active for worker in server.core.workers)
+    for now in np.arange(100.5, 120.0, 0.5):  # now they really are silent
+        deliver(server.tick(float(now)))
+    assert not any(worker.active for worker in server.core.workers)
+
+
+HOSTILE = [
+    ["x", [[float("inf"), 0, 0, True]]],
+    ["x", [[0, 0, float("inf"), True]]],
+    ["x", [[0, 0, float("nan"), True]]],
+    ["x", [[1e999, 0, 0, True]]],
+    ["x", [[None, 0, 0, True]]],
+    ["x", [[True, 0, 0]]],
+    ["x", "abcd"],
+    ["x", {"0": 1}],
+    {"x": 1},
+    [],
+    None,
+    7,
+    [None, [[2**70, 0, 2**70, True]]],
+]
+
+
+@pytest.mark.parametrize("text", HOSTILE, ids=repr)
+def test_no_text_of_a_heartbeat_raises(text):
+    server = new_membership()
+    deliver(server.message(Peer(), Message(Kind.HEARTBEAT, text=text), 0.0))
+    assert messages.heartbeats(text, N) in (None, ("x", []), ("None", []))
+
+
+@hypothesis.given(st.data())
+@hypothesis.settings(max_examples=60)
+def test_whatever_arrives_there_is_one_grant_per_worker_and_nothing_raises(data):
+    """Random messages, lost, doubled and out of order, from workers and strangers."""
+    server = new_membership("k_sync(k=2)", lease=3.0, empty=1e9)
+    peers = [Peer() for _ in range(N + 1)]
+    now, logged = 0.0, 0
+    for index in range(N):
+        enter(server, index, peers[index])
+    for _ in range(data.draw(st.integers(0, 40))):
+        now += data.draw(st.sampled_from([0.0, 0.3, 1.1]))
+        index = data.draw(st.integers(-1, N))
+        peer = peers[data.draw(st.integers(0, N))]
+        worker = server.core.workers[index % N]
+        kind = data.draw(st.sampled_from([Kind.PUSH] * 4 + list(Kind)))
+        message = Message(
+            kind,
+            max(index, 0),
+            clock=worker.pushes + data.draw(st.sampled_from([1, 1, 1, 0, 7])),
+            ticket=worker.grant - data.draw(st.sampled_from([0, 0, 0, 1])),
+            version=worker.pulled,
+            text={"nonce": f"n{index}", "place": "", "run": {}},
+        )
+        action = data.draw(st.sampled_from(["message"] * 6 + ["closed", "tick"]))
+        if action == "message":
+            wanted = server.message(peer, message, now)
+        elif action == "closed":
+            wanted = server.closed(peer, now)
+        else:
+            wanted = server.tick(now)
+        appended = [e for e in wanted if isinstance(e, effects.Append)]
+        logged += len(appended)
+        for effect in wanted[: _first_append(wanted)]:
+            # What goes out before the first entry tells of no decision.
+            told = isinstance(effect, effects.Send)
+            assert not told or effect.message.kind not in (Kind.GRANT, Kind.WAIT)
+        deliver(wanted)
+        assert logged == server.core.entries
+    for index, peer in itertools.product(range(N), peers):
+        grants = [m.ticket for m in peer.sent if m.kind is Kind.GRANT]
+        assert all(ticket >= 1 for ticket in grants)
+        assert server.core.workers[index].grant >= 1
+
+
+def _first_append(wanted) -> int:
+    """Index of the first entry; 0 if there is none."""
+    for place, effect in enumerate(wanted):
+        if isinstance(effect, effects.Append):
+            return place
+    return 0

@@ -1,0 +1,204 @@
+"""Weather: slow memory, workers that do not read, messages with strange cargo."""
+
+import ast
+import dataclasses
+import os
+import socket
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import harness
+import numpy as np
+import pytest
+
+import abs_dssp
+from abs_dssp.cluster import memory, messages, run_config, transport
+from abs_dssp.cluster.messages import Kind, Message
+
+PACKAGE = Path(abs_dssp.__file__).parent
+# Workers by hand give no signs of life.
+PATIENT = dataclasses.replace(harness.QUICK, lease=120.0)
+
+
+def test_a_slow_copy_of_the_first_version_does_not_end_the_run(tmp_path, monkeypatch):
+    """As with a model of 64 MB on a busy machine."""
+    take = memory.Pool.take
+
+    def slowly(pool):
+        time.sleep(1.5)
+        return take(pool)
+
+    monkeypatch.setattr(memory.Pool, "take", slowly)
+    with harness.two(tmp_path, settings=PATIENT) as (serving, (one, _), (grant, _)):
+        one.push(grant)
+        assert one.expect(Kind.GRANT).version == 1
+        assert serving.error is None
+
+
+@pytest.mark.parametrize("kind", ["shm", "zmq"])
+def test_whoever_does_not_read_for_long_goes_on_from_the_latest_grant(kind, tmp_path):
+    """Each push of worker 0 restarts worker 1, which reads nothing meanwhile."""
+    network = {"shared": False, "network": "tcp://127.0.0.1:0"}
+    more = network if kind == "zmq" else {}
+    text = "ringmaster(threshold=1,stop=True)"
+    with harness.two(tmp_path, text, settings=PATIENT, **more) as (
+        serving,
+        (one, other),
+        grants,
+    ):
+        grant, pushes = grants[0], 1500
+        for _ in range(pushes):
+            one.push(grant, 1e-6)
+            grant = one.expect(Kind.GRANT)
+        latest = None
+        while (message := other.channel.receive(0.5)) is not None:
+            assert message.kind is Kind.GRANT
+            latest = message
+        assert latest is not None and latest.version == pushes
+        np.testing.assert_array_equal(latest.payload, grant.payload)
+        other.push(latest)
+        assert other.expect(Kind.GRANT).version == pushes + 1
+
+
+def test_a_worker_computes_only_from_the_newest_of_many_grants():
+    """One that was busy finds all grants of its restarts; the last one counts."""
+    from abs_dssp.cluster.worker import Worker
+
+    class Queued(transport.Channel):
+        def __init__(self, waiting):
+            self.waiting = waiting
+
+        def receive(self, seconds):
+            return self.waiting.pop(0) if self.waiting else None
+
+        def send(self, message, vector=None):
+            raise AssertionError("nothing is said")
+
+        def expect(self, sizes):
+            pass
+
+        def close(self):
+            pass
+
+    def grant(ticket):
+        return Message(Kind.GRANT, 0, ticket=ticket)
+
+    def newest(waiting, first):
+        worker = object.__new__(Worker)
+        worker._receive = lambda channel, seconds: channel.receive(seconds)
+        return worker._newest(Queued(waiting), first)
+
+    assert newest([grant(3), grant(5), grant(4)], grant(2)).ticket == 5
+    assert newest([Message(Kind.WAIT), grant(1)], grant(2)).ticket == 2
+    assert newest([grant(3), Message(Kind.STOP)], grant(2)).kind is Kind.STOP
+
+
+def test_descriptors_of_bad_messages_are_closed(tmp_path):
+    good = messages.encode(Message(Kind.READY, 0))
+    with harness.two(tmp_path, settings=PATIENT) as (serving, (one, _), (grant, _)):
+
+        def held():
+            return len(os.listdir("/proc/self/fd"))
+
+        before = held()
+        with open(os.devnull) as file:
+            cargo = [file.fileno()] * 2
+            for data in [good[:-1], b"x" * 99, good] * 17:
+                with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as other:
+                    other.connect("\0" + serving.server.address["shared"])
+                    socket.send_fds(other, [data], cargo)
+                    other.settimeout(5)
+                    other.recv(4096)  # hung up on, or asked who it is
+        one.push(grant)  # what was sent before has been dealt with
+        one.expect(Kind.GRANT)
+        end = time.monotonic() + 5
+        while held() > before and time.monotonic() < end:
+            time.sleep(0.05)
+        assert held() == before
+
+
+@pytest.mark.parametrize("text", [["x", [[0, 0, float("inf"), True]]], ["x", 3]])
+def test_a_strange_heartbeat_does_not_end_the_run(text, tmp_path):
+    with harness.two(tmp_path, settings=PATIENT) as (serving, (one, _), (grant, _)):
+        stranger = serving.connect()
+        stranger.send(Message(Kind.HEARTBEAT, text=text))
+        one.push(grant)
+        assert one.expect(Kind.GRANT).version == 1
+        stranger.close()
+
+
+def test_shared_memory_is_let_go_quietly_when_the_interpreter_ends():
+    program = textwrap.dedent(
+        """
+        import os
+        from abs_dssp.cluster import memory
+
+        class Late:  # collected when the modules are gone
+            def __init__(self):
+                self.segment = memory.Segment(64)
+
+            def __del__(self):
+                self.segment.close()
+
+        late = Late()
+        cycle = [late]
+        cycle.append(cycle)
+        keep = memory.Segment(64)
+        """
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_comment_or_a_report_does_not_make_a_run_another(tmp_path):
+    """A change of what decides bits or messages does."""
+
+    def digest(**changed):
+        root = tmp_path / "-".join(changed) / "package"
+        for room in ("training", "report", "cluster"):
+            (root / room).mkdir(parents=True)
+            text = changed.get(room, '"""A room."""\n\nstep = 1  # why\n')
+            (root / room / "module.py").write_text(text)
+        return run_config.code_digest(root)
+
+    same = digest()
+    assert digest(report="step = 2\n") == same
+    assert digest(training='"""Another sentence."""\nstep = (\n    1\n)\n') == same
+    assert digest(training='"""A room."""\n\nstep = 2\n') != same
+
+
+def imports(path: Path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+
+
+FLOORS = [  # a room imports those above it, and itself
+    "policies",
+    "history",
+    "tasks",
+    "simulation",
+    "training",
+    "theory",
+    "verify",
+    "cluster",
+    "report",
+    "experiment",
+]
+
+
+@pytest.mark.parametrize("room", FLOORS)
+def test_imports_flow_one_way(room):
+    below = FLOORS[FLOORS.index(room) + 1 :]
+    for path in (PACKAGE / room).rglob("*.py"):
+        for name in imports(path):
+            wrong = [f"abs_dssp.{other}" for other in below]
+            assert not name.startswith(tuple(wrong)), f"{path.name} imports {name}"
