@@ -7,6 +7,7 @@ time to a target, by Theorem A (`theory.theorem_a`), is least. Derived in
 docs/abs_dssp.md.
 """
 
+import math
 from typing import NamedTuple
 
 import jax
@@ -82,7 +83,7 @@ def abs_dssp(
     )
     base.require(growth >= 1, f"abs_dssp: growth must be at least 1, got {growth}.")
     first = min(ratio, num_workers / 2) if growth > 1 else ratio
-    start_k = int(max(1, np.ceil(2 * first)))
+    start_k = max(1, math.ceil(2 * first))
 
     def init():
         time = jnp.zeros(num_workers, float)
@@ -127,7 +128,17 @@ def abs_dssp(
             weight.astype(jnp.float32), commit, release, restart
         )
 
-    return base.Policy(init, on_push, rounds.nobody_waits)
+    stalest = max(_STALE)
+    properties = base.Properties(
+        max_staleness=stalest,
+        max_computing=stalest,
+        min_commit=max(1, math.ceil(min(_BATCHES) * first)),
+        max_commit=max(1, math.ceil(max(_BATCHES) * ratio)),
+        waits=False,
+        reads_loss=False,
+        aggregate="sum",
+    )
+    return base.Policy(init, on_push, rounds.nobody_waits, properties)
 
 
 def controller(

@@ -34,4 +34,4 @@ def asp(num_workers: int) -> base.Policy:
         nobody = base.nobody(num_workers)
         return state, base.no_push(jnp.bool_(False), nobody, nobody)
 
-    return base.Policy(tuple, on_push, on_leave)
+    return base.Policy(tuple, on_push, on_leave, base.EVERY_PUSH._replace(waits=False))

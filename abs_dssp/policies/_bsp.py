@@ -57,4 +57,15 @@ def _lockstep(num_workers):
         commit = complete & (clocks.pending > 0)
         return state, base.no_push(commit, release, base.nobody(num_workers))
 
-    return base.Policy(tuple, on_push, on_leave)
+    properties = base.Properties(
+        max_staleness=0,
+        max_computing=0,
+        max_gap=0,
+        min_commit=num_workers,
+        max_commit=num_workers,
+        restarts=False,
+        reads_loss=False,
+        # A round may hold several pushes of a worker that left and joined again.
+        commit_per_join=1,
+    )
+    return base.Policy(tuple, on_push, on_leave, properties)

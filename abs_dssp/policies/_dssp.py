@@ -86,7 +86,15 @@ def dssp(
         freed = clocks.waiting & clocks.alive & (base.gap(clocks) <= s_lower)
         return state, base.no_push(jnp.bool_(False), freed, nobody)
 
-    return base.Policy(init, on_push, on_leave)
+    properties = base.EVERY_PUSH
+    if variant == "bounded":  # the bounds of SSP with s = s_upper
+        each = 2 * s_upper + 1
+        properties = properties._replace(
+            max_staleness=each * (num_workers - 1),
+            max_gap=s_upper,
+            staleness_per_join=each,
+        )
+    return base.Policy(init, on_push, on_leave, properties)
 
 
 def _grant_printed(state, clocks, worker, gap, s_lower, s_upper):

@@ -72,4 +72,13 @@ def malenia(num_workers: int, *, batch_size: base.Whole) -> base.Policy:
         count = jnp.where(commit, 0, state.counts)
         return MaleniaState(count), base.no_push(commit, nobody, nobody)
 
-    return base.Policy(init, on_push, on_leave)
+    properties = base.Properties(
+        max_staleness=0,
+        # Their mean is not below their harmonic mean, which is batch_size / n.
+        min_commit=batch_size,
+        waits=False,
+        restarts=False,
+        reads_loss=False,
+        aggregate="workers",
+    )
+    return base.Policy(init, on_push, on_leave, properties)

@@ -90,13 +90,16 @@ def mindflayer(num_workers: int, *, trials: _Per, seconds: _Per) -> base.Policy:
 
     def on_leave(state, clocks, worker, now):
         left = jnp.where(base.only(worker, num_workers), 0, state.left)
+        state = state._replace(left=left)
         state, (commit, release) = settle(
-            state._replace(left=left), clocks, clocks.waiting, jnp.asarray(now),
-            clocks.pending,
-        )  # fmt: skip
+            state, clocks, clocks.waiting, jnp.asarray(now), clocks.pending
+        )
         return state, base.no_push(commit, release, base.nobody(num_workers))
 
-    return base.Policy(init, on_push, on_leave)
+    properties = base.Properties(
+        max_staleness=0, min_commit=1, restarts=False, reads_loss=False
+    )
+    return base.Policy(init, on_push, on_leave, properties)
 
 
 def _spread(name: str, value: _Per, num_workers: int) -> np.ndarray:

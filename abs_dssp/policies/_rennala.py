@@ -42,4 +42,12 @@ def rennala(num_workers: int, *, batch_size: base.Whole) -> base.Policy:
             base.nobody(num_workers),
         )
 
-    return base.Policy(tuple, on_push, rounds.nobody_waits)
+    properties = base.Properties(
+        max_staleness=0,
+        min_commit=batch_size,
+        max_commit=batch_size,
+        waits=False,
+        restarts=False,
+        reads_loss=False,
+    )
+    return base.Policy(tuple, on_push, rounds.nobody_waits, properties)

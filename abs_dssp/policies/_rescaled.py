@@ -42,4 +42,5 @@ def rescaled(num_workers: int) -> base.Policy:
             restart=base.nobody(num_workers),
         )
 
-    return base.Policy(tuple, on_push, rounds.nobody_waits)
+    properties = base.EVERY_PUSH._replace(waits=False, aggregate="sum")
+    return base.Policy(tuple, on_push, rounds.nobody_waits, properties)

@@ -46,4 +46,13 @@ def ringmaster(
             restart=rounds.others(clocks, worker) & doomed & accepted & jnp.bool_(stop),
         )
 
-    return base.Policy(tuple, on_push, rounds.nobody_waits)
+    properties = base.Properties(
+        max_staleness=threshold - 1,
+        max_computing=threshold - 1 if stop else None,
+        min_commit=1,
+        max_commit=1,
+        waits=False,
+        restarts=stop,
+        reads_loss=False,
+    )
+    return base.Policy(tuple, on_push, rounds.nobody_waits, properties)

@@ -49,12 +49,14 @@ def switch(
       A `Policy` with a `SwitchState`.
 
     Raises:
-      ValueError: for a negative `at` or an unknown unit.
+      ValueError: for a negative `at`, an unknown unit, or a policy that numbers its
+        rounds in its weights (`ringleader`).
       TypeError: if `first` or `then` is not a `Policy`.
     """
     for name, policy in (("first", first), ("then", then)):
         if not isinstance(policy, base.Policy):
             raise TypeError(f"switch: {name} must be a Policy, got {policy!r}.")
+        base.require_weights("switch", policy)
     base.require(at >= 0, f"switch: at must be at least 0, got {at}.")
     if unit not in ("version", "seconds"):
         raise ValueError(f"switch: unknown unit {unit!r}; known: seconds, version.")
@@ -84,7 +86,24 @@ def switch(
     def on_leave(state, clocks, worker, now):
         return decide(first.on_leave, then.on_leave, state, clocks, worker, now)
 
-    return base.Policy(init, on_push, on_leave)
+    return base.Policy(init, on_push, on_leave, _common(first, then))
+
+
+def _common(first: base.Policy, then: base.Policy) -> base.Properties:
+    """What holds across the switch.
+
+    No bound does: who computes at the switch may be staler, and who is released at it
+    further ahead, than either rule would have it.
+    """
+    one, other = first.properties, then.properties
+    known = one.reads_loss is not None and other.reads_loss is not None
+    return base.Properties(
+        commits_every_push=one.commits_every_push and other.commits_every_push,
+        waits=one.waits or other.waits,
+        restarts=one.restarts or other.restarts,
+        reads_loss=one.reads_loss or other.reads_loss if known else None,
+        aggregate=one.aggregate if one.aggregate == other.aggregate else "mean",
+    )
 
 
 @base.constructor

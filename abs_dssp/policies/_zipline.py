@@ -87,7 +87,7 @@ def zipline(num_workers: int, *, lookahead: int = 8) -> base.Policy:
         )
         return state, base.no_push(jnp.bool_(False), release, base.nobody(num_workers))
 
-    return base.Policy(init, on_push, on_leave)
+    return base.Policy(init, on_push, on_leave, base.EVERY_PUSH)
 
 
 def plan(interval, alive, lookahead: int) -> Int[Array, " N"]:

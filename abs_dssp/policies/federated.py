@@ -30,7 +30,7 @@ def fedbuff(num_workers: int, *, k: base.Whole = 10, a: float = 0.5) -> base.Pol
     Raises:
       ValueError: if `k` is not at least 1 or `a` negative.
     """
-    return weighting.weigh(k_batch_async(num_workers, k=k), _scaled(1 / k, a))
+    return weighting.weigh(k_batch_async(num_workers, k=k), _scaled(1 / k, a), "sum")
 
 
 @base.constructor
@@ -49,7 +49,7 @@ def fedasync(num_workers: int, *, alpha: float = 0.6, a: float = 0.5) -> base.Po
       ValueError: if `alpha` or `a` is out of range.
     """
     base.require(0 < alpha <= 1, f"fedasync: alpha must be in (0, 1], got {alpha}.")
-    return weighting.weigh(asp(num_workers), _scaled(alpha, a))
+    return weighting.weigh(asp(num_workers), _scaled(alpha, a), "sum")
 
 
 def _scaled(scale: Any, a: float) -> weighting.Weighting:

@@ -1,4 +1,4 @@
-"""A broken promise, made to be read: moves, a table of the steps, a trace."""
+"""A broken property, made to be read: actions, a table of the steps, a trace."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -11,27 +11,26 @@ import numpy as np
 from abs_dssp import policies
 from abs_dssp.history import traces, transition
 from abs_dssp.history.traces import Trace
-from abs_dssp.policies import Policy
+from abs_dssp.policies import Policy, Properties
 from abs_dssp.verify import invariants
-from abs_dssp.verify.promised import Promises
-from abs_dssp.verify.step import Move, left, pushed
+from abs_dssp.verify.step import Action, left, pushed
 
 
 @dataclasses.dataclass(frozen=True)
 class Violation:
-    """A promise that is not kept, with a shortest way there."""
+    """A property that does not hold, with a shortest way there."""
 
     kind: str  # one of invariants.KINDS
-    promise: str  # what should hold, in one sentence
-    moves: tuple[Move, ...]  # from the start; the last one breaks the promise
+    property: str  # what should hold, in one sentence
+    actions: tuple[Action, ...]  # from the start; the last one breaks the property
     trace: Trace
     table: str  # the same, to be read
 
 
 class _Step(NamedTuple):
-    """What one move did; NumPy."""
+    """What one action did; NumPy."""
 
-    move: Move
+    move: Action
     now: float
     before: policies.Clocks
     clocks: policies.Clocks  # afterwards
@@ -44,15 +43,15 @@ def build(
     text: str,
     num_workers: int,
     kind: str,
-    promised: Promises,
-    moves: Sequence[Move],
+    properties: Properties,
+    actions: Sequence[Action],
 ) -> Violation:
     """Goes the way again, without any reduction."""
-    steps = _replay(policy, num_workers, moves)
+    steps = _replay(policy, num_workers, actions)
     return Violation(
         kind,
-        invariants.sentence(kind, promised),
-        tuple(moves),
+        invariants.sentence(kind, properties),
+        tuple(actions),
         _trace(text, num_workers, steps),
         _table(steps),
     )
@@ -140,7 +139,7 @@ _HEAD = ("", "time", "event", "pulled", "weight", "commit", "version", "released
 
 
 def _table(steps: Sequence[_Step]) -> str:
-    """One line per move: what the rule answered, and how things stood afterwards."""
+    """One line per action: what the rule answered, and how things stood afterwards."""
 
     def who(mask) -> str:
         return " ".join(str(worker) for worker in np.flatnonzero(mask)) or "-"

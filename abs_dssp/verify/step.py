@@ -1,4 +1,4 @@
-"""All successors of many states at once, judged and reduced: one compiled program."""
+"""All successors of many states at once, checked and reduced: one compiled program."""
 
 import math
 from typing import Any, NamedTuple
@@ -10,9 +10,9 @@ from jaxtyping import Array, Float, Int
 
 from abs_dssp import policies
 from abs_dssp.history import transition
-from abs_dssp.policies import Clocks, Policy
+from abs_dssp.policies import Clocks, Policy, Properties
 from abs_dssp.verify import abstraction, invariants
-from abs_dssp.verify.promised import Promises
+from abs_dssp.verify.abstraction import Abstraction
 
 CHUNK = 1024  # states per call, so that one size is compiled
 THOROUGH = CHUNK // abstraction.NEAR
@@ -20,7 +20,7 @@ SECONDS = (1.0, 3.0)  # between events, for rules that read times
 LOSSES = (1.0, 0.25)  # estimates, for rules that read the loss
 
 
-class Move(NamedTuple):
+class Action(NamedTuple):
     """One event of a schedule."""
 
     kind: str  # "push", "leave" or "join"
@@ -29,7 +29,7 @@ class Move(NamedTuple):
     loss: float  # estimate that the rule is shown; NaN if it reads none
 
 
-class Carry(NamedTuple):
+class State(NamedTuple):
     """One state of the search."""
 
     state: Any  # of the policy
@@ -40,13 +40,13 @@ class Carry(NamedTuple):
 
 
 class Successors(NamedTuple):
-    """What every move makes of every state; NumPy arrays."""
+    """What every action makes of every state; NumPy arrays."""
 
     rows: np.ndarray  # int32 (S, E, W), packed
-    broken: np.ndarray  # int32 (S, E), bits in the order of `judge.KINDS`
+    broken: np.ndarray  # int32 (S, E), bits in the order of `invariants.KINDS`
     valid: np.ndarray  # bool (S, E)
     released: np.ndarray  # bool (S, E, N); answered, and by a push
-    unequal: np.ndarray  # bool (S, E); a reduction changes what happens
+    unequal: np.ndarray  # bool (S, E); an abstraction changes what happens
 
 
 class Steps:
@@ -56,18 +56,18 @@ class Steps:
         self,
         policy: Policy,
         num_workers: int,
-        promised: Promises,
+        properties: Properties,
         deaths: int,
         joins: int,
     ):
         _fits(policy, num_workers)
-        read = abstraction.reads(policy, num_workers)
+        read = policies.fields_read(policy, num_workers)
         self.timed = bool(read & {"latest", "previous", "now"})
         self.policy, self.num_workers = policy, num_workers
         times = SECONDS if self.timed else SECONDS[:1]
         losses = LOSSES if "loss" in read else (math.nan,)
         self.moves = [
-            Move(kind, worker, dt, loss)
+            Action(kind, worker, dt, loss)
             for kind in ("push", "leave", "join")
             for worker in range(num_workers)
             for dt in times
@@ -75,7 +75,7 @@ class Steps:
             if kind == "push" or (deaths if kind == "leave" else deaths and joins)
         ]
         self.pushes = sum(move.kind == "push" for move in self.moves)
-        self.start = Carry(
+        self.start = State(
             jax.tree.map(jnp.asarray, policy.init()),
             policies.initial_clocks(num_workers),
             jnp.float32(0),
@@ -83,8 +83,8 @@ class Steps:
             jnp.int32(joins),
         )
         self.layout = Layout(self.start)
-        self.reduction = abstraction.Reduction(self.start, read, promised)
-        self.promised = promised
+        self.reduction = abstraction.Reduction(self.start, read, properties)
+        self.properties = properties
         # Compiling takes longer than most searches: half of it is saved.
         quick = {"xla_backend_optimization_level": 0}
         self._step = jax.jit(
@@ -92,13 +92,16 @@ class Steps:
             compiler_options=quick if jax.default_backend() == "cpu" else None,
         )
 
-    def first(self, chosen: abstraction.Chosen) -> np.ndarray:
+    def first(self, chosen: Abstraction) -> np.ndarray:
         """The initial state, packed and reduced."""
         carry = self.reduction.canonical(self.start, chosen)
         return np.asarray(self.layout.pack(carry))
 
     def __call__(
-        self, rows: np.ndarray, chosen: abstraction.Chosen, probed: abstraction.Chosen
+        self,
+        rows: np.ndarray,
+        chosen: Abstraction,
+        probed: Abstraction,
     ) -> Successors:
         """Successors of at most CHUNK states.
 
@@ -137,7 +140,7 @@ class Steps:
         return Successors(rows[0], broken[0], valid[0], released[0], unequal)
 
     def _all(self, carry, chosen):
-        """Every move from one state."""
+        """Every action from one state."""
         parts = []
         for kind, apply in (
             ("push", self._push),
@@ -170,7 +173,7 @@ class Steps:
         )
         pusher = policies.only(worker, self.num_workers)
         broken = invariants.decision(
-            self.promised,
+            self.properties,
             (carry.state, state),
             clocks,
             after,
@@ -188,7 +191,7 @@ class Steps:
         state, after, raw, answer = left(self.policy, carry.state, clocks, worker, now)
         gone = policies.only(worker, self.num_workers)
         broken = invariants.decision(
-            self.promised,
+            self.properties,
             (carry.state, state),
             clocks,
             after,
@@ -208,7 +211,12 @@ class Steps:
         valid = ~carry.clocks.alive[worker] & (carry.joins > 0)
         next_carry = carry._replace(clocks=clocks, now=now, joins=carry.joins - 1)
         nobody = policies.base.nobody(self.num_workers)
-        return next_carry, invariants.standing(self.promised, clocks), valid, nobody
+        return (
+            next_carry,
+            invariants.standing(self.properties, clocks),
+            valid,
+            nobody,
+        )
 
 
 def pushed(policy: Policy, state: Any, clocks: Clocks, worker, now):
@@ -266,7 +274,7 @@ def _recording(policy):
     """The policy, handing out its decision beside its state.
 
     The bookkeeping drops what a decision must not ask for, such as the release of a
-    worker that computes: here that is a broken promise.
+    worker that computes: here that is a broken property.
     """
 
     def on_push(state, clocks, worker, now):
