@@ -64,6 +64,9 @@ def _rounds(trace: Trace) -> tuple[np.ndarray, np.ndarray]:
 def promise(policy: Policy | str, num_workers: int) -> Promise:
     """What a policy guarantees: the constants for Theorems A and B.
 
+    Pushes are counted: if those of a commit have unequal weights, as under `weighted`,
+    kappa_1 may exceed 1 / k_min.
+
     Args:
       policy: a policy, or its text.
       num_workers: N.
