@@ -165,6 +165,10 @@ def parse(text: str, num_workers: int) -> Policy:
     Raises:
       ValueError: for an unknown name or argument (the known ones are listed), for
         anything that is not a literal, and for what the constructor itself refuses.
+
+    Example:
+      >>> policies.parse("ssp(s=3)", num_workers=4).properties.max_gap
+      3
     """
     where = "policies.parse"
     if isinstance(num_workers, bool) or num_workers < 1:

@@ -50,6 +50,8 @@ def abs_dssp(
 ) -> base.Policy:
     """Rounds of K^t pushes at most tau_max^t stale, both planned from measured times.
 
+        (K, tau_max) = argmin  seconds of a round / step of Theorem A
+
     Every pusher goes on at once. A round ends at K^t accepted pushes; a push staler
     than tau_max^t is discarded, and at a commit those who would exceed it start again.
     After each commit the controller predicts for a few (K, tau_max) how long a round
@@ -75,6 +77,10 @@ def abs_dssp(
     Raises:
       ValueError: for a `noise` not above 0, a `growth` below 1 or a `memory` outside
         0..1.
+
+    Example:
+      >>> policies.abs_dssp(4, noise=8.0).properties.max_commit
+      16
     """
     ratio = num_workers / 2 if noise is None else noise
     base.require(ratio > 0, f"abs_dssp: noise must be above 0, got {noise}.")

@@ -29,7 +29,12 @@ class AbsState(NamedTuple):
 
 
 def rounds_growth(k0: int, a: float | None) -> Growth:
-    """K^t = k0 + floor(t / a): one worker more every `a` rounds. Our default."""
+    """K^t = k0 + floor(t / a): one worker more every `a` rounds. Our default.
+
+    Example:
+      >>> policies.rounds_growth(k0=1, a=10)(25, None)
+      3
+    """
 
     def growth(version, loss_ratio):
         del loss_ratio
@@ -43,7 +48,12 @@ def rounds_growth(k0: int, a: float | None) -> Growth:
 
 
 def loss_growth(k0: int, a: float | None) -> Growth:
-    """K^t = ceil(k0 (F(w_0) / F(w_t))^a): AdaSync's growth at a = 1/2."""
+    """K^t = ceil(k0 (F(w_0) / F(w_t))^a): AdaSync's growth at a = 1/2.
+
+    Example:
+      >>> int(policies.loss_growth(k0=1, a=0.5)(0, 4.0))
+      2
+    """
 
     def growth(version, loss_ratio):
         del version
@@ -67,6 +77,8 @@ def adaptive_bounded_staleness(
 ) -> base.Policy:
     """K-async with growing K^t; computations staler than tau_max^t are restarted.
 
+        commit  iff  pending = K^t;  restart i  iff  t + 1 - pulled_i > tau_max^{t+1}
+
     Round t (the version) ends at K^t accepted pushes. Right after the commit that
     makes version t + 1, every worker still computing from a version more than
     tau_max^{t+1} old starts again, so no accepted push is staler than tau_max. K^t
@@ -89,6 +101,11 @@ def adaptive_bounded_staleness(
     Raises:
       ValueError: for `k0` outside 1..N, `a` not above 0, a negative `tau_max` or an
         unknown growth.
+
+    Example:
+      >>> policy = policies.adaptive_bounded_staleness(4, k0=2, a=50)
+      >>> policies.describe(policy), policy.properties.max_staleness
+      ('abs(k0=2,a=50)', 2)
     """
     rounds.check("abs", num_workers, "k0", k0, most=num_workers)
     base.require(a is None or a > 0, f"abs: a must be above 0 or None, got {a}.")

@@ -34,7 +34,9 @@ class AdaSyncState(NamedTuple):
 def adasync(
     num_workers: int, k0: int = 1, base: str = "k_async", interval: float = 60.0
 ) -> base.Policy:
-    """One of the K-rules, K = min(N, ceil(k0 sqrt(F(w_0) / F(w_t)))), never below k0.
+    """One of the K-rules, with a K that grows as the loss falls.
+
+        K = max(k0, min(N, ceil(k0 sqrt(F(w_0) / F(w_t)))))
 
     F(w_0) is the first finite loss estimate. K is computed again at the first push
     that comes `interval` seconds or more after the last computation. It stays as it is
@@ -52,6 +54,10 @@ def adasync(
 
     Raises:
       ValueError: for `k0` outside 1..N, an unknown base or a negative interval.
+
+    Example:
+      >>> policies.adasync(4, k0=2).properties.reads_loss
+      True
     """
     return _adasync("adasync", num_workers, k0, base, interval)
 
@@ -61,6 +67,8 @@ def sa_adasync(
     num_workers: int, k0: int = 1, base: str = "k_async", interval: float = 60.0
 ) -> base.Policy:
     """`adasync` with each push weighted by 1 / max(1, staleness).
+
+        weight = 1 / max(1, staleness)
 
     Args:
       num_workers: number of workers N, alive or not.
@@ -73,6 +81,10 @@ def sa_adasync(
 
     Raises:
       ValueError: as for `adasync`.
+
+    Example:
+      >>> policies.sa_adasync(4, base="k_sync").properties.max_staleness
+      0
     """
     policy = _adasync("sa_adasync", num_workers, k0, base, interval)
     return weighting.weigh(policy, weighting.inverse())

@@ -25,6 +25,8 @@ def dssp(
 ) -> base.Policy:
     """Commits every push alone; the fastest worker may be granted extra iterations.
 
+        release i  iff  gap_i <= s_lower  or  i has a granted iteration left
+
     A worker at most `s_lower` clocks ahead of the slowest runs. Beyond that the
     fastest asks the controller, which predicts the coming pushes of both from their
     latest two and grants the number of extra iterations after which the fastest
@@ -48,6 +50,10 @@ def dssp(
 
     Raises:
       ValueError: for thresholds out of order or an unknown variant.
+
+    Example:
+      >>> policies.dssp(4, variant="bounded").properties.max_gap
+      15
     """
     for name, value in (("s_lower", s_lower), ("s_upper", s_upper)):
         base.require(

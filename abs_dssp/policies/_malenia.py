@@ -23,6 +23,8 @@ class MaleniaState(NamedTuple):
 def malenia(num_workers: int, *, batch_size: base.Whole) -> base.Policy:
     """Collects fresh pushes until every worker's mean is good enough.
 
+        accept  iff  staleness = 0;  commit  iff  n / sum_i (1 / B_i) >= batch_size / n
+
     A round ends when the harmonic mean of the counts B_i over the n living workers is
     at least batch_size / n, so each has pushed at least once. Stale pushes are
     discarded, every pusher goes on at once, nobody is restarted. Needs
@@ -38,6 +40,10 @@ def malenia(num_workers: int, *, batch_size: base.Whole) -> base.Policy:
 
     Raises:
       ValueError: if `batch_size` is not at least 1.
+
+    Example:
+      >>> policies.malenia(4, batch_size=8).properties.aggregate
+      'workers'
     """
     rounds.check("malenia", num_workers, "batch_size", batch_size, most=None)
 

@@ -28,6 +28,8 @@ class RingleaderState(NamedTuple):
 def ringleader(num_workers: int) -> base.Policy:
     """First fills the table, then one commit per worker, in order of arrival.
 
+        commit  iff  the table is full  and  i has not yet committed in this round
+
     In the first phase pushes go into the table until every living worker is in it; the
     last one commits. In the second a worker's first push goes into the table too and
     commits; its further pushes go into the next round's table, without a commit. The
@@ -45,6 +47,10 @@ def ringleader(num_workers: int) -> base.Policy:
 
     Returns:
       A `Policy` with a `RingleaderState`.
+
+    Example:
+      >>> policies.ringleader(4).properties.aggregate
+      'table'
     """
 
     def beginning(number):

@@ -13,6 +13,8 @@ from abs_dssp.policies import base
 def ssp(num_workers: int, *, s: base.Whole) -> base.Policy:
     """Commits every push alone; a worker waits while its gap exceeds `s`.
 
+        release i  iff  clock_i - min_j clock_j <= s,  j alive
+
     The gap of a worker is its clock minus the least clock among living workers,
     counted after the push: it is at most `s` at every release and s + 1 at a push.
     `s=0` locks the workers in step, and a large `s` never makes one wait.
@@ -26,6 +28,10 @@ def ssp(num_workers: int, *, s: base.Whole) -> base.Policy:
 
     Raises:
       ValueError: if `s` is not a whole number of at least 0.
+
+    Example:
+      >>> policies.ssp(4, s=3).properties.max_gap
+      3
     """
     base.require(base.whole(s), f"ssp: s must be a whole number, got {s!r}.")
     base.require(s >= 0, f"ssp: s must be at least 0, got {s}.")

@@ -34,6 +34,8 @@ def switch(
 ) -> base.Policy:
     """Decides by `first` until `at` is reached, by `then` from the next event on.
 
+        first decides  iff  version (or seconds) < at
+
     At the event that `then` decides first, whoever still waits under the rule of
     `first` is released, since `then` may not know that it owes them anything; pushes
     that `first` accepted and did not commit go into the first commit of `then`.
@@ -52,6 +54,11 @@ def switch(
       ValueError: for a negative `at`, an unknown unit, or a policy that numbers its
         rounds in its weights (`ringleader`).
       TypeError: if `first` or `then` is not a `Policy`.
+
+    Example:
+      >>> policy = policies.switch(4, policies.bsp(4), policies.asp(4), at=100)
+      >>> policy.properties.waits
+      True
     """
     for name, policy in (("first", first), ("then", then)):
         if not isinstance(policy, base.Policy):
@@ -110,6 +117,8 @@ def _common(first: base.Policy, then: base.Policy) -> base.Properties:
 def sync_switch(num_workers: int, *, at: float, unit: str = "version") -> base.Policy:
     """Sync-Switch: `bsp` first, `asp` from `at` on.
 
+        bsp decides  iff  version (or seconds) < at
+
     Where the paper switches could not be verified, so `at` has no default.
 
     Args:
@@ -122,5 +131,9 @@ def sync_switch(num_workers: int, *, at: float, unit: str = "version") -> base.P
 
     Raises:
       ValueError: as for `switch`.
+
+    Example:
+      >>> policies.describe(policies.sync_switch(4, at=100))
+      'sync_switch(at=100)'
     """
     return switch(num_workers, bsp(num_workers), asp(num_workers), at=at, unit=unit)

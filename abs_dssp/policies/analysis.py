@@ -62,6 +62,10 @@ def reads_loss(policy: base.Policy, num_workers: int) -> bool:
 
     Such a policy cannot be scheduled ahead of the training that gives the loss. This is
     what the policy's properties state; if they state nothing, the policy is traced.
+
+    Example:
+      >>> policies.reads_loss(policies.adasync(4), 4)
+      True
     """
     stated = policy.properties.reads_loss
     return "loss" in fields_read(policy, num_workers) if stated is None else stated

@@ -170,6 +170,10 @@ def describe(policy: Policy) -> str:
     """The policy as `parse` reads it, e.g. `ssp(s=3)`; else its function's name.
 
     Arguments that have their default value are left out.
+
+    Example:
+      >>> policies.describe(policies.dssp(4, s_lower=3, s_upper=8))
+      'dssp(s_upper=8)'
     """
     return _written(policy.on_push)
 

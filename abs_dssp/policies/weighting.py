@@ -23,7 +23,12 @@ Weighting = Callable[[Int[Array, ""]], Float[Array, ""]]  # staleness -> weight
 
 @base.constructor
 def constant() -> Weighting:
-    """Every push weighs 1."""
+    """Every push weighs 1.
+
+    Example:
+      >>> float(policies.constant()(jnp.int32(3)))
+      1.0
+    """
 
     def weight(staleness):
         return jnp.ones_like(staleness, jnp.float32)
@@ -33,7 +38,12 @@ def constant() -> Weighting:
 
 @base.constructor
 def inverse() -> Weighting:
-    """1 / max(1, staleness)."""
+    """1 / max(1, staleness).
+
+    Example:
+      >>> float(policies.inverse()(jnp.int32(4)))
+      0.25
+    """
 
     def weight(staleness):
         return 1 / jnp.maximum(staleness, 1).astype(jnp.float32)
@@ -50,6 +60,10 @@ def polynomial(a: float = 0.5) -> Weighting:
 
     Raises:
       ValueError: if `a` is negative.
+
+    Example:
+      >>> float(policies.polynomial(a=2.0)(jnp.int32(1)))
+      0.25
     """
     base.require(a >= 0, f"polynomial: a must be at least 0, got {a}.")
 
@@ -72,6 +86,10 @@ def koloskova(concurrency: int, limit: float) -> Weighting:
 
     Raises:
       ValueError: for numbers out of range.
+
+    Example:
+      >>> float(policies.koloskova(concurrency=4, limit=2.0)(jnp.int32(8)))
+      0.25
     """
     base.require(
         concurrency >= 1, f"koloskova: concurrency must be at least 1: {concurrency}."
@@ -94,6 +112,10 @@ def mishchenko(concurrency: int) -> Weighting:
 
     Raises:
       ValueError: if it is not.
+
+    Example:
+      >>> float(policies.mishchenko(concurrency=4)(jnp.int32(8)))
+      0.5
     """
     base.require(
         concurrency >= 1, f"mishchenko: concurrency must be at least 1: {concurrency}."
@@ -112,6 +134,8 @@ def weighted(
 ) -> base.Policy:
     """`policy`, each of its weights multiplied by `weighting(staleness)`.
 
+        weight = weight of `policy` * weighting(staleness)
+
     Args:
       num_workers: number of workers N, alive or not.
       policy: the policy that decides everything else.
@@ -123,6 +147,11 @@ def weighted(
     Raises:
       TypeError: if `policy` is not a `Policy` or `weighting` not a function.
       ValueError: if `policy` numbers its rounds in its weights (`ringleader`).
+
+    Example:
+      >>> policy = policies.weighted(4, policies.k_async(4, k=2), policies.inverse())
+      >>> policy.properties.max_commit
+      2
     """
     del num_workers
     if not isinstance(policy, base.Policy):
