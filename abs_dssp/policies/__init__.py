@@ -96,6 +96,7 @@ __all__ = [
     "ringleader",
     "ringmaster",
     "rounds_growth",
+    "rule",
     "sa_adasync",
     "ssp",
     "switch",
@@ -146,6 +147,11 @@ _WEIGHTINGS: dict[str, Callable[..., Any]] = {
 def names() -> tuple[str, ...]:
     """The names of the rules, as `parse` reads them, in alphabetical order."""
     return tuple(sorted(_RULES))
+
+
+def rule(name: str) -> Callable[..., Policy]:
+    """The constructor that `parse` knows by `name`, one of `names()`."""
+    return _RULES[name]
 
 
 def parse(text: str, num_workers: int) -> Policy:

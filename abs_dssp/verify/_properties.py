@@ -61,10 +61,7 @@ def examples() -> tuple[str, ...]:
 
 
 def _with_defaults(name: str) -> str:
-    rule = getattr(policies, name, None)
-    if rule is None:
-        return f"{name}()"
-    parameters = list(inspect.signature(rule).parameters.values())[1:]
+    parameters = list(inspect.signature(policies.rule(name)).parameters.values())[1:]
     needed = [p.name for p in parameters if p.default is p.empty]
     return f"{name}({','.join(f'{each}=2' for each in needed)})"
 
