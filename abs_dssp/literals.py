@@ -3,7 +3,8 @@
 import ast
 import dataclasses
 import inspect
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 
@@ -11,27 +12,40 @@ from typing import Any
 class Call:
     """A call as it was written; arguments may be calls themselves."""
 
-    name: str
+    name: str  # or module:name
     args: tuple[Any, ...] = ()
     kwargs: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+# A string, which is skipped, or the name of a module and of a function in it.
+_QUOTED = r"""(?s:\"(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*')"""
+_MODULE = re.compile(_QUOTED + r"|(?P<module>[^\W\d]\w*(?:\.\w+)*):(?=\w+\s*(?:\(|$))")
 
 
 def parse_call(text: str, where: str) -> Call:
     """The call that `text` spells; a bare name is a call without arguments.
 
     Args:
-      text: for instance `"weighted(ssp(s=3), inverse())"`.
+      text: for instance `"weighted(my_rules:mine(s=3), inverse())"`; a function that
+        is not known by its name alone is named with its module.
       where: the caller's name, for error messages.
 
     Raises:
       ValueError: if `text` is not a call, or an argument neither a literal nor a call.
     """
+    text = text.strip()
+
+    def one_name(match):  # as long as the text, so that positions stay what they are
+        if match["module"] is None:
+            return match[0]
+        return match[0].replace(".", "_").replace(":", "_")
+
     try:
-        tree = ast.parse(text.strip(), mode="eval").body
+        tree = ast.parse(_MODULE.sub(one_name, text), mode="eval").body
     except (SyntaxError, ValueError, MemoryError, RecursionError):
         tree = None
     if isinstance(tree, ast.Name):
-        return Call(tree.id)
+        return Call(_source(text, tree))
     if not isinstance(tree, ast.Call):
         raise ValueError(
             f"{where}: expected the form name(argument=value), got {text!r}."
@@ -39,13 +53,21 @@ def parse_call(text: str, where: str) -> Call:
     return _call(tree, text, where)
 
 
+def calls(call: Call) -> Iterator[Call]:
+    """`call` and all calls among its arguments, at any depth."""
+    yield call
+    for argument in (*call.args, *call.kwargs.values()):
+        if isinstance(argument, Call):
+            yield from calls(argument)
+
+
 def build(
-    text: str, where: str, known: Mapping[str, Callable[..., Any]], **fixed: Any
+    text: str | Call, where: str, known: Mapping[str, Callable[..., Any]], **fixed: Any
 ) -> Any:
     """Calls the constructor that `text` names, nested calls first.
 
     Args:
-      text: what `parse_call` reads.
+      text: what `parse_call` reads, or what it returned.
       where: the caller's name, for error messages.
       known: constructors by name.
       **fixed: arguments for every constructor that accepts them; `text` may not give
@@ -55,7 +77,8 @@ def build(
       ValueError: for an unknown name or argument (with the known ones), a missing
         argument, or whatever the constructor refuses.
     """
-    return _build(parse_call(text, where), where, known, fixed)
+    call = parse_call(text, where) if isinstance(text, str) else text
+    return _build(call, where, known, fixed)
 
 
 def _build(call: Call, where, known, fixed) -> Any:
@@ -107,7 +130,7 @@ def _call(node: ast.Call, text: str, where: str) -> Call:
         try:
             return ast.literal_eval(argument)
         except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
-            written = ast.get_source_segment(text.strip(), argument) or "?"
+            written = _source(text, argument)
             raise ValueError(
                 f"{where}: {written!r} in {text!r} is not a literal value."
             ) from None
@@ -120,4 +143,8 @@ def _call(node: ast.Call, text: str, where: str) -> Call:
     if len({keyword.arg for keyword in node.keywords}) < len(node.keywords):
         raise ValueError(f"{where}: an argument is given twice in {text!r}.")
     kwargs = {str(k.arg): value(k.value) for k in node.keywords}
-    return Call(node.func.id, tuple(value(a) for a in node.args), kwargs)
+    return Call(_source(text, node.func), tuple(value(a) for a in node.args), kwargs)
+
+
+def _source(text: str, node: ast.expr) -> str:
+    return ast.get_source_segment(text, node) or "?"

@@ -1,8 +1,8 @@
 """The rules and the event loop again, slowly, in plain Python: the tests' oracle.
 
 Written from the definitions and not from the code under test; nothing here uses the
-package, JAX or NumPy. A rule object keeps the state of one run. A loss estimate is
-positive, or NaN where there is none.
+package, JAX or NumPy. A rule object keeps the state of one run. A loss estimate is NaN
+where there is none.
 """
 
 import math
@@ -214,6 +214,13 @@ BASES: dict[str, Callable[[int], KRule]] = {
 }
 
 
+def loss_ratio(first, present):
+    """F(w_0) / F(w_t): inf at 0 or below; None where nothing can be said."""
+    if math.isnan(present) or not first > 0:
+        return None
+    return first / present if present > 0 else math.inf
+
+
 class AdaSync:
     """F(w_0) is the first finite estimate; k is looked at again at the first push that
     finds a finite estimate `interval` seconds or more after the last time (time 0).
@@ -228,8 +235,10 @@ class AdaSync:
     def push(self, world, p, now):
         if math.isnan(self.first):
             self.first = world.loss
-        if not math.isnan(world.loss) and now - self.updated >= self.interval:
-            k = math.ceil(self.k0 * math.sqrt(self.first / world.loss))
+        ratio = loss_ratio(self.first, world.loss)
+        if ratio is not None and now - self.updated >= self.interval:
+            k = self.k0 * math.sqrt(ratio)
+            k = world.num_workers if math.isinf(k) else math.ceil(k)
             self.rule.k = min(world.num_workers, max(self.k0, k))
             self.updated = now
         return self.rule.push(world, p, now)
@@ -279,8 +288,10 @@ class Abs:
         if self.a is not None and self.growth == "rounds":
             wanted = self.k0 + math.floor(t / self.a)
         if self.a is not None and self.growth == "loss":
-            if not math.isnan(world.loss):
-                wanted = math.ceil(self.k0 * (self.first / world.loss) ** self.a)
+            ratio = loss_ratio(self.first, world.loss)
+            if ratio is not None:
+                wanted = self.k0 * ratio**self.a
+                wanted = world.num_workers if math.isinf(wanted) else math.ceil(wanted)
         self.k = min(world.num_workers, max(self.k, wanted))
         bound = self.bound(world)
         stale = {i for i in world.computing if t - world.pulled[i] > bound}

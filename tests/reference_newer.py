@@ -38,7 +38,10 @@ class Malenia:
 
 
 class Ringleader:
+    """A push weighs the number of the round whose table it is for."""
+
     def __init__(self):
+        self.round = 1
         self.filled: set[int] = set()
         self.moved: set[int] = set()
         self.coming: set[int] = set()
@@ -46,20 +49,27 @@ class Ringleader:
     def push(self, world, p, now):
         if self.moved & world.alive and p in self.moved:
             self.coming.add(p)
-            return reference.Decision(release={p})
+            return reference.Decision(weight=self.round + 1.0, release={p})
         self.filled.add(p)
+        weight = float(self.round)
         commit = bool(self.moved & world.alive) or world.alive <= self.filled
         if commit:
             self.moved.add(p)
             self.turn(world)
-        return reference.Decision(commit=commit, release={p})
+        return reference.Decision(weight, commit, {p})
 
     def turn(self, world):
         if self.moved and world.alive <= self.moved:
+            self.round += 1
             self.filled, self.moved, self.coming = self.coming, set(), set()
 
     def leave(self, world):
-        self.turn(world)
+        """Who is in a table and no longer alive has just left: each is forgotten."""
+        if (self.filled | self.coming) - world.alive:
+            self.round += 2
+            self.filled, self.moved, self.coming = set(), set(), set()
+        else:
+            self.turn(world)
         return reference.Decision()
 
 

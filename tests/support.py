@@ -33,16 +33,17 @@ def clocks(
 
 
 class Case(NamedTuple):
-    """A policy, the oracle's version of it, and what it promises."""
+    """A policy and the oracle's version of it."""
 
     text: str  # for policies.parse
     oracle: Callable[[int], Any]  # N -> rule of `reference`
     least: int = 1  # workers that its arguments need
-    max_staleness: int | None = None  # of an accepted push
-    max_gap: int | None = None  # at a release
-    alone: bool = False  # every push is committed alone
-    restarts: bool = False  # may cancel computations
-    waits: bool = True  # may make a worker wait
+    often: bool = False  # not slow where few of the cases are run by default
+    often_by_order: bool = False  # the same, where rules that read times are left out
+
+    def properties(self, num_workers: int) -> policies.Properties:
+        """What the policy states of itself."""
+        return policies.parse(self.text, num_workers).properties
 
 
 def _adasync(**arguments):
@@ -50,130 +51,88 @@ def _adasync(**arguments):
 
 
 CASES = [
-    Case("bsp()", lambda n: reference.Bsp(), max_staleness=0, max_gap=0),
-    Case("local_sgd()", lambda n: reference.LocalSgd(), max_staleness=0, max_gap=0),
-    Case("asp()", lambda n: reference.Asp(), alone=True, waits=False),
-    Case("ssp(s=0)", lambda n: reference.Ssp(0), max_gap=0, alone=True),
-    Case("ssp(s=3)", lambda n: reference.Ssp(3), max_gap=3, alone=True),
-    Case("dssp(s_lower=1,s_upper=4)", lambda n: reference.Dssp(1, 4), alone=True),
-    Case("dssp()", lambda n: reference.Dssp(3, 15), alone=True),
+    Case("bsp()", lambda n: reference.Bsp(), often=True, often_by_order=True),
+    Case("local_sgd()", lambda n: reference.LocalSgd()),
+    Case("asp()", lambda n: reference.Asp()),
+    Case("ssp(s=0)", lambda n: reference.Ssp(0), often=True, often_by_order=True),
+    Case("ssp(s=3)", lambda n: reference.Ssp(3)),
+    Case("dssp(s_lower=1,s_upper=4)", lambda n: reference.Dssp(1, 4)),
+    Case("dssp()", lambda n: reference.Dssp(3, 15), often=True),
     Case(
         'dssp(s_lower=1,s_upper=4,variant="bounded")',
         lambda n: reference.Dssp(1, 4, "bounded"),
-        max_gap=4,
-        alone=True,
     ),
     Case(
         'dssp(s_lower=0,s_upper=7,variant="bounded")',
         lambda n: reference.Dssp(0, 7, "bounded"),
-        max_gap=7,
-        alone=True,
     ),
-    Case(
-        "k_sync(k=2)",
-        lambda n: reference.k_sync(2),
-        least=2,
-        max_staleness=0,
-        restarts=True,
-    ),
-    Case(
-        "k_batch_sync(k=3)",
-        lambda n: reference.k_batch_sync(3),
-        max_staleness=0,
-        waits=False,
-        restarts=True,
-    ),
+    Case("k_sync(k=2)", lambda n: reference.k_sync(2), least=2, often=True),
+    Case("k_batch_sync(k=3)", lambda n: reference.k_batch_sync(3), often_by_order=True),
     Case("k_async(k=2)", lambda n: reference.k_async(2), least=2),
-    Case("k_batch_async(k=3)", lambda n: reference.k_batch_async(3), waits=False),
+    Case("k_batch_async(k=3)", lambda n: reference.k_batch_async(3), often=True),
     Case("adasync(k0=2)", _adasync(k0=2), least=2),
     Case(
         'adasync(k0=1,base="k_batch_sync",interval=1.0)',
         _adasync(k0=1, base="k_batch_sync", interval=1.0),
-        max_staleness=0,
-        waits=False,
-        restarts=True,
     ),
     Case(
         "sa_adasync(k0=1)",
         lambda n: reference.Weighted(reference.AdaSync(k0=1), lambda s: 1 / max(1, s)),
+        often=True,
     ),
     Case(
         "abs(k0=1,a=3,tau_max=2)",
         lambda n: reference.Abs(1, a=3, tau_max=2),
-        max_staleness=2,
-        restarts=True,
+        often_by_order=True,
     ),
-    Case("abs(k0=2,a=5)", lambda n: reference.Abs(2, a=5), least=2, restarts=True),
+    Case("abs(k0=2,a=5)", lambda n: reference.Abs(2, a=5), least=2),
     Case(
         'abs(k0=1,a=0.5,growth="loss")',
         lambda n: reference.Abs(1, a=0.5, growth="loss"),
-        restarts=True,
+        often=True,
     ),
-    Case("abs_dssp()", lambda n: newer.AbsDssp(n), waits=False, restarts=True),
+    Case("abs_dssp()", lambda n: newer.AbsDssp(n)),
     Case(
         "abs_dssp(noise=7.0,growth=1.25,memory=0.5)",
         lambda n: newer.AbsDssp(n, 7.0, 1.25, 0.5),
-        max_staleness=4,
-        waits=False,
-        restarts=True,
     ),
     Case(
         "m_sync(m=2)",
         lambda n: newer.m_sync(2),
         least=2,
-        max_staleness=0,
-        restarts=True,
+        often=True,
+        often_by_order=True,
     ),
-    Case(
-        "rennala(batch_size=5)",
-        lambda n: reference.Rennala(5),
-        max_staleness=0,
-        waits=False,
-    ),
-    Case(
-        "ringmaster(threshold=3)",
-        lambda n: reference.Ringmaster(3),
-        max_staleness=2,
-        waits=False,
-    ),
+    Case("rennala(batch_size=5)", lambda n: reference.Rennala(5)),
+    Case("ringmaster(threshold=3)", lambda n: reference.Ringmaster(3)),
     Case(
         "ringmaster(threshold=2,stop=True)",
         lambda n: reference.Ringmaster(2, stop=True),
-        max_staleness=1,
-        restarts=True,
-        waits=False,
+        often=True,
+        often_by_order=True,
     ),
-    Case(
-        "malenia(batch_size=7)",
-        lambda n: newer.Malenia(7),
-        max_staleness=0,
-        waits=False,
-    ),
-    Case("ringleader()", lambda n: newer.Ringleader(), waits=False),
+    Case("malenia(batch_size=7)", lambda n: newer.Malenia(7)),
+    Case("ringleader()", lambda n: newer.Ringleader()),
     Case(
         "mindflayer(trials=2,seconds=4.0)",
         lambda n: newer.MindFlayer([2] * n, [4.0] * n),
-        max_staleness=0,
+        often=True,
     ),
-    Case("rescaled()", lambda n: newer.Rescaled(), alone=True, waits=False),
-    Case("fedbuff(k=3)", lambda n: newer.fedbuff(3), waits=False),
-    Case("fedasync()", lambda n: newer.fedasync(), alone=True, waits=False),
+    Case("rescaled()", lambda n: newer.Rescaled()),
+    Case("fedbuff(k=3)", lambda n: newer.fedbuff(3), often_by_order=True),
+    Case("fedasync()", lambda n: newer.fedasync(), often=True),
     Case(
         "weighted(asp(), koloskova(concurrency=2,limit=1.5))",
         lambda n: reference.Weighted(reference.Asp(), newer.koloskova(2, 1.5)),
-        alone=True,
-        waits=False,
     ),
     Case(
         "weighted(asp(), mishchenko(concurrency=2))",
         lambda n: reference.Weighted(reference.Asp(), newer.mishchenko(2)),
-        alone=True,
-        waits=False,
+        often_by_order=True,
     ),
-    Case("zipline(lookahead=3)", lambda n: newer.Zipline(3), alone=True),
+    Case("zipline(lookahead=3)", lambda n: newer.Zipline(3), often=True),
     Case(
-        "sync_switch(at=5)",
-        lambda n: newer.Switch(reference.Bsp(), reference.Asp(), 5),
+        "sync_switch(at=5)", lambda n: newer.Switch(reference.Bsp(), reference.Asp(), 5)
     ),
     Case(
         "weighted(k_async(k=2), polynomial(a=0.5))",
@@ -185,11 +144,13 @@ CASES = [
 ]
 
 
-def sparse(cases):
-    """Cases as parameters, two thirds of them, in turn, marked slow."""
+def sparse(cases, field="often"):
+    """Cases as parameters, those without `field` marked slow."""
     return [
-        pytest.param(case, id=case.text, marks=[pytest.mark.slow] if place % 3 else [])
-        for place, case in enumerate(cases)
+        pytest.param(
+            case, id=case.text, marks=[] if getattr(case, field) else pytest.mark.slow
+        )
+        for case in cases
     ]
 
 

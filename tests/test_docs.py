@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from abs_dssp import delays, policies, simulate
+from abs_dssp.policies.__main__ import table
 
 ROOT = Path(__file__).parents[1]
 
@@ -37,3 +38,12 @@ def test_the_example_of_a_new_rule_is_ssp(tmp_path, monkeypatch):
     mine = simulate.schedule(policies.parse("my_rules:patient(lead=2)", 4), model, 300)
     ssp = simulate.schedule(policies.ssp(4, s=2), model, 300)
     np.testing.assert_array_equal(mine.time, ssp.time)
+    stated = policies.parse("my_rules:patient(lead=2)", 4).properties
+    assert stated.max_gap == 2 and stated.commits_every_push and not stated.restarts
+
+
+def test_the_table_of_policies_is_what_the_policies_state():
+    mark = "<!-- {} of the output of python -m abs_dssp.policies -->\n"
+    _, _, rest = (ROOT / "README.md").read_text().partition(mark.format("begin"))
+    shown, found, _ = rest.partition(mark.format("end"))
+    assert found and shown == table() + "\n"

@@ -31,11 +31,12 @@ from abs_dssp.policies._ringmaster import ringmaster
 from abs_dssp.policies._ssp import ssp
 from abs_dssp.policies._switch import switch, sync_switch
 from abs_dssp.policies._zipline import zipline
-from abs_dssp.policies.analysis import initial_clocks, reads_loss
+from abs_dssp.policies.analysis import fields_read, initial_clocks, reads_loss
 from abs_dssp.policies.base import (
     Clocks,
     Decision,
     Policy,
+    Properties,
     State,
     constructor,
     describe,
@@ -56,6 +57,7 @@ __all__ = [
     "Clocks",
     "Decision",
     "Policy",
+    "Properties",
     "State",
     "abs_dssp",
     "adaptive_bounded_staleness",
@@ -69,6 +71,7 @@ __all__ = [
     "dssp",
     "fedasync",
     "fedbuff",
+    "fields_read",
     "gap",
     "initial_clocks",
     "inverse",
@@ -93,6 +96,7 @@ __all__ = [
     "ringleader",
     "ringmaster",
     "rounds_growth",
+    "rule",
     "sa_adasync",
     "ssp",
     "switch",
@@ -145,14 +149,20 @@ def names() -> tuple[str, ...]:
     return tuple(sorted(_RULES))
 
 
+def rule(name: str) -> Callable[..., Policy]:
+    """The constructor that `parse` knows by `name`, one of `names()`."""
+    return _RULES[name]
+
+
 def parse(text: str, num_workers: int) -> Policy:
     """The policy that `text` describes.
 
     Args:
       text: a call with literal arguments, such as `"dssp(s_lower=3,s_upper=15)"`;
         brackets may be left out where there are none: `"bsp"`. Combinators take calls:
-        `"weighted(asp(), inverse())"`, `"switch(bsp(), asp(), at=100)"`. A rule of
-        one's own is named with its module: `"my_rules:patient(s=3)"`.
+        `"weighted(asp(), inverse())"`, `"switch(bsp(), asp(), at=100)"`. A rule or
+        weighting of one's own is named with its module, also inside a combinator:
+        `"my_rules:patient(s=3)"`.
       num_workers: number of workers N.
 
     Returns:
@@ -161,17 +171,19 @@ def parse(text: str, num_workers: int) -> Policy:
     Raises:
       ValueError: for an unknown name or argument (the known ones are listed), for
         anything that is not a literal, and for what the constructor itself refuses.
+
+    Example:
+      >>> policies.parse("ssp(s=3)", num_workers=4).properties.max_gap
+      3
     """
     where = "policies.parse"
     if isinstance(num_workers, bool) or num_workers < 1:
         raise ValueError(f"{where}: num_workers must be at least 1, got {num_workers}.")
     known: dict[str, Callable[..., Any]] = {**_RULES, **_COMBINATORS, **_WEIGHTINGS}
-    module, colon, call = text.strip().partition(":")
-    if colon and "(" not in module:
-        name = call.partition("(")[0].strip()
-        known[name] = _load(module.strip(), name, where)
-        text = call
-    policy = literals.build(text, where, known, num_workers=num_workers)
+    call = literals.parse_call(text, where)
+    for name in {inner.name for inner in literals.calls(call) if ":" in inner.name}:
+        known[name] = _load(name, where)
+    policy = literals.build(call, where, known, num_workers=num_workers)
     if not isinstance(policy, Policy):
         raise ValueError(
             f"{where}: {text!r} is not a policy; known: {', '.join(names())}."
@@ -180,10 +192,11 @@ def parse(text: str, num_workers: int) -> Policy:
 
 
 @functools.cache  # the same constructor again, which knows what it made
-def _load(module: str, name: str, where: str) -> Callable[..., Policy]:
+def _load(name: str, where: str) -> Callable[..., Any]:
+    module, _, function = name.partition(":")
     try:
-        rule = getattr(importlib.import_module(module), name)
+        rule = getattr(importlib.import_module(module), function)
     except (ImportError, AttributeError) as error:
-        raise ValueError(f"{where}: cannot load {module}:{name}: {error}.") from error
+        raise ValueError(f"{where}: cannot load {name}: {error}.") from error
     # Known by its module, so that a trace's header can be read back.
-    return constructor(rule, name=f"{module}:{name}")
+    return constructor(rule, name=name)

@@ -7,6 +7,7 @@ time to a target, by Theorem A (`theory.theorem_a`), is least. Derived in
 docs/abs_dssp.md.
 """
 
+import math
 from typing import NamedTuple
 
 import jax
@@ -49,6 +50,8 @@ def abs_dssp(
 ) -> base.Policy:
     """Rounds of K^t pushes at most tau_max^t stale, both planned from measured times.
 
+        (K, tau_max) = argmin  seconds of a round / step of Theorem A
+
     Every pusher goes on at once. A round ends at K^t accepted pushes; a push staler
     than tau_max^t is discarded, and at a commit those who would exceed it start again.
     After each commit the controller predicts for a few (K, tau_max) how long a round
@@ -74,6 +77,10 @@ def abs_dssp(
     Raises:
       ValueError: for a `noise` not above 0, a `growth` below 1 or a `memory` outside
         0..1.
+
+    Example:
+      >>> policies.abs_dssp(4, noise=8.0).properties.max_commit
+      16
     """
     ratio = num_workers / 2 if noise is None else noise
     base.require(ratio > 0, f"abs_dssp: noise must be above 0, got {noise}.")
@@ -82,7 +89,7 @@ def abs_dssp(
     )
     base.require(growth >= 1, f"abs_dssp: growth must be at least 1, got {growth}.")
     first = min(ratio, num_workers / 2) if growth > 1 else ratio
-    start_k = int(max(1, np.ceil(2 * first)))
+    start_k = max(1, math.ceil(2 * first))
 
     def init():
         time = jnp.zeros(num_workers, float)
@@ -127,7 +134,17 @@ def abs_dssp(
             weight.astype(jnp.float32), commit, release, restart
         )
 
-    return base.Policy(init, on_push, rounds.nobody_waits)
+    stalest = max(_STALE)
+    properties = base.Properties(
+        max_staleness=stalest,
+        max_computing=stalest,
+        min_commit=max(1, math.ceil(min(_BATCHES) * first)),
+        max_commit=max(1, math.ceil(max(_BATCHES) * ratio)),
+        waits=False,
+        reads_loss=False,
+        aggregate="sum",
+    )
+    return base.Policy(init, on_push, rounds.nobody_waits, properties)
 
 
 def controller(

@@ -9,7 +9,7 @@ replaced.
 import functools
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
@@ -29,7 +29,12 @@ class AbsState(NamedTuple):
 
 
 def rounds_growth(k0: int, a: float | None) -> Growth:
-    """K^t = k0 + floor(t / a): one worker more every `a` rounds. Our default."""
+    """K^t = k0 + floor(t / a): one worker more every `a` rounds. Our default.
+
+    Example:
+      >>> policies.rounds_growth(k0=1, a=10)(25, None)
+      3
+    """
 
     def growth(version, loss_ratio):
         del loss_ratio
@@ -43,7 +48,12 @@ def rounds_growth(k0: int, a: float | None) -> Growth:
 
 
 def loss_growth(k0: int, a: float | None) -> Growth:
-    """K^t = ceil(k0 (F(w_0) / F(w_t))^a): AdaSync's growth at a = 1/2."""
+    """K^t = ceil(k0 (F(w_0) / F(w_t))^a): AdaSync's growth at a = 1/2.
+
+    Example:
+      >>> int(policies.loss_growth(k0=1, a=0.5)(0, 4.0))
+      2
+    """
 
     def growth(version, loss_ratio):
         del version
@@ -67,6 +77,8 @@ def adaptive_bounded_staleness(
 ) -> base.Policy:
     """K-async with growing K^t; computations staler than tau_max^t are restarted.
 
+        commit  iff  pending = K^t;  restart i  iff  t + 1 - pulled_i > tau_max^{t+1}
+
     Round t (the version) ends at K^t accepted pushes. Right after the commit that
     makes version t + 1, every worker still computing from a version more than
     tau_max^{t+1} old starts again, so no accepted push is staler than tau_max. K^t
@@ -89,6 +101,11 @@ def adaptive_bounded_staleness(
     Raises:
       ValueError: for `k0` outside 1..N, `a` not above 0, a negative `tau_max` or an
         unknown growth.
+
+    Example:
+      >>> policy = policies.adaptive_bounded_staleness(4, k0=2, a=50)
+      >>> policies.describe(policy), policy.properties.max_staleness
+      ('abs(k0=2,a=50)', 2)
     """
     rounds.check("abs", num_workers, "k0", k0, most=num_workers)
     base.require(a is None or a > 0, f"abs: a must be above 0 or None, got {a}.")
@@ -100,7 +117,11 @@ def adaptive_bounded_staleness(
         known = ", ".join(sorted(_GROWTHS))
         raise ValueError(f"abs: unknown growth {growth!r}; known: {known}.")
     grow = growth if callable(growth) else _GROWTHS[growth](k0, a)
-    limit = tau_max if callable(tau_max) else _bound(num_workers, tau_max)
+    if callable(tau_max):
+        limit, stalest = tau_max, None
+    else:
+        bound = _bound(num_workers, tau_max)
+        limit, stalest = bound, bound(0, k0)
 
     def schedules(version, ratio, k, tau):
         grown = jnp.clip(jnp.asarray(grow(version, ratio)), k0, num_workers)
@@ -111,12 +132,10 @@ def adaptive_bounded_staleness(
     # A rule that never looks at the loss can be scheduled ahead of the training.
     looks = growth != "rounds"
 
-    def ratio(state, clocks):
-        if not looks:
-            return state.first_loss, state.first_loss
-        loss = jnp.asarray(clocks.loss, jnp.float32)
-        first = jnp.where(jnp.isfinite(state.first_loss), state.first_loss, loss)
-        return first, first / loss
+    def loss_ratio(state, clocks):
+        if looks:
+            return rounds.loss_ratio(state.first_loss, clocks)
+        return state.first_loss, state.first_loss
 
     def init():
         unknown = jnp.float32(jnp.nan)
@@ -125,11 +144,11 @@ def adaptive_bounded_staleness(
 
     def on_push(state, clocks, worker, now):
         del now
-        first, fallen = ratio(state, clocks)
+        first, ratio = loss_ratio(state, clocks)
         accepted = clocks.version - clocks.pulled[worker] <= state.tau_max
         commit, release = rounds.on_push(clocks, worker, state.k, accepted, False)
         version = clocks.version + 1
-        k, tau = schedules(version, fallen, state.k, state.tau_max)
+        k, tau = schedules(version, ratio, state.k, state.tau_max)
         stale = version - clocks.pulled > tau
         return AbsState(
             jnp.where(commit, k, state.k), jnp.where(commit, tau, state.tau_max), first
@@ -146,7 +165,7 @@ def adaptive_bounded_staleness(
         decision = rounds.decide_leave(clocks, batch=False)
         k, tau = schedules(
             clocks.version + 1,
-            ratio(state, clocks)[1],
+            loss_ratio(state, clocks)[1],
             state.k,
             state.tau_max,
         )
@@ -157,13 +176,25 @@ def adaptive_bounded_staleness(
             state.first_loss,
         ), decision
 
-    return base.Policy(init, on_push, on_leave)
+    properties = base.Properties(
+        max_staleness=stalest,  # that of round 0, since tau_max^t never rises
+        max_computing=stalest,
+        min_commit=k0,
+        max_commit=num_workers,
+        reads_loss=looks,
+        never_falls=("k",),
+        never_rises=("tau_max",),
+        commit_field="k",
+    )
+    return base.Policy(init, on_push, on_leave, properties)
 
 
 _UNBOUNDED = 2**30  # versions; clip first, since float -> int32 conversion may wrap
 
 
-def _bound(num_workers: int, tau_max: float | None) -> Bound:
+def _bound(num_workers: int, tau_max: float | None) -> Callable[..., Any]:
+    """tau_max^t as a function of (t, K^t), which may be arrays or Python numbers."""
+
     def concurrency(version, k):
         del version
         return -(-num_workers // k)  # ceil(N / K^t)
@@ -174,6 +205,6 @@ def _bound(num_workers: int, tau_max: float | None) -> Bound:
 
     def constant(version, k):
         del version, k
-        return jnp.int32(limit)
+        return limit
 
     return constant

@@ -34,10 +34,14 @@ class AdaSyncState(NamedTuple):
 def adasync(
     num_workers: int, k0: int = 1, base: str = "k_async", interval: float = 60.0
 ) -> base.Policy:
-    """One of the K-rules, K = min(N, ceil(k0 sqrt(F(w_0) / F(w_t)))), never below k0.
+    """One of the K-rules, with a K that grows as the loss falls.
+
+        K = max(k0, min(N, ceil(k0 sqrt(F(w_0) / F(w_t)))))
 
     F(w_0) is the first finite loss estimate. K is computed again at the first push
-    that comes `interval` seconds or more after the last computation.
+    that comes `interval` seconds or more after the last computation. It stays as it is
+    while there is no finite estimate or F(w_0) is not above 0, and is N once the
+    estimate has fallen to 0 or below.
 
     Args:
       num_workers: number of workers N, alive or not.
@@ -50,6 +54,10 @@ def adasync(
 
     Raises:
       ValueError: for `k0` outside 1..N, an unknown base or a negative interval.
+
+    Example:
+      >>> policies.adasync(4, k0=2).properties.reads_loss
+      True
     """
     return _adasync("adasync", num_workers, k0, base, interval)
 
@@ -59,6 +67,8 @@ def sa_adasync(
     num_workers: int, k0: int = 1, base: str = "k_async", interval: float = 60.0
 ) -> base.Policy:
     """`adasync` with each push weighted by 1 / max(1, staleness).
+
+        weight = 1 / max(1, staleness)
 
     Args:
       num_workers: number of workers N, alive or not.
@@ -71,6 +81,10 @@ def sa_adasync(
 
     Raises:
       ValueError: as for `adasync`.
+
+    Example:
+      >>> policies.sa_adasync(4, base="k_sync").properties.max_staleness
+      0
     """
     policy = _adasync("sa_adasync", num_workers, k0, base, interval)
     return weighting.weigh(policy, weighting.inverse())
@@ -91,10 +105,9 @@ def _adasync(name, num_workers, k0, kind, interval):
 
     def update(state, clocks, now):
         now = jnp.asarray(now, state.updated.dtype)
-        loss = jnp.asarray(clocks.loss, jnp.float32)
-        first = jnp.where(jnp.isfinite(state.first_loss), state.first_loss, loss)
-        due = (now - state.updated >= interval) & jnp.isfinite(loss)
-        target = jnp.ceil(k0 * jnp.sqrt(first / loss))  # inf at loss 0: clipped
+        first, ratio = rounds.loss_ratio(state.first_loss, clocks)
+        due = (now - state.updated >= interval) & ~jnp.isnan(ratio)
+        target = jnp.ceil(k0 * jnp.sqrt(ratio))
         target = jnp.clip(target, k0, num_workers).astype(jnp.int32)
         return AdaSyncState(
             jnp.where(due, target, state.k), first, jnp.where(due, now, state.updated)
@@ -108,4 +121,7 @@ def _adasync(name, num_workers, k0, kind, interval):
         del worker, now
         return state, rounds.decide_leave(clocks, batch=batch)
 
-    return base.Policy(init, on_push, on_leave)
+    properties = rounds.properties(k0, fresh=fresh, batch=batch)._replace(
+        max_commit=num_workers, reads_loss=True
+    )
+    return base.Policy(init, on_push, on_leave, properties)

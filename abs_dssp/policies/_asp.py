@@ -13,11 +13,17 @@ from abs_dssp.policies import base
 def asp(num_workers: int) -> base.Policy:
     """Commits every push alone and releases the pusher at once.
 
+        commit at every push;  release = {pusher}
+
     Args:
       num_workers: number of workers N, alive or not.
 
     Returns:
       A `Policy` without state. Staleness is unbounded; its mean is N - 1.
+
+    Example:
+      >>> policies.asp(4).properties.commits_every_push
+      True
     """
 
     def on_push(state, clocks, worker, now):
@@ -34,4 +40,4 @@ def asp(num_workers: int) -> base.Policy:
         nobody = base.nobody(num_workers)
         return state, base.no_push(jnp.bool_(False), nobody, nobody)
 
-    return base.Policy(tuple, on_push, on_leave)
+    return base.Policy(tuple, on_push, on_leave, base.EVERY_PUSH._replace(waits=False))

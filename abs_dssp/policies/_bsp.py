@@ -13,11 +13,17 @@ from abs_dssp.policies import base
 def bsp(num_workers: int) -> base.Policy:
     """Everybody waits for everybody: one commit per round, of one push per worker.
 
+        commit and release everybody  iff  every living worker has pushed
+
     Args:
       num_workers: number of workers N, alive or not.
 
     Returns:
       A `Policy` without state.
+
+    Example:
+      >>> policies.bsp(4).properties.max_commit
+      4
     """
     return _lockstep(num_workers)
 
@@ -25,6 +31,8 @@ def bsp(num_workers: int) -> base.Policy:
 @base.constructor
 def local_sgd(num_workers: int) -> base.Policy:
     """Local SGD: the decisions of `bsp`, for runs with `local_steps` U > 1.
+
+        commit and release everybody  iff  every living worker has pushed
 
     A policy never sees gradients, so the number of local steps is an argument of the
     run and composes with every policy.
@@ -34,6 +42,10 @@ def local_sgd(num_workers: int) -> base.Policy:
 
     Returns:
       A `Policy` without state.
+
+    Example:
+      >>> policies.local_sgd(4).properties.max_staleness
+      0
     """
     return _lockstep(num_workers)
 
@@ -57,4 +69,15 @@ def _lockstep(num_workers):
         commit = complete & (clocks.pending > 0)
         return state, base.no_push(commit, release, base.nobody(num_workers))
 
-    return base.Policy(tuple, on_push, on_leave)
+    properties = base.Properties(
+        max_staleness=0,
+        max_computing=0,
+        max_gap=0,
+        min_commit=num_workers,
+        max_commit=num_workers,
+        restarts=False,
+        reads_loss=False,
+        # A round may hold several pushes of a worker that left and joined again.
+        commit_per_join=1,
+    )
+    return base.Policy(tuple, on_push, on_leave, properties)

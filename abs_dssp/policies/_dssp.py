@@ -25,6 +25,8 @@ def dssp(
 ) -> base.Policy:
     """Commits every push alone; the fastest worker may be granted extra iterations.
 
+        release i  iff  gap_i <= s_lower  or  i has a granted iteration left
+
     A worker at most `s_lower` clocks ahead of the slowest runs. Beyond that the
     fastest asks the controller, which predicts the coming pushes of both from their
     latest two and grants the number of extra iterations after which the fastest
@@ -48,6 +50,10 @@ def dssp(
 
     Raises:
       ValueError: for thresholds out of order or an unknown variant.
+
+    Example:
+      >>> policies.dssp(4, variant="bounded").properties.max_gap
+      15
     """
     for name, value in (("s_lower", s_lower), ("s_upper", s_upper)):
         base.require(
@@ -86,7 +92,15 @@ def dssp(
         freed = clocks.waiting & clocks.alive & (base.gap(clocks) <= s_lower)
         return state, base.no_push(jnp.bool_(False), freed, nobody)
 
-    return base.Policy(init, on_push, on_leave)
+    properties = base.EVERY_PUSH
+    if variant == "bounded":  # the bounds of SSP with s = s_upper
+        each = 2 * s_upper + 1
+        properties = properties._replace(
+            max_staleness=each * (num_workers - 1),
+            max_gap=s_upper,
+            staleness_per_join=each,
+        )
+    return base.Policy(init, on_push, on_leave, properties)
 
 
 def _grant_printed(state, clocks, worker, gap, s_lower, s_upper):

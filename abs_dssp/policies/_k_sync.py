@@ -12,6 +12,8 @@ from abs_dssp.policies import base, rounds
 def k_sync(num_workers: int, *, k: base.Whole) -> base.Policy:
     """Commits at `k` fresh pushes; pushers wait, the others are restarted.
 
+        accept  iff  staleness = 0;  commit and restart the others  iff  pending = k
+
     Only pushes of staleness 0 count; a staler one (possible only where a restart and a
     push cross on their way) is discarded and its worker released at once.
 
@@ -24,6 +26,10 @@ def k_sync(num_workers: int, *, k: base.Whole) -> base.Policy:
 
     Raises:
       ValueError: if `k` is not in 1..N.
+
+    Example:
+      >>> policies.k_sync(4, k=2).properties.max_staleness
+      0
     """
     rounds.check("k_sync", num_workers, "k", k, most=num_workers)
     return rounds.policy(k, fresh=True, batch=False)
@@ -32,6 +38,8 @@ def k_sync(num_workers: int, *, k: base.Whole) -> base.Policy:
 @base.constructor
 def m_sync(num_workers: int, *, m: base.Whole) -> base.Policy:
     """m-synchronous SGD: `k_sync` under its other name.
+
+        accept  iff  staleness = 0;  commit and restart the others  iff  pending = m
 
     Args:
       num_workers: number of workers N, alive or not.
@@ -42,6 +50,10 @@ def m_sync(num_workers: int, *, m: base.Whole) -> base.Policy:
 
     Raises:
       ValueError: if `m` is not in 1..N.
+
+    Example:
+      >>> policies.m_sync(4, m=2).properties == policies.k_sync(4, k=2).properties
+      True
     """
     rounds.check("m_sync", num_workers, "m", m, most=num_workers)
     return rounds.policy(m, fresh=True, batch=False)
@@ -50,6 +62,8 @@ def m_sync(num_workers: int, *, m: base.Whole) -> base.Policy:
 @base.constructor
 def k_batch_sync(num_workers: int, *, k: base.Whole) -> base.Policy:
     """Commits at `k` fresh pushes of any workers; nobody waits.
+
+        accept  iff  staleness = 0;  commit and restart the others  iff  pending = k
 
     A pusher goes on at once with another batch at the same version; at the commit all
     that still compute are restarted.
@@ -63,6 +77,10 @@ def k_batch_sync(num_workers: int, *, k: base.Whole) -> base.Policy:
 
     Raises:
       ValueError: if `k` is not at least 1.
+
+    Example:
+      >>> policies.k_batch_sync(4, k=6).properties.min_commit
+      6
     """
     rounds.check("k_batch_sync", num_workers, "k", k, most=None)
     return rounds.policy(k, fresh=True, batch=True)

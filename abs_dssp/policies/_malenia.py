@@ -23,6 +23,8 @@ class MaleniaState(NamedTuple):
 def malenia(num_workers: int, *, batch_size: base.Whole) -> base.Policy:
     """Collects fresh pushes until every worker's mean is good enough.
 
+        accept  iff  staleness = 0;  commit  iff  n / sum_i (1 / B_i) >= batch_size / n
+
     A round ends when the harmonic mean of the counts B_i over the n living workers is
     at least batch_size / n, so each has pushed at least once. Stale pushes are
     discarded, every pusher goes on at once, nobody is restarted. Needs
@@ -38,6 +40,10 @@ def malenia(num_workers: int, *, batch_size: base.Whole) -> base.Policy:
 
     Raises:
       ValueError: if `batch_size` is not at least 1.
+
+    Example:
+      >>> policies.malenia(4, batch_size=8).properties.aggregate
+      'workers'
     """
     rounds.check("malenia", num_workers, "batch_size", batch_size, most=None)
 
@@ -72,4 +78,13 @@ def malenia(num_workers: int, *, batch_size: base.Whole) -> base.Policy:
         count = jnp.where(commit, 0, state.counts)
         return MaleniaState(count), base.no_push(commit, nobody, nobody)
 
-    return base.Policy(init, on_push, on_leave)
+    properties = base.Properties(
+        max_staleness=0,
+        # Their mean is not below their harmonic mean, which is batch_size / n.
+        min_commit=batch_size,
+        waits=False,
+        restarts=False,
+        reads_loss=False,
+        aggregate="workers",
+    )
+    return base.Policy(init, on_push, on_leave, properties)

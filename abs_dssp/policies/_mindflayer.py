@@ -29,6 +29,8 @@ class MindFlayerState(NamedTuple):
 def mindflayer(num_workers: int, *, trials: _Per, seconds: _Per) -> base.Policy:
     """Worker i makes trials[i] computations per round, each at most seconds[i] long.
 
+        accept  iff  staleness = 0  and  the computation took less than seconds_i
+
     A push whose computation took `seconds` or longer is a trial that failed: it is
     discarded. A worker waits once its trials are made; when all have made theirs the
     successes are committed together (if there were none, the round starts again) and
@@ -46,6 +48,10 @@ def mindflayer(num_workers: int, *, trials: _Per, seconds: _Per) -> base.Policy:
 
     Raises:
       ValueError: for numbers out of range or lists of the wrong length.
+
+    Example:
+      >>> policies.mindflayer(2, trials=[3, 1], seconds=2.0).init().left.tolist()
+      [3, 1]
     """
     most = _spread("trials", trials, num_workers)
     limit = _spread("seconds", seconds, num_workers)
@@ -90,13 +96,16 @@ def mindflayer(num_workers: int, *, trials: _Per, seconds: _Per) -> base.Policy:
 
     def on_leave(state, clocks, worker, now):
         left = jnp.where(base.only(worker, num_workers), 0, state.left)
+        state = state._replace(left=left)
         state, (commit, release) = settle(
-            state._replace(left=left), clocks, clocks.waiting, jnp.asarray(now),
-            clocks.pending,
-        )  # fmt: skip
+            state, clocks, clocks.waiting, jnp.asarray(now), clocks.pending
+        )
         return state, base.no_push(commit, release, base.nobody(num_workers))
 
-    return base.Policy(init, on_push, on_leave)
+    properties = base.Properties(
+        max_staleness=0, min_commit=1, restarts=False, reads_loss=False
+    )
+    return base.Policy(init, on_push, on_leave, properties)
 
 
 def _spread(name: str, value: _Per, num_workers: int) -> np.ndarray:

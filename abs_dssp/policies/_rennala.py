@@ -13,6 +13,8 @@ from abs_dssp.policies import base, rounds
 def rennala(num_workers: int, *, batch_size: base.Whole) -> base.Policy:
     """Commits at `batch_size` pushes of staleness 0; others are discarded.
 
+        accept  iff  staleness = 0;  commit  iff  pending = batch_size
+
     Every pusher goes on at once. Nobody is restarted, so a slow worker finishes stale
     work that nobody uses; `k_batch_sync` cancels it.
 
@@ -26,6 +28,10 @@ def rennala(num_workers: int, *, batch_size: base.Whole) -> base.Policy:
 
     Raises:
       ValueError: if `batch_size` is not at least 1.
+
+    Example:
+      >>> policies.rennala(4, batch_size=10).properties.min_commit
+      10
     """
     rounds.check("rennala", num_workers, "batch_size", batch_size, most=None)
 
@@ -42,4 +48,12 @@ def rennala(num_workers: int, *, batch_size: base.Whole) -> base.Policy:
             base.nobody(num_workers),
         )
 
-    return base.Policy(tuple, on_push, rounds.nobody_waits)
+    properties = base.Properties(
+        max_staleness=0,
+        min_commit=batch_size,
+        max_commit=batch_size,
+        waits=False,
+        restarts=False,
+        reads_loss=False,
+    )
+    return base.Policy(tuple, on_push, rounds.nobody_waits, properties)

@@ -15,6 +15,8 @@ from abs_dssp.policies import base, rounds
 def rescaled(num_workers: int) -> base.Policy:
     """`asp` with weights in proportion to the measured time of each worker's push.
 
+        weight = I_i mean_j (1 / I_j);  commit at every push
+
     The weight is I_i * mean_j(1 / I_j), I_i the mean seconds of worker i's pushes so
     far and j over the living workers that have pushed: with fixed times the weights of
     all pushes have mean 1. Needs `aggregate="sum"`, since a push committed alone is
@@ -25,6 +27,10 @@ def rescaled(num_workers: int) -> base.Policy:
 
     Returns:
       A `Policy` without state.
+
+    Example:
+      >>> policies.rescaled(4).properties.aggregate
+      'sum'
     """
 
     def on_push(state, clocks, worker, now):
@@ -42,4 +48,5 @@ def rescaled(num_workers: int) -> base.Policy:
             restart=base.nobody(num_workers),
         )
 
-    return base.Policy(tuple, on_push, rounds.nobody_waits)
+    properties = base.EVERY_PUSH._replace(waits=False, aggregate="sum")
+    return base.Policy(tuple, on_push, rounds.nobody_waits, properties)

@@ -15,6 +15,8 @@ def ringmaster(
 ) -> base.Policy:
     """Commits every push of staleness below `threshold` alone; discards the others.
 
+        accept and commit  iff  staleness < threshold
+
     The pusher goes on at once. With `stop`, whoever's push would be discarded starts
     again from the new version instead of finishing.
 
@@ -29,6 +31,10 @@ def ringmaster(
 
     Raises:
       ValueError: if `threshold` is not at least 1, or `stop` not a truth value.
+
+    Example:
+      >>> policies.ringmaster(4, threshold=3).properties.max_staleness
+      2
     """
     rounds.check("ringmaster", num_workers, "threshold", threshold, most=None)
     base.require(
@@ -46,4 +52,13 @@ def ringmaster(
             restart=rounds.others(clocks, worker) & doomed & accepted & jnp.bool_(stop),
         )
 
-    return base.Policy(tuple, on_push, rounds.nobody_waits)
+    properties = base.Properties(
+        max_staleness=threshold - 1,
+        max_computing=threshold - 1 if stop else None,
+        min_commit=1,
+        max_commit=1,
+        waits=False,
+        restarts=stop,
+        reads_loss=False,
+    )
+    return base.Policy(tuple, on_push, rounds.nobody_waits, properties)

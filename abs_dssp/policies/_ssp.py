@@ -13,6 +13,8 @@ from abs_dssp.policies import base
 def ssp(num_workers: int, *, s: base.Whole) -> base.Policy:
     """Commits every push alone; a worker waits while its gap exceeds `s`.
 
+        release i  iff  clock_i - min_j clock_j <= s,  j alive
+
     The gap of a worker is its clock minus the least clock among living workers,
     counted after the push: it is at most `s` at every release and s + 1 at a push.
     `s=0` locks the workers in step, and a large `s` never makes one wait.
@@ -26,6 +28,10 @@ def ssp(num_workers: int, *, s: base.Whole) -> base.Policy:
 
     Raises:
       ValueError: if `s` is not a whole number of at least 0.
+
+    Example:
+      >>> policies.ssp(4, s=3).properties.max_gap
+      3
     """
     base.require(base.whole(s), f"ssp: s must be a whole number, got {s!r}.")
     base.require(s >= 0, f"ssp: s must be at least 0, got {s}.")
@@ -48,4 +54,11 @@ def ssp(num_workers: int, *, s: base.Whole) -> base.Policy:
         released = release(clocks, clocks.waiting)
         return state, base.no_push(jnp.bool_(False), released, nobody)
 
-    return base.Policy(tuple, on_push, on_leave)
+    # A worker released at clock c has every other at c - s or more, and nobody pushes
+    # beyond c + s + 1 before it has pushed: 2 s + 1 pushes of each other at most. A
+    # life of a worker that joins again counts as one worker more.
+    each = 2 * s + 1
+    properties = base.EVERY_PUSH._replace(
+        max_staleness=each * (num_workers - 1), max_gap=s, staleness_per_join=each
+    )
+    return base.Policy(tuple, on_push, on_leave, properties)

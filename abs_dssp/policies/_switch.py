@@ -34,6 +34,8 @@ def switch(
 ) -> base.Policy:
     """Decides by `first` until `at` is reached, by `then` from the next event on.
 
+        first decides  iff  version (or seconds) < at
+
     At the event that `then` decides first, whoever still waits under the rule of
     `first` is released, since `then` may not know that it owes them anything; pushes
     that `first` accepted and did not commit go into the first commit of `then`.
@@ -49,12 +51,19 @@ def switch(
       A `Policy` with a `SwitchState`.
 
     Raises:
-      ValueError: for a negative `at` or an unknown unit.
+      ValueError: for a negative `at`, an unknown unit, or a policy that numbers its
+        rounds in its weights (`ringleader`).
       TypeError: if `first` or `then` is not a `Policy`.
+
+    Example:
+      >>> policy = policies.switch(4, policies.bsp(4), policies.asp(4), at=100)
+      >>> policy.properties.waits
+      True
     """
     for name, policy in (("first", first), ("then", then)):
         if not isinstance(policy, base.Policy):
             raise TypeError(f"switch: {name} must be a Policy, got {policy!r}.")
+        base.require_weights("switch", policy)
     base.require(at >= 0, f"switch: at must be at least 0, got {at}.")
     if unit not in ("version", "seconds"):
         raise ValueError(f"switch: unknown unit {unit!r}; known: seconds, version.")
@@ -84,12 +93,31 @@ def switch(
     def on_leave(state, clocks, worker, now):
         return decide(first.on_leave, then.on_leave, state, clocks, worker, now)
 
-    return base.Policy(init, on_push, on_leave)
+    return base.Policy(init, on_push, on_leave, _common(first, then))
+
+
+def _common(first: base.Policy, then: base.Policy) -> base.Properties:
+    """What holds across the switch.
+
+    No bound does: who computes at the switch may be staler, and who is released at it
+    further ahead, than either rule would have it.
+    """
+    one, other = first.properties, then.properties
+    known = one.reads_loss is not None and other.reads_loss is not None
+    return base.Properties(
+        commits_every_push=one.commits_every_push and other.commits_every_push,
+        waits=one.waits or other.waits,
+        restarts=one.restarts or other.restarts,
+        reads_loss=one.reads_loss or other.reads_loss if known else None,
+        aggregate=one.aggregate if one.aggregate == other.aggregate else "mean",
+    )
 
 
 @base.constructor
 def sync_switch(num_workers: int, *, at: float, unit: str = "version") -> base.Policy:
     """Sync-Switch: `bsp` first, `asp` from `at` on.
+
+        bsp decides  iff  version (or seconds) < at
 
     Where the paper switches could not be verified, so `at` has no default.
 
@@ -103,5 +131,9 @@ def sync_switch(num_workers: int, *, at: float, unit: str = "version") -> base.P
 
     Raises:
       ValueError: as for `switch`.
+
+    Example:
+      >>> policies.describe(policies.sync_switch(4, at=100))
+      'sync_switch(at=100)'
     """
     return switch(num_workers, bsp(num_workers), asp(num_workers), at=at, unit=unit)

@@ -28,6 +28,8 @@ class ZiplineState(NamedTuple):
 def zipline(num_workers: int, *, lookahead: int = 8) -> base.Policy:
     """Everybody makes its own number of pushes, then waits for the others.
 
+        barrier = argmin_b sum_i (b - I_i floor(b / I_i)),  b a predicted push
+
     Every push is committed alone. At a barrier the coming pushes of each worker are
     predicted from the time its latest one took, `lookahead` of them; the next barrier
     is put at the predicted push after which the sum of all waits is least, every worker
@@ -43,6 +45,10 @@ def zipline(num_workers: int, *, lookahead: int = 8) -> base.Policy:
 
     Raises:
       ValueError: if `lookahead` is not a whole number of at least 1.
+
+    Example:
+      >>> policies.zipline(4, lookahead=3).init().left.tolist()
+      [1, 1, 1, 1]
     """
     base.require(
         isinstance(lookahead, int) and lookahead >= 1,
@@ -87,7 +93,7 @@ def zipline(num_workers: int, *, lookahead: int = 8) -> base.Policy:
         )
         return state, base.no_push(jnp.bool_(False), release, base.nobody(num_workers))
 
-    return base.Policy(init, on_push, on_leave)
+    return base.Policy(init, on_push, on_leave, base.EVERY_PUSH)
 
 
 def plan(interval, alive, lookahead: int) -> Int[Array, " N"]:

@@ -26,10 +26,10 @@ def initial_clocks(num_workers: int, time_dtype=jnp.float32) -> base.Clocks:
 
 
 @functools.lru_cache(maxsize=256)
-def reads_loss(policy: base.Policy, num_workers: int) -> bool:
-    """Whether the decisions of `policy` may depend on `Clocks.loss`.
+def fields_read(policy: base.Policy, num_workers: int) -> frozenset[str]:
+    """Fields of `Clocks`, and `"now"`, that decisions of `policy` may depend on.
 
-    Such a policy cannot be scheduled ahead of the training that gives the loss.
+    Found by tracing both functions of the policy.
     """
     arguments = (
         policy.init(),
@@ -38,20 +38,34 @@ def reads_loss(policy: base.Policy, num_workers: int) -> bool:
         jnp.float32(0),
     )
     leaves, structure = jax.tree.flatten(arguments)
-    place = [path for path, _ in jax.tree_util.tree_leaves_with_path(arguments)]
-    (loss,) = (
-        i
-        for i, path in enumerate(place)
-        if path[0].idx == 1 and getattr(path[-1], "name", None) == "loss"
-    )
+    names = []
+    for path, _ in jax.tree_util.tree_leaves_with_path(arguments):
+        argument = path[0].idx
+        names.append(path[1].name if argument == 1 else ("", "", "", "now")[argument])
+    found = set()
     for decide in (policy.on_push, policy.on_leave):
 
         def flat(*values, decide=decide):
             return decide(*jax.tree.unflatten(structure, values))
 
         jaxpr = jax.make_jaxpr(flat)(*leaves).jaxpr
-        variable = jaxpr.invars[loss]
         used = [v for equation in jaxpr.eqns for v in equation.invars]
-        if any(v is variable for v in [*used, *jaxpr.outvars]):
-            return True
-    return False
+        used = [*used, *jaxpr.outvars]
+        for name, variable in zip(names, jaxpr.invars, strict=True):
+            if any(v is variable for v in used):
+                found.add(name)
+    return frozenset(found - {""})
+
+
+def reads_loss(policy: base.Policy, num_workers: int) -> bool:
+    """Whether the decisions of `policy` may depend on `Clocks.loss`.
+
+    Such a policy cannot be scheduled ahead of the training that gives the loss. This is
+    what the policy's properties state; if they state nothing, the policy is traced.
+
+    Example:
+      >>> policies.reads_loss(policies.adasync(4), 4)
+      True
+    """
+    stated = policy.properties.reads_loss
+    return "loss" in fields_read(policy, num_workers) if stated is None else stated

@@ -1,4 +1,4 @@
-"""What a policy is: two pure functions over the clocks of the workers.
+"""What a policy is: two pure functions over the clocks, and what they guarantee.
 
 A policy decides, push by push, whether a push counts, when the server applies what
 it has accumulated, and who may run, waits, or starts again. It never sees a
@@ -7,8 +7,9 @@ cluster and the tests of the theory.
 """
 
 import functools
+import inspect
 from collections.abc import Callable
-from typing import Any, NamedTuple, ParamSpec
+from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +18,7 @@ from jaxtyping import Array, Bool, Float, Int
 State = Any  # what a policy remembers between pushes: any pytree of arrays
 Whole = int | Int[Array, ""]  # a hyper-parameter that vmap may sweep
 P = ParamSpec("P")
+T = TypeVar("T")
 
 
 class Clocks(NamedTuple):
@@ -42,8 +44,67 @@ class Decision(NamedTuple):
     restart: Bool[Array, " N"]  # these drop their computation and start again
 
 
+class Properties(NamedTuple):
+    """What a rule guarantees for every order of events, as numbers.
+
+    A constructor states them where its parameters are; a rule of one's own states what
+    it likes, and `abs_dssp.verify` checks it. The defaults guarantee nothing.
+    """
+
+    # Of an accepted push, in versions; None: no bound.
+    max_staleness: Whole | None = None
+    # Of any computation that goes on after an event, in versions; None: no bound.
+    max_computing: Whole | None = None
+    # Of a worker at its release, in clocks; None: no bound.
+    max_gap: Whole | None = None
+    # Accepted pushes in a commit, fewer only if nobody else computes; None: not stated.
+    min_commit: Whole | None = None
+    # Accepted pushes in a commit; None: no bound.
+    max_commit: Whole | None = None
+    # Whether every push is accepted and committed alone.
+    commits_every_push: bool = False
+    # Whether a pusher may be kept waiting.
+    waits: bool = True
+    # Whether computations may be cancelled.
+    restarts: bool = True
+    # Whether decisions depend on the loss estimate; None: found by tracing the rule.
+    reads_loss: bool | None = None
+    # The aggregator that the rule is meant for, as `--aggregate` names it.
+    aggregate: str = "mean"
+    # By how much `max_staleness` and `max_commit` grow with each life of a worker that
+    # joins again.
+    staleness_per_join: Whole = 0
+    commit_per_join: Whole = 0
+    # Fields of the rule's state that never decrease, and that never increase.
+    never_falls: tuple[str, ...] = ()
+    never_rises: tuple[str, ...] = ()
+    # Field of the rule's state that is the number of pushes in a commit.
+    commit_field: str = ""
+
+    def after_joins(self, joins: int) -> "Properties":
+        """The same where workers may join again `joins` times."""
+
+        def grown(bound, step):
+            return None if bound is None else bound + step * joins
+
+        return self._replace(
+            max_staleness=grown(self.max_staleness, self.staleness_per_join),
+            max_commit=grown(self.max_commit, self.commit_per_join),
+        )
+
+
+# Of rules that commit every push alone.
+EVERY_PUSH = Properties(
+    min_commit=1,
+    max_commit=1,
+    commits_every_push=True,
+    restarts=False,
+    reads_loss=False,
+)
+
+
 class Policy(NamedTuple):
-    """A pair of pure functions and their initial state.
+    """Two pure functions, their initial state, and what they guarantee.
 
     `on_push(state, clocks, worker, now)` is asked at every push, `on_leave` with the
     same arguments when a worker dies or finishes (its `alive` is already False), so
@@ -54,61 +115,85 @@ class Policy(NamedTuple):
     init: Callable[[], State]
     on_push: Callable[[State, Clocks, Any, Any], tuple[State, Decision]]
     on_leave: Callable[[State, Clocks, Any, Any], tuple[State, Decision]]
+    properties: Properties = Properties()
 
 
-def constructor(
-    function: Callable[P, Policy], name: str | None = None
-) -> Callable[P, Policy]:
-    """Remembers the policies a constructor made, and how each was written.
+def constructor(function: Callable[P, T], name: str | None = None) -> Callable[P, T]:
+    """Remembers what a constructor made, and how each was written.
 
-    The same arguments give the same object, so that jit recognises a policy it has
-    compiled before; `describe` gives back the text that `parse` reads.
+    Equal calls give the same object, so that jit recognises a policy it has compiled
+    before; `describe` gives back the text that `parse` reads. Calls are equal if every
+    parameter has the same value of the same type, however it was passed.
 
     Args:
-      function: the constructor; its first parameter is `num_workers`.
+      function: the constructor of a policy or of a weighting.
       name: the name that `parse` knows it by; the function's own by default.
     """
-    made: dict[Any, Policy] = {}
+    made: dict[Any, T] = {}
     name = name or function.__name__
+    signature = inspect.signature(function)
 
     @functools.wraps(function)
-    def construct(*args: P.args, **kwargs: P.kwargs) -> Policy:
-        # 1, 1.0 and True are equal, yet not the same argument.
-        kinds = tuple(map(type, (*args, *kwargs.values())))
-        call = (args, tuple(sorted(kwargs.items())), kinds)
+    def construct(*args: P.args, **kwargs: P.kwargs) -> T:
         try:
+            bound = signature.bind(*args, **kwargs)
+            bound.apply_defaults()
+            given = {key: _identity(value) for key, value in bound.arguments.items()}
+            call = tuple(given.items())
             if call in made:
                 return made[call]
-        except TypeError:  # a traced argument (vmap over it), or a list
+        except TypeError:  # a traced argument (vmap over it), or a wrong call
             return function(*args, **kwargs)
-        policy = function(*args, **kwargs)
-        shown = [_written(a) for a in args[1:]]
-        shown += [f"{k}={_written(v)}" for k, v in kwargs.items() if k != "num_workers"]
-        _SPECS[policy.on_push] = f"{name}({','.join(shown)})"
-        made[call] = policy
-        return policy
+        result: Any = function(*args, **kwargs)
+        if isinstance(result, Policy) and result.on_push in _TEXTS:
+            # Another constructor's policy gets a function, hence a text, of its own.
+            result = result._replace(on_push=functools.partial(result.on_push))
+        shown = [
+            f"{key}={_written(value)}"
+            for key, value in bound.arguments.items()
+            if key != "num_workers"
+            and given[key] != _identity(signature.parameters[key].default)
+        ]
+        named = result.on_push if isinstance(result, Policy) else result
+        _TEXTS[named] = f"{name}({','.join(shown)})"
+        made[call] = result
+        return result
 
     return construct
 
 
-_SPECS: dict[Callable[..., Any], str] = {}  # constructors' policies live for ever
+# By function; what constructors made lives for ever.
+_TEXTS: dict[Callable[..., Any], str] = {}
 
 
 def describe(policy: Policy) -> str:
-    """The policy as `parse` reads it, e.g. `ssp(s=3)`; else its function's name."""
-    spec = _SPECS.get(policy.on_push)
-    if spec is not None:
-        return spec
-    function = policy.on_push
-    return f"{function.__module__}:{function.__qualname__}"
+    """The policy as `parse` reads it, e.g. `ssp(s=3)`; else its function's name.
+
+    Arguments that have their default value are left out.
+
+    Example:
+      >>> policies.describe(policies.dssp(4, s_lower=3, s_upper=8))
+      'dssp(s_upper=8)'
+    """
+    return _written(policy.on_push)
+
+
+def _identity(value: Any) -> Any:
+    """What tells arguments apart: 1, 1.0 and True are equal, yet not the same."""
+    if isinstance(value, (list, tuple)) and not isinstance(value, Policy):
+        return type(value), tuple(_identity(item) for item in value)
+    return type(value), value
 
 
 def _written(value: Any) -> str:
     if isinstance(value, Policy):
         return describe(value)
-    if callable(value):
-        return getattr(value, "spec", getattr(value, "__qualname__", repr(value)))
-    return repr(value)
+    if not callable(value):
+        return repr(value)
+    if value in _TEXTS:
+        return _TEXTS[value]
+    module = getattr(value, "__module__", type(value).__module__)
+    return f"{module}:{getattr(value, '__qualname__', repr(value))}"
 
 
 def require(holds: Any, message: str) -> None:
@@ -118,6 +203,15 @@ def require(holds: Any, message: str) -> None:
     """
     if not isinstance(holds, jax.core.Tracer) and not holds:
         raise ValueError(message)
+
+
+def require_weights(where: str, policy: Policy) -> None:
+    """Refuses a rule whose weights are numbers of rounds, which nothing may change."""
+    if policy.properties.aggregate == "table":
+        raise ValueError(
+            f"{where}: the weights of a rule for aggregate='table' are the numbers of "
+            f"its rounds and cannot be changed, got {describe(policy)}."
+        )
 
 
 def whole(value: Any) -> bool:

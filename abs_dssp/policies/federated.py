@@ -19,6 +19,8 @@ from abs_dssp.policies._k_async import k_batch_async
 def fedbuff(num_workers: int, *, k: base.Whole = 10, a: float = 0.5) -> base.Policy:
     """Commits every `k`-th push; a push weighs (1 + staleness)^-a / k.
 
+        weight = (1 + staleness)^-a / k;  commit  iff  pending = k
+
     Args:
       num_workers: number of workers N, alive or not.
       k: the buffer's size, pushes per commit; at least 1.
@@ -29,13 +31,19 @@ def fedbuff(num_workers: int, *, k: base.Whole = 10, a: float = 0.5) -> base.Pol
 
     Raises:
       ValueError: if `k` is not at least 1 or `a` negative.
+
+    Example:
+      >>> policies.fedbuff(4, k=3).properties.max_commit
+      3
     """
-    return weighting.weigh(k_batch_async(num_workers, k=k), _scaled(1 / k, a))
+    return weighting.weigh(k_batch_async(num_workers, k=k), _scaled(1 / k, a), "sum")
 
 
 @base.constructor
 def fedasync(num_workers: int, *, alpha: float = 0.6, a: float = 0.5) -> base.Policy:
     """Commits every push alone, with weight alpha (1 + staleness)^-a.
+
+        weight = alpha (1 + staleness)^-a;  commit at every push
 
     Args:
       num_workers: number of workers N, alive or not.
@@ -47,9 +55,13 @@ def fedasync(num_workers: int, *, alpha: float = 0.6, a: float = 0.5) -> base.Po
 
     Raises:
       ValueError: if `alpha` or `a` is out of range.
+
+    Example:
+      >>> policies.fedasync(4).properties.aggregate
+      'sum'
     """
     base.require(0 < alpha <= 1, f"fedasync: alpha must be in (0, 1], got {alpha}.")
-    return weighting.weigh(asp(num_workers), _scaled(alpha, a))
+    return weighting.weigh(asp(num_workers), _scaled(alpha, a), "sum")
 
 
 def _scaled(scale: Any, a: float) -> weighting.Weighting:

@@ -5,7 +5,7 @@ Within a round a pusher either waits for the commit, or is released at once (the
 """
 
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from abs_dssp.policies import base
 
@@ -99,6 +99,41 @@ def nobody_waits(state, clocks, worker, now) -> tuple[base.State, base.Decision]
     return state, base.no_push(jnp.bool_(False), nobody, nobody)
 
 
+def loss_ratio(
+    first_loss: Float[Array, ""], clocks: base.Clocks
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """F(w_0) / F(w_t), by which ABS and AdaSync make their rounds grow.
+
+    Args:
+      first_loss: F(w_0), float32; NaN until an estimate arrives.
+      clocks: the clocks, with the present estimate F(w_t).
+
+    Returns:
+      `(F(w_0), ratio)`, where F(w_0) is the present estimate if it was NaN. The ratio
+      is inf if the loss has fallen to 0 or below, and NaN, which should change nothing,
+      without a finite estimate or if F(w_0) is not above 0.
+    """
+    loss = jnp.asarray(clocks.loss, jnp.float32)
+    first = jnp.where(jnp.isfinite(first_loss), first_loss, loss)
+    ratio = jnp.where(loss > 0, first / jnp.where(loss > 0, loss, 1), jnp.inf)
+    known = jnp.isfinite(loss) & (first > 0)
+    return first, jnp.where(known, ratio, jnp.nan)
+
+
+def properties(k: base.Whole, *, fresh: bool, batch: bool) -> base.Properties:
+    """What the four rules guarantee with a fixed `k`."""
+    stalest = 0 if fresh else None
+    return base.Properties(
+        max_staleness=stalest,
+        max_computing=stalest,
+        min_commit=k,
+        max_commit=k,
+        waits=not batch,
+        restarts=fresh,
+        reads_loss=False,
+    )
+
+
 def policy(k: base.Whole, *, fresh: bool, batch: bool) -> base.Policy:
     """The four rules with a fixed `k`, without state."""
 
@@ -110,7 +145,7 @@ def policy(k: base.Whole, *, fresh: bool, batch: bool) -> base.Policy:
         del worker, now
         return state, decide_leave(clocks, batch=batch)
 
-    return base.Policy(tuple, push, leave)
+    return base.Policy(tuple, push, leave, properties(k, fresh=fresh, batch=batch))
 
 
 def check(name: str, num_workers: int, argument: str, k, most: int | None) -> None:

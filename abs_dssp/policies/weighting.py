@@ -11,9 +11,7 @@ only relative to the others of the same commit; under a policy that commits ever
 push alone it matters with `aggregate="sum"`.
 """
 
-import functools
 from collections.abc import Callable
-from typing import Any
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
@@ -23,27 +21,37 @@ from abs_dssp.policies import base
 Weighting = Callable[[Int[Array, ""]], Float[Array, ""]]  # staleness -> weight
 
 
-@functools.cache
+@base.constructor
 def constant() -> Weighting:
-    """Every push weighs 1."""
+    """Every push weighs 1.
+
+    Example:
+      >>> float(policies.constant()(jnp.int32(3)))
+      1.0
+    """
 
     def weight(staleness):
         return jnp.ones_like(staleness, jnp.float32)
 
-    return _named(weight, "constant()")
+    return weight
 
 
-@functools.cache
+@base.constructor
 def inverse() -> Weighting:
-    """1 / max(1, staleness)."""
+    """1 / max(1, staleness).
+
+    Example:
+      >>> float(policies.inverse()(jnp.int32(4)))
+      0.25
+    """
 
     def weight(staleness):
         return 1 / jnp.maximum(staleness, 1).astype(jnp.float32)
 
-    return _named(weight, "inverse()")
+    return weight
 
 
-@functools.cache
+@base.constructor
 def polynomial(a: float = 0.5) -> Weighting:
     """(1 + staleness)^-a.
 
@@ -52,16 +60,20 @@ def polynomial(a: float = 0.5) -> Weighting:
 
     Raises:
       ValueError: if `a` is negative.
+
+    Example:
+      >>> float(policies.polynomial(a=2.0)(jnp.int32(1)))
+      0.25
     """
     base.require(a >= 0, f"polynomial: a must be at least 0, got {a}.")
 
     def weight(staleness):
         return (1 + staleness.astype(jnp.float32)) ** -a
 
-    return _named(weight, f"polynomial(a={a!r})")
+    return weight
 
 
-@functools.cache
+@base.constructor
 def koloskova(concurrency: int, limit: float) -> Weighting:
     """1 up to a staleness of `concurrency`, then min(1, limit / staleness).
 
@@ -74,6 +86,10 @@ def koloskova(concurrency: int, limit: float) -> Weighting:
 
     Raises:
       ValueError: for numbers out of range.
+
+    Example:
+      >>> float(policies.koloskova(concurrency=4, limit=2.0)(jnp.int32(8)))
+      0.25
     """
     base.require(
         concurrency >= 1, f"koloskova: concurrency must be at least 1: {concurrency}."
@@ -84,10 +100,10 @@ def koloskova(concurrency: int, limit: float) -> Weighting:
         late = limit / jnp.maximum(staleness, 1).astype(jnp.float32)
         return jnp.where(staleness <= concurrency, 1, jnp.minimum(1, late))
 
-    return _named(weight, f"koloskova(concurrency={concurrency!r},limit={limit!r})")
+    return weight
 
 
-@functools.cache
+@base.constructor
 def mishchenko(concurrency: int) -> Weighting:
     """M / max(M, staleness), M the number of workers that compute at a time.
 
@@ -96,6 +112,10 @@ def mishchenko(concurrency: int) -> Weighting:
 
     Raises:
       ValueError: if it is not.
+
+    Example:
+      >>> float(policies.mishchenko(concurrency=4)(jnp.int32(8)))
+      0.5
     """
     base.require(
         concurrency >= 1, f"mishchenko: concurrency must be at least 1: {concurrency}."
@@ -105,12 +125,7 @@ def mishchenko(concurrency: int) -> Weighting:
         late = jnp.maximum(staleness, concurrency).astype(jnp.float32)
         return jnp.float32(concurrency) / late
 
-    return _named(weight, f"mishchenko(concurrency={concurrency!r})")
-
-
-def _named(function: Any, spec: str) -> Weighting:
-    function.spec = spec  # how a trace's header writes it
-    return function
+    return weight
 
 
 @base.constructor
@@ -118,6 +133,8 @@ def weighted(
     num_workers: int, policy: base.Policy, weighting: Weighting
 ) -> base.Policy:
     """`policy`, each of its weights multiplied by `weighting(staleness)`.
+
+        weight = weight of `policy` * weighting(staleness)
 
     Args:
       num_workers: number of workers N, alive or not.
@@ -129,6 +146,12 @@ def weighted(
 
     Raises:
       TypeError: if `policy` is not a `Policy` or `weighting` not a function.
+      ValueError: if `policy` numbers its rounds in its weights (`ringleader`).
+
+    Example:
+      >>> policy = policies.weighted(4, policies.k_async(4, k=2), policies.inverse())
+      >>> policy.properties.max_commit
+      2
     """
     del num_workers
     if not isinstance(policy, base.Policy):
@@ -138,8 +161,23 @@ def weighted(
     return weigh(policy, weighting)
 
 
-def weigh(policy: base.Policy, weighting: Weighting) -> base.Policy:
-    """What `weighted` returns; for constructors that weigh a policy of their own."""
+def weigh(
+    policy: base.Policy, weighting: Weighting, aggregate: str = ""
+) -> base.Policy:
+    """What `weighted` returns; for constructors that weigh a policy of their own.
+
+    Args:
+      policy: the policy that decides everything else.
+      weighting: factor of each push by its staleness.
+      aggregate: the aggregator that the result is meant for; by default that of
+        `policy`, or `"sum"` where pushes are committed alone and `"mean"` would divide
+        by the weight.
+    """
+    properties = policy.properties
+    base.require_weights("weighted", policy)
+    if not aggregate:
+        alone = properties.commits_every_push and properties.aggregate == "mean"
+        aggregate = "sum" if alone else properties.aggregate
 
     def on_push(state, clocks, worker, now):
         staleness = clocks.version - clocks.pulled[worker]
@@ -151,4 +189,6 @@ def weigh(policy: base.Policy, weighting: Weighting) -> base.Policy:
     def on_leave(state, clocks, worker, now):
         return policy.on_leave(state, clocks, worker, now)
 
-    return base.Policy(policy.init, on_push, on_leave)
+    return base.Policy(
+        policy.init, on_push, on_leave, properties._replace(aggregate=aggregate)
+    )

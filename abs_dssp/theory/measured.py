@@ -1,11 +1,11 @@
 """What the theorems ask of a schedule: a policy's promise, or a trace's measure."""
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from abs_dssp import literals, policies
+from abs_dssp import policies
 from abs_dssp.history.traces import Trace
 from abs_dssp.policies import Policy
 from abs_dssp.theory import convergence
@@ -14,7 +14,7 @@ from abs_dssp.theory import convergence
 class Promise(NamedTuple):
     """What a policy guarantees for every schedule."""
 
-    k_min: int  # least pushes in a commit, while everybody lives
+    k_min: int  # least pushes in a commit, unless nobody else computes
     tau_max: float  # staleness of an applied push, in versions; inf if unbounded
     batch: bool  # whether pushers are released within a round
 
@@ -64,68 +64,32 @@ def _rounds(trace: Trace) -> tuple[np.ndarray, np.ndarray]:
 def promise(policy: Policy | str, num_workers: int) -> Promise:
     """What a policy guarantees: the constants for Theorems A and B.
 
-    SSP and DSSP bound leads in clocks and not staleness in versions. A worker released
-    at clock c has every other at c - s or more, and nobody pushes beyond c + s + 1
-    before it has pushed: at most 2 s + 1 pushes of each of the N - 1 others.
+    Pushes are counted: if those of a commit have unequal weights, as under `weighted`,
+    kappa_1 may exceed 1 / k_min.
 
     Args:
-      policy: a policy of this package, or its text.
+      policy: a policy, or its text.
       num_workers: N.
 
+    Returns:
+      A `Promise`, read from the policy's properties.
+
     Raises:
-      ValueError: for a rule whose promise is not known here.
+      ValueError: for a rule that states no least number of pushes in a commit.
     """
-    text = policy if isinstance(policy, str) else policies.describe(policy)
-    call = literals.parse_call(text, "theory.promise")
-    name, given = call.name, call.kwargs
-    n, none = num_workers, math.inf
-
-    def argument(key: str, place: int, default: Any = None) -> Any:
-        if key in given:
-            return given[key]
-        return call.args[place] if len(call.args) > place else default
-
-    if name in ("bsp", "local_sgd"):
-        return Promise(n, 0, False)
-    if name in ("k_sync", "m_sync"):
-        return Promise(argument("k", 0, argument("m", 0)), 0, False)
-    if name == "k_batch_sync":
-        return Promise(argument("k", 0), 0, True)
-    if name == "rennala":
-        return Promise(argument("batch_size", 0), 0, True)
-    if name == "malenia":  # at least one each, and their harmonic mean S / n
-        return Promise(max(n, argument("batch_size", 0)), 0, True)
-    if name == "mindflayer":
-        return Promise(1, 0, False)
-    if name == "abs_dssp":
-        noise = argument("noise", 0)
-        first = n / 2 if noise is None else min(noise, n / 2)  # before it grows
-        return Promise(max(1, math.ceil(first / 16)), 4, True)
-    if name == "k_async":
-        return Promise(argument("k", 0), none, False)
-    if name in ("k_batch_async", "fedbuff"):
-        return Promise(argument("k", 0), none, True)
-    if name in ("asp", "rescaled", "fedasync"):
-        return Promise(1, none, False)
-    if name == "ringmaster":
-        return Promise(1, argument("threshold", 0) - 1, False)
-    if name in ("adasync", "sa_adasync"):
-        base = argument("base", 1, "k_async")
-        bound = none if "async" in base else 0
-        return Promise(argument("k0", 0, 1), bound, "batch" in base)
-    if name == "abs":
-        k0 = argument("k0", 0, 1)
-        bound = argument("tau_max", 2)
-        return Promise(k0, math.ceil(n / k0) if bound is None else bound, False)
-    if name == "ssp":
-        return Promise(1, (2 * argument("s", 0) + 1) * (n - 1), False)
-    if name == "dssp":
-        if argument("variant", 2, "printed") == "printed":
-            return Promise(1, none, False)
-        return Promise(1, (2 * argument("s_upper", 1, 15) + 1) * (n - 1), False)
-    raise ValueError(
-        f"theory.promise: nothing is known of {text!r}; give k_min and tau_max "
-        "to the theorems yourself."
+    if isinstance(policy, str):
+        policy = policies.parse(policy, num_workers)
+    properties = policy.properties
+    k_min = 1 if properties.commits_every_push else properties.min_commit
+    if k_min is None:
+        raise ValueError(
+            "theory.promise: nothing is known of a commit's size under "
+            f"{policies.describe(policy)!r}; give k_min and tau_max to the theorems "
+            "yourself."
+        )
+    stalest = properties.max_staleness
+    return Promise(
+        int(k_min), math.inf if stalest is None else int(stalest), not properties.waits
     )
 
 
@@ -147,7 +111,7 @@ def step_size(
     largest step, whichever is less.
 
     Args:
-      policy: a policy of this package, or its text.
+      policy: a policy, or its text.
       num_workers: N.
       smoothness: L.
       local_steps: U.

@@ -6,7 +6,7 @@
 
 Prints one line per policy: distinct states, events in the longest of the shortest ways
 to a state, and whether these are all states there are (`complete`). Exit status 0 if
-every promise holds, 1 if one is broken, 2 for a mistake in the flags.
+every property holds, 1 if one is broken, 2 for a mistake in the flags.
 """
 
 import os
@@ -36,11 +36,11 @@ _STATED = {
     "max_computing": "versions; no computation goes on that is older",
     "max_gap": "clocks; no worker is released at a larger gap",
     "commit_size": "accepted pushes in a commit",
-    "least_commit": "accepted pushes in a commit, unless nobody else computes",
-    "most_commit": "accepted pushes in a commit",
+    "min_commit": "accepted pushes in a commit, unless nobody else computes",
+    "max_commit": "accepted pushes in a commit",
 }
 for _name, _help in _STATED.items():
-    flags.DEFINE_integer(_name, None, f"A promise of the rules given: {_help}.")
+    flags.DEFINE_integer(_name, None, f"A property of the rules given: {_help}.")
 
 
 def main(argv: Sequence[str]) -> None:
@@ -51,7 +51,7 @@ def main(argv: Sequence[str]) -> None:
     stated = {name: flags.FLAGS[name].value for name in _STATED}
     given = {name: value for name, value in stated.items() if value is not None}
     if given and not _POLICY.value:
-        _refuse(f"--{next(iter(given))} needs --policy: it is a promise of one rule.")
+        _refuse(f"--{next(iter(given))} needs --policy: it is a property of one rule.")
     sys.path.insert(0, os.getcwd())
     began = time.perf_counter()
     texts = _POLICY.value or verify.examples()
@@ -78,7 +78,7 @@ def main(argv: Sequence[str]) -> None:
     )
     for report in broken:
         assert report.violation is not None
-        print(f"\n{report.policy}: {report.violation.promise} Broken by:\n")
+        print(f"\n{report.policy}: {report.violation.property} Broken by:\n")
         print(report.violation.table)
     if broken and _OUT.value:
         _save(broken[0], Path(_OUT.value))
@@ -88,7 +88,7 @@ def main(argv: Sequence[str]) -> None:
 def _check(text: str, given: dict[str, int]) -> verify.Report:
     policy = policies.parse(text, _WORKERS.value)
     joins = _JOINS.value if _DEATHS.value else 0
-    known = verify.promises(policy, _WORKERS.value, joins=joins)
+    known = verify.properties(policy, _WORKERS.value, joins=joins)
     return verify.check(
         policy,
         _WORKERS.value,
@@ -96,7 +96,7 @@ def _check(text: str, given: dict[str, int]) -> verify.Report:
         deaths=_DEATHS.value,
         joins=_JOINS.value,
         max_states=_STATES.value,
-        promises=verify.stated(known, given),
+        properties=verify.stated(known, given),
     )
 
 

@@ -1,10 +1,10 @@
 """What of a state may be forgotten: reductions that are tried before they are used.
 
-Two kinds. What neither the rule nor a promise reads (found by tracing the rule) is left
-out. Everything else is a guess about the rule, for instance that it looks at versions
-only by their differences; a guess is tried at every state that the search visits, by
-asking the rule again about states that it should not tell apart. Where the rule does
-tell two of them apart, the search begins anew without that guess.
+Two kinds. What neither the rule nor a property reads (found by tracing the rule) is
+left out. Everything else is a hypothesis about the rule, for instance that it looks at
+versions only by their differences; a hypothesis is tried at every state that the search
+visits, by asking the rule again about states that it should not tell apart. Where the
+rule does tell two of them apart, the search begins anew without that hypothesis.
 """
 
 from typing import Any, NamedTuple
@@ -14,23 +14,22 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int
 
-from abs_dssp import policies
-from abs_dssp.policies import Policy
-from abs_dssp.verify.promised import Promises
+from abs_dssp.policies import Properties
 
-# The guesses, in the order of `Chosen.guesses`.
+# The hypotheses, in the order of `Abstraction.hypotheses`.
 CLOCK = 0  # clocks matter by their differences among the living
-VERSION = 1  # versions by their differences, beyond `Chosen.floor`
+VERSION = 1  # versions by their differences, beyond `Abstraction.floor`
 TIME = 2  # times by their differences
 IDLE = 3  # clock, version and times of the dead, and the version of who waits, do not
 FAR_CLOCK = 4  # leads from FAR on are alike
 FAR_VERSION = 5  # staleness from FAR on is alike
 FAR_TIME = 6  # seconds ago from FAR_SECONDS on are alike
 FAR_PENDING = 7  # pending pushes from FAR on are alike
-GUESSES = 8
-FLOORS = (0, 8, 32)  # versions tried, before the guess is given up
+COUNTER = 8  # a number in the rule's state that never falls changes no decision
+HYPOTHESES = 9
+FLOORS = (0, 8, 32)  # versions tried, before the hypothesis is given up
 
-FAR = 16  # clocks, versions or pushes, beyond every promised bound
+FAR = 16  # clocks, versions or pushes, beyond every stated bound
 FAR_SECONDS = 32.0
 # What a state is compared with: shifts by 1, 2, .. NEAR, and far away by primes, so
 # that a rule that looks at remainders notices.
@@ -40,53 +39,30 @@ _SHIFT_SECONDS = 4099.0
 _BEYOND = 1009
 
 
-class Chosen(NamedTuple):
-    """Which guesses are made; values and not structure, so that one program serves."""
+class Abstraction(NamedTuple):
+    """The hypotheses made; values and not structure, so that one program serves."""
 
-    guesses: Bool[np.ndarray, " G"]
+    hypotheses: Bool[np.ndarray, " G"]
     floor: Any  # int32; versions up to it are kept as they are
     time_leaves: Bool[np.ndarray, " L"]  # leaves of the rule's state that are times
     left_out: Any  # bool; whether what nobody reads is left out
 
 
-def reads(policy: Policy, num_workers: int) -> frozenset[str]:
-    """Fields of `Clocks`, and `"now"`, that decisions of `policy` may depend on."""
-    arguments = (
-        policy.init(),
-        policies.initial_clocks(num_workers),
-        jnp.int32(0),
-        jnp.float32(0),
-    )
-    leaves, structure = jax.tree.flatten(arguments)
-    names = [
-        getattr(path[-1], "name", "") if path[0].idx == 1 else ("", "", "", "now")[top]
-        for path, _ in jax.tree_util.tree_leaves_with_path(arguments)
-        for top in [path[0].idx]
-    ]
-    found = set()
-    for decide in (policy.on_push, policy.on_leave):
-
-        def flat(*values, decide=decide):
-            return decide(*jax.tree.unflatten(structure, values))
-
-        jaxpr = jax.make_jaxpr(flat)(*leaves).jaxpr
-        used = [v for equation in jaxpr.eqns for v in equation.invars]
-        used = [*used, *jaxpr.outvars]
-        for name, variable in zip(names, jaxpr.invars, strict=True):
-            if any(v is variable for v in used):
-                found.add(name)
-    return frozenset(found - {""})
-
-
 class Reduction:
     """Reductions for one policy."""
 
-    def __init__(self, start: Any, read: frozenset[str], promised: Promises):
-        bounds = [value for value in promised[:5] if value is not None]
-        self.far = max([FAR, *(bound + 4 for bound in bounds)])
-        versions = promised.max_staleness, promised.max_computing
-        # What nobody reads; "commit" promises need `pending`, which is kept always.
-        self._no_clock = "clock" not in read and promised.max_gap is None
+    def __init__(self, start: Any, read: frozenset[str], properties: Properties):
+        bounds = (
+            properties.max_staleness,
+            properties.max_computing,
+            properties.max_gap,
+            properties.min_commit,
+            properties.max_commit,
+        )
+        self.far = max([FAR, *(int(b) + 4 for b in bounds if b is not None)])
+        versions = properties.max_staleness, properties.max_computing
+        # What nobody reads; bounds of commits need `pending`, which is kept always.
+        self._no_clock = "clock" not in read and properties.max_gap is None
         self._no_pulled = "pulled" not in read and versions == (None, None)
         self._no_version = "version" not in read and self._no_pulled
         self._no_latest = "latest" not in read
@@ -94,42 +70,49 @@ class Reduction:
         self._no_time = not read & {"latest", "previous", "now"}
         state = jax.tree.leaves(start.state)
         self._float = [jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in state]
+        counters = set(properties.never_falls) - {properties.commit_field}
+        self._counter = [
+            leaf if path and getattr(path[0], "name", "") in counters else None
+            for path, leaf in jax.tree_util.tree_leaves_with_path(start.state)
+        ]  # their values at the start
 
-    def none(self) -> Chosen:
+    def none(self) -> Abstraction:
         """No reduction at all."""
         leaves = np.zeros(len(self._float), bool)
-        return Chosen(np.zeros(GUESSES, bool), np.int32(0), leaves, np.bool_(False))
+        return Abstraction(
+            np.zeros(HYPOTHESES, bool), np.int32(0), leaves, np.bool_(False)
+        )
 
-    def all(self) -> Chosen:
+    def all(self) -> Abstraction:
         """Every reduction."""
-        everything = np.ones(GUESSES, bool)
-        return self.none()._replace(guesses=everything, left_out=np.bool_(True))
+        everything = np.ones(HYPOTHESES, bool)
+        return self.none()._replace(hypotheses=everything, left_out=np.bool_(True))
 
-    def only(self, chosen: Chosen, guess: int) -> Chosen:
-        """The same with one guess."""
-        guesses = np.zeros(GUESSES, bool)
-        guesses[guess] = chosen.guesses[guess]
-        return chosen._replace(guesses=guesses)
+    def only(self, chosen: Abstraction, hypothesis: int) -> Abstraction:
+        """The same with one hypothesis."""
+        hypotheses = np.zeros(HYPOTHESES, bool)
+        hypotheses[hypothesis] = chosen.hypotheses[hypothesis]
+        return chosen._replace(hypotheses=hypotheses)
 
-    def without(self, chosen: Chosen, guess: int) -> Chosen:
-        """What to try when a guess was wrong: a weaker one, or none."""
-        if guess == VERSION and chosen.floor < FLOORS[-1]:
+    def without(self, chosen: Abstraction, hypothesis: int) -> Abstraction:
+        """What to try when a hypothesis was wrong: a weaker one, or none."""
+        if hypothesis == VERSION and chosen.floor < FLOORS[-1]:
             floor = FLOORS[FLOORS.index(int(chosen.floor)) + 1]
             return chosen._replace(floor=np.int32(floor))
-        if guess == TIME:  # perhaps the rule keeps a time in its state
+        if hypothesis == TIME:  # perhaps the rule keeps a time in its state
             numbers = np.flatnonzero(self._float)
             tried = np.flatnonzero(chosen.time_leaves)
             later = numbers[numbers > tried[0]] if len(tried) else numbers
             if len(later):
                 leaves = np.arange(len(self._float)) == later[0]
                 return chosen._replace(time_leaves=leaves)
-        guesses = chosen.guesses.copy()
-        guesses[guess] = False
-        return chosen._replace(guesses=guesses)
+        hypotheses = chosen.hypotheses.copy()
+        hypotheses[hypothesis] = False
+        return chosen._replace(hypotheses=hypotheses)
 
-    def canonical(self, carry: Any, chosen: Chosen) -> Any:
+    def canonical(self, carry: Any, chosen: Abstraction) -> Any:
         """The state that stands for all that are like it."""
-        use, drop = chosen.guesses, chosen.left_out
+        use, drop = chosen.hypotheses, chosen.left_out
         clocks = carry.clocks
         alive = clocks.alive
         idle = use[IDLE] & ~alive
@@ -168,6 +151,7 @@ class Reduction:
             now = jnp.where(drop, 0.0, now)
         state = carry.state
         state = self._times(state, chosen, lambda leaf: jnp.maximum(leaf - start, -far))
+        state = self._counters(state, chosen, lambda leaf, start: start)
         pending = jnp.minimum(clocks.pending, self.far)
         return carry._replace(
             state=state,
@@ -183,7 +167,7 @@ class Reduction:
             ),
         )
 
-    def variants(self, carry: Any, chosen: Chosen, near: Int[Array, ""]) -> Any:
+    def variants(self, carry: Any, chosen: Abstraction, near: Int[Array, ""]) -> Any:
         """A canonical state, and states that the rule should not tell from it.
 
         Stacked along a new leading axis, `carry` itself first, then one that is shifted
@@ -199,7 +183,7 @@ class Reduction:
         )
 
     def _perturbed(self, carry, chosen, sign, shift, shift_seconds):
-        use = chosen.guesses
+        use = chosen.hypotheses
         clocks = carry.clocks
         count = clocks.clock.shape[0]
         each = np.arange(1, count + 1, dtype=np.int32)
@@ -235,8 +219,9 @@ class Reduction:
 
         pending = clocks.pending
         many = use[FAR_PENDING] & (pending >= self.far)
+        state = self._times(carry.state, chosen, moved)
         return carry._replace(
-            state=self._times(carry.state, chosen, moved),
+            state=self._counters(state, chosen, lambda leaf, start: leaf + shift),
             now=now + later,
             clocks=clocks._replace(
                 clock=clock,
@@ -256,5 +241,15 @@ class Reduction:
             if is_float
             else leaf
             for i, (leaf, is_float) in enumerate(zip(leaves, self._float, strict=True))
+        ]
+        return jax.tree.unflatten(structure, leaves)
+
+    def _counters(self, state, chosen, change):
+        """The rule's state with the leaves changed that only count."""
+        leaves, structure = jax.tree.flatten(state)
+        use = chosen.hypotheses[COUNTER]
+        leaves = [
+            leaf if start is None else jnp.where(use, change(leaf, start), leaf)
+            for leaf, start in zip(leaves, self._counter, strict=True)
         ]
         return jax.tree.unflatten(structure, leaves)

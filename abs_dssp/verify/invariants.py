@@ -1,4 +1,4 @@
-"""Which promises an event breaks, as bits: pure, for one state."""
+"""Which properties an event breaks, as bits: pure, for one state."""
 
 from typing import Any
 
@@ -6,15 +6,14 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int
 
 from abs_dssp import policies
-from abs_dssp.history.transition import Answer
-from abs_dssp.policies import Clocks, Decision
-from abs_dssp.verify.promised import Promises
+from abs_dssp.history.transition import Transition
+from abs_dssp.policies import Clocks, Properties
 
-# Bit i of a judgement; of several broken at once the first is told.
+# Bit i of what is broken; of several at once the first is reported.
 KINDS = (
     "weight",
     "dead",
-    "answered twice",
+    "released twice",
     "restart",
     "empty commit",
     "version",
@@ -22,110 +21,125 @@ KINDS = (
     "gap",
     "commit too small",
     "commit too large",
-    "growing",
-    "falling",
+    "never falls",
+    "never rises",
+    "uncommitted push",
+    "cancellation",
     "stale computation",
     "deadlock",
-    "never answered",  # found on the graph of states, by `search`
+    "waiting",
+    "starvation",  # found on the graph of states, by `search`
 )
 
 
-def sentence(kind: str, promised: Promises) -> str:
-    """The promise of that kind, in one sentence."""
-    size = promised.commit_field and f" (its {promised.commit_field})"
+def sentence(kind: str, properties: Properties) -> str:
+    """The property of that kind, in one sentence."""
+    size = properties.commit_field and f" (its {properties.commit_field})"
     return {
         "weight": "The weight of a push is finite and not negative.",
         "dead": "A dead worker is neither released nor restarted.",
-        "answered twice": "Only who pushed or waits is released: a push is answered "
+        "released twice": "Only who pushed or waits is released: a push is answered "
         "once, a computing worker never.",
         "restart": "Only a computing worker is restarted: not the pusher, nor one "
         "that waits.",
         "empty commit": "A commit at a push holds at least one accepted push.",
         "version": "The version rises by one at a commit and else not at all.",
         "staleness": "An accepted push is at most "
-        f"{promised.max_staleness} versions stale.",
-        "gap": f"A worker is released at a gap of at most {promised.max_gap} clocks.",
-        "commit too small": f"A commit holds at least {promised.least_commit}{size} "
+        f"{properties.max_staleness} versions stale.",
+        "gap": f"A worker is released at a gap of at most {properties.max_gap} clocks.",
+        "commit too small": f"A commit holds at least {properties.min_commit}{size} "
         "accepted pushes unless nobody else computes.",
-        "commit too large": f"A commit holds at most {promised.most_commit}{size} "
+        "commit too large": f"A commit holds at most {properties.max_commit}{size} "
         "accepted pushes.",
-        "growing": f"{' and '.join(promised.growing)} of the rule's state never fall.",
-        "falling": f"{' and '.join(promised.falling)} of the rule's state never rise.",
+        "never falls": "Of the rule's state never falls: "
+        f"{', '.join(properties.never_falls)}.",
+        "never rises": "Of the rule's state never rises: "
+        f"{', '.join(properties.never_rises)}.",
+        "uncommitted push": "Every push is accepted and committed alone.",
+        "cancellation": "No computation is cancelled.",
         "stale computation": "No worker goes on computing from a version more than "
-        f"{promised.max_computing} old.",
+        f"{properties.max_computing} old.",
         "deadlock": "After every event some living worker computes.",
-        "never answered": "A waiting worker can still be released by some sequence of "
+        "waiting": "Nobody is kept waiting.",
+        "starvation": "A waiting worker can still be released by some sequence of "
         "pushes.",
     }[kind]
 
 
 def decision(
-    promised: Promises,
+    properties: Properties,
     states: tuple[Any, Any],
     before: Clocks,
     after: Clocks,
-    raw: Decision,
-    answer: Answer,
+    done: Transition,
     arrived: Bool[Array, " N"],
     is_push: bool,
 ) -> Int[Array, ""]:
     """What a decision breaks.
 
     Args:
-      promised: the bounds.
+      properties: what the rule states.
       states: of the policy, before and after.
       before: clocks before the event.
       after: clocks after it.
-      raw: the decision as the rule gave it.
-      answer: the decision as the bookkeeping carried it out.
+      done: the decision as the rule gave it, and what was carried out of it.
       arrived: who has no computation running while the rule decides.
       is_push: whether the event is a push, and not a departure.
     """
-    alive = after.alive
+    alive, raw = after.alive, done.decision
     accepted = (raw.weight > 0) & is_push
     size = before.pending + accepted.astype(jnp.int32)
     alone = ~jnp.any(alive & ~arrived)
-    staleness = answer.version - answer.pulled
+    staleness = done.version - done.pulled
     broken = {
         "weight": ~(jnp.isfinite(raw.weight) & (raw.weight >= 0)),
         "dead": jnp.any((raw.release | raw.restart) & ~alive),
-        "answered twice": jnp.any(raw.release & alive & ~arrived),
+        "released twice": jnp.any(raw.release & alive & ~arrived),
         "restart": jnp.any(raw.restart & alive & arrived),
-        "version": after.version != before.version + answer.commit.astype(jnp.int32),
+        "version": after.version != before.version + done.commit.astype(jnp.int32),
     }
     if is_push:
-        broken["empty commit"] = answer.commit & (size == 0)
-        if promised.max_staleness is not None:
-            broken["staleness"] = accepted & (staleness > promised.max_staleness)
-    if promised.max_gap is not None:
-        beyond = policies.gap(after) > promised.max_gap
-        broken["gap"] = jnp.any(answer.release & beyond)
-    least: Any = promised.least_commit
-    most: Any = promised.most_commit
-    if promised.commit_field:
-        least = most = getattr(states[0], promised.commit_field)
+        broken["empty commit"] = done.commit & (size == 0)
+        if properties.max_staleness is not None:
+            broken["staleness"] = accepted & (staleness > properties.max_staleness)
+        if properties.commits_every_push:
+            broken["uncommitted push"] = ~(accepted & done.commit & (size == 1))
+    if not properties.restarts:
+        broken["cancellation"] = jnp.any(done.restart)
+    if properties.max_gap is not None:
+        beyond = policies.gap(after) > properties.max_gap
+        broken["gap"] = jnp.any(done.release & beyond)
+    least: Any = properties.min_commit
+    most: Any = properties.max_commit
+    if properties.commit_field:
+        least = most = getattr(states[0], properties.commit_field)
     if least is not None:
-        broken["commit too small"] = answer.commit & (size < least) & ~alone
+        broken["commit too small"] = done.commit & (size < least) & ~alone
     if most is not None:
-        broken["commit too large"] = answer.commit & (size > most)
-    for kind, names in (("growing", promised.growing), ("falling", promised.falling)):
+        broken["commit too large"] = done.commit & (size > most)
+    for kind, names, against in (
+        ("never falls", properties.never_falls, jnp.less),
+        ("never rises", properties.never_rises, jnp.greater),
+    ):
         for name in names:
-            old, new = getattr(states[0], name), getattr(states[1], name)
-            wrong = jnp.any(new < old if kind == "growing" else new > old)
+            wrong = jnp.any(against(getattr(states[1], name), getattr(states[0], name)))
             broken[kind] = broken.get(kind, jnp.bool_(False)) | wrong
     bits = jnp.int32(0)
     for kind, holds in broken.items():
         bits = bits | (holds.astype(jnp.int32) << KINDS.index(kind))
-    return bits | standing(promised, after)
+    return bits | standing(properties, after)
 
 
-def standing(promised: Promises, clocks: Clocks) -> Int[Array, ""]:
+def standing(properties: Properties, clocks: Clocks) -> Int[Array, ""]:
     """What must hold between events, broken or not."""
     computing = clocks.alive & ~clocks.waiting
     stuck = jnp.any(clocks.alive) & ~jnp.any(computing)
     bits = stuck.astype(jnp.int32) << KINDS.index("deadlock")
-    if promised.max_computing is not None:
-        old = clocks.version - clocks.pulled > promised.max_computing
+    if not properties.waits:
+        waiting = jnp.any(clocks.alive & clocks.waiting).astype(jnp.int32)
+        bits = bits | (waiting << KINDS.index("waiting"))
+    if properties.max_computing is not None:
+        old = clocks.version - clocks.pulled > properties.max_computing
         stale = jnp.any(computing & old).astype(jnp.int32)
         bits = bits | (stale << KINDS.index("stale computation"))
     return bits

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 import numpy as np
 
 from abs_dssp import policies
-from abs_dssp.policies import Policy
-from abs_dssp.verify import abstraction, counterexample, invariants
+from abs_dssp.policies import Policy, Properties
+from abs_dssp.verify import counterexample, invariants
+from abs_dssp.verify._properties import properties as stated_properties
+from abs_dssp.verify.abstraction import Abstraction
 from abs_dssp.verify.counterexample import Violation
-from abs_dssp.verify.promised import Promises
-from abs_dssp.verify.promised import promises as known_promises
-from abs_dssp.verify.step import CHUNK, THOROUGH, Move, Steps
+from abs_dssp.verify.step import CHUNK, THOROUGH, Action, Steps
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Report:
 
     policy: str  # as policies.parse reads it
     num_workers: int
-    promised: Promises
+    properties: Properties
     states: int  # distinct, after reduction
     transitions: int
     depth: int  # events in the longest of the shortest ways to a state
@@ -33,7 +33,7 @@ class Report:
     def line(self) -> str:
         """The report in one line."""
         if self.violation is not None:
-            steps = len(self.violation.moves)
+            steps = len(self.violation.actions)
             verdict = f"VIOLATED ({self.violation.kind}, {steps} events)"
         else:
             verdict = "holds"
@@ -53,7 +53,7 @@ def check(
     deaths: int = 1,
     joins: int = 1,
     max_states: int = 50_000,
-    promises: Promises | None = None,
+    properties: Properties | None = None,
     reduced: bool = True,
 ) -> Report:
     """Tries every order of pushes, deaths and joins, shortest first.
@@ -65,8 +65,8 @@ def check(
       deaths: workers that may die.
       joins: dead workers that may join.
       max_states: where the search stops between two levels.
-      promises: what to check beside what every policy must keep; what is known of
-        the policy by default.
+      properties: what to check beside what every policy must keep; by default what
+        the policy states.
       reduced: whether states that a rule does not tell apart are taken for one; without
         it there are far more of them, and seldom a fixed point.
 
@@ -89,9 +89,19 @@ def check(
     if isinstance(policy, str):
         policy = policies.parse(policy, num_workers)
     text = policies.describe(policy)
-    if promises is None:
-        promises = known_promises(policy, num_workers, joins=joins if deaths else 0)
-    steps = Steps(policy, num_workers, promises, deaths, joins)
+    if properties is None:
+        joined = joins if deaths else 0
+        properties = stated_properties(policy, num_workers, joins=joined)
+    start = policy.init()
+    for name in {*properties.never_falls, *properties.never_rises} | (
+        {properties.commit_field} - {""}
+    ):
+        if not hasattr(start, name):
+            raise ValueError(
+                f"verify: the properties of {text} name {name!r}, which is no field of "
+                "its state."
+            )
+    steps = Steps(policy, num_workers, properties, deaths, joins)
     chosen = steps.reduction.all() if reduced else steps.reduction.none()
     while True:
         found = _Search(steps, chosen, depth, max_states)
@@ -104,12 +114,12 @@ def check(
     violation = None
     if found.path is not None:
         violation = counterexample.build(
-            policy, text, num_workers, found.kind, promises, found.path
+            policy, text, num_workers, found.kind, properties, found.path
         )
     return Report(
         text,
         num_workers,
-        promises,
+        properties,
         len(found.rows),
         found.transitions,
         found.level,
@@ -122,13 +132,13 @@ def check(
 def reachable(
     policy: Policy | str, num_workers: int, *, depth: int, deaths: int, joins: int
 ) -> list:
-    """All states within `depth` events, without any reduction, as `step.Carry`s.
+    """All states within `depth` events, without any reduction, as `step.State`s.
 
     For comparison with other programs; far more states than `check` sees.
     """
     if isinstance(policy, str):
         policy = policies.parse(policy, num_workers)
-    steps = Steps(policy, num_workers, Promises(), deaths, joins)
+    steps = Steps(policy, num_workers, Properties(), deaths, joins)
     found = _Search(steps, steps.reduction.none(), depth, 2**30)
     found.run()
     return [steps.layout.on_host(row) for row in found.rows]
@@ -137,7 +147,7 @@ def reachable(
 class _Search:
     """One search with given reductions."""
 
-    def __init__(self, steps: Steps, chosen: abstraction.Chosen, depth: int, most: int):
+    def __init__(self, steps: Steps, chosen: Abstraction, depth: int, most: int):
         self._steps, self._chosen = steps, chosen
         self._depth, self._most = depth, most
         self.rows = steps.first(chosen)[None, :]
@@ -147,11 +157,11 @@ class _Search:
         self._released: list[np.ndarray] = []
         self.level = self.transitions = 0
         self.complete = False
-        self.path: Sequence[Move] | None = None  # to what broke a promise
+        self.path: Sequence[Action] | None = None  # to what broke a property
         self.kind = ""
 
-    def run(self) -> abstraction.Chosen | None:
-        """Searches; other reductions to begin anew with, if a guess was wrong."""
+    def run(self) -> Abstraction | None:
+        """Searches; other reductions to begin anew with, if a hypothesis was wrong."""
         low = 0
         while self.level < self._depth:
             high = len(self.rows)
@@ -192,7 +202,7 @@ class _Search:
     def confirmed(self) -> bool:
         """Whether the violation is there without any reduction."""
         assert self.path is not None
-        if self.kind == "never answered":
+        if self.kind == "starvation":
             return True
         none = self._steps.reduction.none()
         row = self._steps.first(none)
@@ -204,18 +214,18 @@ class _Search:
             row, broken = out.rows[0, place], out.broken[0, place]
         return bool(broken >> invariants.KINDS.index(self.kind) & 1)
 
-    def _weaker(self, rows: np.ndarray) -> abstraction.Chosen:
+    def _weaker(self, rows: np.ndarray) -> Abstraction:
         """The reductions without those that these states prove wrong."""
         chosen, reduction = self._chosen, self._steps.reduction
         weaker = chosen
-        for guess in np.flatnonzero(chosen.guesses).tolist():
-            out = self._steps(rows, chosen, reduction.only(chosen, guess))
+        for hypothesis in np.flatnonzero(chosen.hypotheses).tolist():
+            out = self._steps(rows, chosen, reduction.only(chosen, hypothesis))
             if out.unequal.any():
-                weaker = reduction.without(weaker, guess)
+                weaker = reduction.without(weaker, hypothesis)
         return reduction.none() if weaker is chosen else weaker
 
-    def _way(self, state: int) -> list[Move]:
-        """The moves that lead to a state."""
+    def _way(self, state: int) -> list[Action]:
+        """The actions that lead to a state."""
         moves = []
         while state > 0:
             state, move = self._parents[state]
@@ -246,7 +256,7 @@ class _Search:
         )
         stuck = np.flatnonzero(((waits > 0) & ~answered).any(axis=1))
         if len(stuck):
-            self.kind, self.path = "never answered", self._way(int(stuck[0]))
+            self.kind, self.path = "starvation", self._way(int(stuck[0]))
 
 
 class _Seen:

@@ -1,4 +1,4 @@
-"""All successors of many states at once, judged and reduced: one compiled program."""
+"""All successors of many states at once, checked and reduced: one compiled program."""
 
 import math
 from typing import Any, NamedTuple
@@ -10,9 +10,9 @@ from jaxtyping import Array, Float, Int
 
 from abs_dssp import policies
 from abs_dssp.history import transition
-from abs_dssp.policies import Clocks, Policy
+from abs_dssp.policies import Clocks, Policy, Properties
 from abs_dssp.verify import abstraction, invariants
-from abs_dssp.verify.promised import Promises
+from abs_dssp.verify.abstraction import Abstraction
 
 CHUNK = 1024  # states per call, so that one size is compiled
 THOROUGH = CHUNK // abstraction.NEAR
@@ -20,7 +20,7 @@ SECONDS = (1.0, 3.0)  # between events, for rules that read times
 LOSSES = (1.0, 0.25)  # estimates, for rules that read the loss
 
 
-class Move(NamedTuple):
+class Action(NamedTuple):
     """One event of a schedule."""
 
     kind: str  # "push", "leave" or "join"
@@ -29,7 +29,7 @@ class Move(NamedTuple):
     loss: float  # estimate that the rule is shown; NaN if it reads none
 
 
-class Carry(NamedTuple):
+class State(NamedTuple):
     """One state of the search."""
 
     state: Any  # of the policy
@@ -40,13 +40,13 @@ class Carry(NamedTuple):
 
 
 class Successors(NamedTuple):
-    """What every move makes of every state; NumPy arrays."""
+    """What every action makes of every state; NumPy arrays."""
 
     rows: np.ndarray  # int32 (S, E, W), packed
-    broken: np.ndarray  # int32 (S, E), bits in the order of `judge.KINDS`
+    broken: np.ndarray  # int32 (S, E), bits in the order of `invariants.KINDS`
     valid: np.ndarray  # bool (S, E)
     released: np.ndarray  # bool (S, E, N); answered, and by a push
-    unequal: np.ndarray  # bool (S, E); a reduction changes what happens
+    unequal: np.ndarray  # bool (S, E); an abstraction changes what happens
 
 
 class Steps:
@@ -56,18 +56,18 @@ class Steps:
         self,
         policy: Policy,
         num_workers: int,
-        promised: Promises,
+        properties: Properties,
         deaths: int,
         joins: int,
     ):
         _fits(policy, num_workers)
-        read = abstraction.reads(policy, num_workers)
+        read = policies.fields_read(policy, num_workers)
         self.timed = bool(read & {"latest", "previous", "now"})
         self.policy, self.num_workers = policy, num_workers
         times = SECONDS if self.timed else SECONDS[:1]
         losses = LOSSES if "loss" in read else (math.nan,)
         self.moves = [
-            Move(kind, worker, dt, loss)
+            Action(kind, worker, dt, loss)
             for kind in ("push", "leave", "join")
             for worker in range(num_workers)
             for dt in times
@@ -75,7 +75,7 @@ class Steps:
             if kind == "push" or (deaths if kind == "leave" else deaths and joins)
         ]
         self.pushes = sum(move.kind == "push" for move in self.moves)
-        self.start = Carry(
+        self.start = State(
             jax.tree.map(jnp.asarray, policy.init()),
             policies.initial_clocks(num_workers),
             jnp.float32(0),
@@ -83,8 +83,8 @@ class Steps:
             jnp.int32(joins),
         )
         self.layout = Layout(self.start)
-        self.reduction = abstraction.Reduction(self.start, read, promised)
-        self.promised = promised
+        self.reduction = abstraction.Reduction(self.start, read, properties)
+        self.properties = properties
         # Compiling takes longer than most searches: half of it is saved.
         quick = {"xla_backend_optimization_level": 0}
         self._step = jax.jit(
@@ -92,13 +92,16 @@ class Steps:
             compiler_options=quick if jax.default_backend() == "cpu" else None,
         )
 
-    def first(self, chosen: abstraction.Chosen) -> np.ndarray:
+    def first(self, chosen: Abstraction) -> np.ndarray:
         """The initial state, packed and reduced."""
         carry = self.reduction.canonical(self.start, chosen)
         return np.asarray(self.layout.pack(carry))
 
     def __call__(
-        self, rows: np.ndarray, chosen: abstraction.Chosen, probed: abstraction.Chosen
+        self,
+        rows: np.ndarray,
+        chosen: Abstraction,
+        probed: Abstraction,
     ) -> Successors:
         """Successors of at most CHUNK states.
 
@@ -137,7 +140,7 @@ class Steps:
         return Successors(rows[0], broken[0], valid[0], released[0], unequal)
 
     def _all(self, carry, chosen):
-        """Every move from one state."""
+        """Every action from one state."""
         parts = []
         for kind, apply in (
             ("push", self._push),
@@ -165,66 +168,56 @@ class Steps:
 
     def _push(self, carry, worker, now):
         clocks = carry.clocks
-        state, after, raw, answer = pushed(
-            self.policy, carry.state, clocks, worker, now
-        )
         pusher = policies.only(worker, self.num_workers)
-        broken = invariants.decision(
-            self.promised,
-            (carry.state, state),
-            clocks,
-            after,
-            raw,
-            answer,
-            clocks.waiting | pusher,
-            True,
+        after, broken, done = self._decided(
+            "push", carry, worker, now, clocks.waiting | pusher
         )
         valid = clocks.alive[worker] & ~clocks.waiting[worker]
-        next_carry = carry._replace(state=state, clocks=after, now=now)
-        return next_carry, broken, valid, answer.release
+        return after, broken, valid, done.release
 
     def _leave(self, carry, worker, now):
         clocks = carry.clocks
-        state, after, raw, answer = left(self.policy, carry.state, clocks, worker, now)
         gone = policies.only(worker, self.num_workers)
-        broken = invariants.decision(
-            self.promised,
-            (carry.state, state),
-            clocks,
-            after,
-            raw,
-            answer,
-            clocks.waiting & ~gone,
-            False,
+        after, broken, _ = self._decided(
+            "leave", carry, worker, now, clocks.waiting & ~gone
         )
         valid = clocks.alive[worker] & (carry.deaths > 0)
-        next_carry = carry._replace(
-            state=state, clocks=after, now=now, deaths=carry.deaths - 1
-        )
-        return next_carry, broken, valid, policies.base.nobody(self.num_workers)
+        nobody = policies.base.nobody(self.num_workers)
+        return after._replace(deaths=carry.deaths - 1), broken, valid, nobody
 
     def _join(self, carry, worker, now):
-        clocks = transition.join(carry.clocks, worker, now)
+        server, _ = transition.join(server_of(carry.state, carry.clocks), worker, now)
         valid = ~carry.clocks.alive[worker] & (carry.joins > 0)
-        next_carry = carry._replace(clocks=clocks, now=now, joins=carry.joins - 1)
+        after = carry._replace(clocks=server.clocks, now=now, joins=carry.joins - 1)
         nobody = policies.base.nobody(self.num_workers)
-        return next_carry, invariants.standing(self.promised, clocks), valid, nobody
+        broken = invariants.standing(self.properties, server.clocks)
+        return after, broken, valid, nobody
+
+    def _decided(self, kind: str, carry, worker, now, arrived):
+        """The state after a push or a departure, what it breaks, and what was done.
+
+        `arrived` are those who have no computation running while the rule decides.
+        """
+        before = server_of(carry.state, carry.clocks)
+        ask = transition.push if kind == "push" else transition.leave
+        server, done = ask(self.policy, before, worker, now)
+        broken = invariants.decision(
+            self.properties,
+            (carry.state, server.policy),
+            carry.clocks,
+            server.clocks,
+            done,
+            arrived,
+            kind == "push",
+        )
+        after = carry._replace(state=server.policy, clocks=server.clocks, now=now)
+        return after, broken, done
 
 
-def pushed(policy: Policy, state: Any, clocks: Clocks, worker, now):
-    """`decisions.push`, and the decision as the rule gave it: `(.., raw, answer)`."""
-    (state, raw), clocks, answer = transition.push(
-        _recording(policy), state, clocks, worker, now
-    )
-    return state, clocks, raw, answer
-
-
-def left(policy: Policy, state: Any, clocks: Clocks, worker, now):
-    """`decisions.leave`, and the decision as the rule gave it: `(.., raw, answer)`."""
-    (state, raw), clocks, answer = transition.leave(
-        _recording(policy), state, clocks, worker, now
-    )
-    return state, clocks, raw, answer
+def server_of(state: Any, clocks: Clocks) -> transition.State:
+    """A server's state; what no decision depends on is zero."""
+    count = jnp.zeros_like(clocks.clock)
+    return transition.State(state, clocks, count, jnp.zeros_like(clocks.latest), count)
 
 
 def _fits(policy: Policy, num_workers: int) -> None:
@@ -260,24 +253,6 @@ def _fits(policy: Policy, num_workers: int) -> None:
                 f"{where} must return a Decision whose release and restart are bool "
                 f"of shape ({num_workers},)."
             )
-
-
-def _recording(policy):
-    """The policy, handing out its decision beside its state.
-
-    The bookkeeping drops what a decision must not ask for, such as the release of a
-    worker that computes: here that is a broken promise.
-    """
-
-    def on_push(state, clocks, worker, now):
-        state, decision = policy.on_push(state, clocks, worker, now)
-        return (state, decision), decision
-
-    def on_leave(state, clocks, worker, now):
-        state, decision = policy.on_leave(state, clocks, worker, now)
-        return (state, decision), decision
-
-    return Policy(policy.init, on_push, on_leave)
 
 
 class Layout:

@@ -38,8 +38,93 @@ def shapes(tree):
 
 
 def test_the_table_names_every_policy():
-    named = " ".join(case.text for case in support.CASES)
-    assert all(f"{name}(" in named for name in policies.names())
+    named = {case.text.partition("(")[0] for case in support.CASES}
+    assert named == {*policies.names(), "weighted"}
+
+
+# Derived by hand for N = 4: staleness, gap, least and most pushes in a commit. SSP's
+# staleness: the three others make 2 s + 1 pushes each at most while a worker computes.
+BOUNDS = {
+    "bsp()": (0, 0, 4, 4),
+    "local_sgd()": (0, 0, 4, 4),
+    "asp()": (None, None, 1, 1),
+    "ssp(s=0)": (3 * 1, 0, 1, 1),
+    "ssp(s=3)": (3 * 7, 3, 1, 1),
+    "dssp(s_lower=1,s_upper=4)": (None, None, 1, 1),
+    "dssp()": (None, None, 1, 1),
+    'dssp(s_lower=1,s_upper=4,variant="bounded")': (3 * 9, 4, 1, 1),
+    'dssp(s_lower=0,s_upper=7,variant="bounded")': (3 * 15, 7, 1, 1),
+    "k_sync(k=2)": (0, None, 2, 2),
+    "k_batch_sync(k=3)": (0, None, 3, 3),
+    "k_async(k=2)": (None, None, 2, 2),
+    "k_batch_async(k=3)": (None, None, 3, 3),
+    "adasync(k0=2)": (None, None, 2, 4),
+    'adasync(k0=1,base="k_batch_sync",interval=1.0)': (0, None, 1, 4),
+    "sa_adasync(k0=1)": (None, None, 1, 4),
+    "abs(k0=1,a=3,tau_max=2)": (2, None, 1, 4),
+    "abs(k0=2,a=5)": (2, None, 2, 4),  # ceil(N / K^0)
+    'abs(k0=1,a=0.5,growth="loss")': (4, None, 1, 4),
+    # K is at least R^0 / 16 and at most 2 R, where R^0 is N / 2 and R is `noise`.
+    "abs_dssp()": (4, None, 1, 4),
+    "abs_dssp(noise=7.0,growth=1.25,memory=0.5)": (4, None, 1, 14),
+    "m_sync(m=2)": (0, None, 2, 2),
+    "rennala(batch_size=5)": (0, None, 5, 5),
+    "ringmaster(threshold=3)": (2, None, 1, 1),
+    "ringmaster(threshold=2,stop=True)": (1, None, 1, 1),
+    # The sum of the counts is at least n times their harmonic mean, 7 / n.
+    "malenia(batch_size=7)": (0, None, 7, None),
+    "ringleader()": (None, None, None, None),
+    "mindflayer(trials=2,seconds=4.0)": (0, None, 1, None),
+    "rescaled()": (None, None, 1, 1),
+    "fedbuff(k=3)": (None, None, 3, 3),
+    "fedasync()": (None, None, 1, 1),
+    "weighted(asp(), koloskova(concurrency=2,limit=1.5))": (None, None, 1, 1),
+    "weighted(asp(), mishchenko(concurrency=2))": (None, None, 1, 1),
+    "zipline(lookahead=3)": (None, None, 1, 1),
+    "sync_switch(at=5)": (None, None, None, None),
+    "weighted(k_async(k=2), polynomial(a=0.5))": (None, None, 2, 2),
+}
+# Rules that commit every push alone, keep a pusher waiting, or cancel computations, and
+# the aggregator, where it is not the mean, that a rule is meant for.
+EVERY_PUSH = {"asp", "ssp", "dssp", "rescaled", "fedasync", "zipline"}
+NOBODY_WAITS = {
+    *("asp", "rescaled", "fedasync", "fedbuff", "k_batch_sync", "k_batch_async"),
+    *("abs_dssp", "rennala", "ringmaster", "malenia", "ringleader"),
+}
+RESTARTS = {"k_sync", "m_sync", "k_batch_sync", "abs", "abs_dssp"}
+READS_LOSS = {"adasync", "sa_adasync"}
+AGGREGATES = {
+    "malenia": "workers",
+    "ringleader": "table",
+    **dict.fromkeys(("rescaled", "fedbuff", "fedasync", "abs_dssp"), "sum"),
+}
+
+
+@EVERY
+def test_a_rule_states_what_was_derived(case):
+    stated = case.properties(N)
+    assert BOUNDS[case.text] == (
+        stated.max_staleness,
+        stated.max_gap,
+        stated.min_commit,
+        stated.max_commit,
+    )
+    batch, stops = '"k_batch_sync"' in case.text, "stop=True" in case.text
+    inner = case.text.removeprefix("weighted(")
+    name = inner.partition("(")[0]
+    assert stated.commits_every_push == (name in EVERY_PUSH)
+    assert stated.waits == (name not in NOBODY_WAITS and not batch)
+    assert stated.restarts == (name in RESTARTS or batch or stops)
+    assert stated.reads_loss == (name in READS_LOSS or '"loss"' in case.text)
+    weighted = "sum" if inner != case.text and name in EVERY_PUSH else "mean"
+    assert stated.aggregate == AGGREGATES.get(name, weighted)
+
+
+@EVERY
+def test_what_is_stated_of_the_loss_is_what_tracing_finds(case):
+    policy = policies.parse(case.text, N)
+    silent = policy._replace(properties=policies.Properties())
+    assert policy.properties.reads_loss == policies.reads_loss(silent, N)
 
 
 @EVERY
@@ -81,9 +166,10 @@ def test_jit_no_jit_and_vmap_agree(case):
 def test_only_the_living_run_and_only_waiters_are_released(case):
     policy = policies.parse(case.text, N)
     push, leave = jax.jit(policy.on_push), jax.jit(policy.on_leave)
+    stated = policy.properties
     generator = np.random.default_rng(1)
     for _ in range(60):
-        clocks, worker = random_clocks(generator, case.waits)
+        clocks, worker = random_clocks(generator, stated.waits)
         pusher = np.arange(N) == int(worker)
         _, decision = push(policy.init(), clocks, worker, jnp.float32(20))
         waiting, alive = np.asarray(clocks.waiting), np.asarray(clocks.alive)
@@ -91,9 +177,9 @@ def test_only_the_living_run_and_only_waiters_are_released(case):
         assert not np.any(release & ~alive)
         assert not np.any(release & ~(waiting | pusher))
         assert not np.any(restart & ~(alive & ~waiting & ~pusher))
-        assert case.restarts or not restart.any()
+        assert stated.restarts or not restart.any()
         assert np.isfinite(decision.weight) and decision.weight >= 0
-        assert not (case.alone and not decision.commit)
+        assert not (stated.commits_every_push and not decision.commit)
         computing = alive & ~waiting & ~pusher
         assert np.any(computing | release), "nobody computes any more"
 
@@ -101,7 +187,9 @@ def test_only_the_living_run_and_only_waiters_are_released(case):
         _, decision = leave(policy.init(), gone, worker, jnp.float32(20))
         release, alive = np.asarray(decision.release), np.asarray(gone.alive)
         assert not np.any(release & ~(alive & waiting))
-        if case.alone:  # others may wait for a living worker that is behind
+        if (
+            stated.commits_every_push
+        ):  # others may wait for a living worker that is behind
             continue
         computing = alive & (~waiting | release)
         assert np.any(computing) or not np.any(alive & waiting), "all are left waiting"

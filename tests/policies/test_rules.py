@@ -8,6 +8,8 @@ import support
 
 from abs_dssp import policies
 
+LOSS_GROWTH = 'abs(k0=2,a=0.5,growth="loss")'
+
 
 def push(policy, clocks, worker=0, state=None, now=0.0):
     state = policy.init() if state is None else state
@@ -84,6 +86,29 @@ def test_adasync_grows_with_the_root_of_the_loss_ratio():
     high = clocks._replace(loss=jnp.float32(100))
     state, _ = push(policy, high, state=state, now=30.0)
     assert state.k == 2
+
+
+@pytest.mark.parametrize("text", ["adasync(k0=2,interval=0)", LOSS_GROWTH])
+@pytest.mark.parametrize(
+    ("first", "loss", "k"),
+    [
+        pytest.param(8.0, 4.0, 3, id="ceil(2 sqrt 2)"),
+        pytest.param(8.0, 0.0, 4, id="loss 0: all"),
+        pytest.param(8.0, -0.5, 4, id="loss below 0: all"),
+        pytest.param(8.0, np.nan, 2, id="no estimate"),
+        pytest.param(8.0, np.inf, 2, id="an infinite estimate is none"),
+        pytest.param(-8.0, -0.5, 2, id="F(w_0) below 0"),
+        pytest.param(0.0, -0.5, 2, id="F(w_0) = 0"),
+    ],
+)
+def test_rounds_grow_by_the_ratio_of_losses(text, first, loss, k):
+    policy = policies.parse(text, 4)
+    state = policy.init()._replace(first_loss=jnp.float32(first))
+    clocks = support.clocks([1] * 4, pending=1)._replace(loss=jnp.float32(loss))
+    state, decision = push(policy, clocks, state=state, now=1.0)
+    assert state.k == k
+    if loss <= 0 and "adasync" in text and first > 0:  # four pushes, not two
+        assert not decision.commit
 
 
 def test_abs_restarts_right_after_the_commit():
@@ -185,3 +210,55 @@ def test_a_rule_of_ones_own_is_named_with_its_module(tmp_path, monkeypatch):
     policy = policies.parse("own_rules:patient(s=2)", 3)
     assert policies.describe(policy) == "own_rules:patient(s=2)"
     assert policies.parse("own_rules:patient(s=2)", 3) is policy
+
+
+def test_a_rule_of_ones_own_may_stand_inside_another(tmp_path, monkeypatch):
+    (tmp_path / "nested_rules.py").write_text(
+        "import jax.numpy as jnp\n"
+        "from abs_dssp import policies\n"
+        "def mine(num_workers, *, s, note=''):\n"
+        "    return policies.ssp(num_workers, s=s)\n"
+        "def half():\n"
+        "    return lambda staleness: jnp.float32(0.5)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    text = "weighted(nested_rules:mine(s=2,note='a:b(1)'), nested_rules:half())"
+    policy = policies.parse(text, 3)
+    described = policies.describe(policy)
+    assert described == (
+        "weighted(policy=nested_rules:mine(s=2,note='a:b(1)'),"
+        "weighting=nested_rules:half())"
+    )
+    assert policies.parse(described, 3) is policy
+    # The package's rule inside keeps its own text.
+    assert policies.describe(policies.ssp(3, s=2)) == "ssp(s=2)"
+
+
+def test_equal_calls_give_one_policy_and_others_do_not():
+    one = policies.dssp(4, 3, s_upper=5)
+    assert policies.dssp(num_workers=4, s_upper=5) is one
+    assert policies.parse('dssp(variant="printed",s_upper=5,s_lower=3)', 4) is one
+    assert policies.describe(one) == "dssp(s_upper=5)"
+    assert policies.mindflayer(4, trials=[1, 2, 1, 1], seconds=2.0) is (
+        policies.mindflayer(4, seconds=2.0, trials=[1, 2, 1, 1])
+    )
+    # 1 and 1.0 are equal, yet another argument: it is written in another way.
+    one, other = (
+        policies.fedasync(4, alpha=1.0, a=1),
+        policies.fedasync(4, a=1.0, alpha=1),
+    )
+    assert policies.describe(one) == "fedasync(alpha=1.0,a=1)"
+    assert policies.describe(other) == "fedasync(alpha=1,a=1.0)"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "weighted(ringleader(), inverse())",
+        "switch(ringleader(), asp(), at=3)",
+        "switch(asp(), ringleader(), at=3)",
+    ],
+)
+def test_numbers_of_rounds_are_no_weights(text):
+    with pytest.raises(ValueError, match="are the numbers of its rounds"):
+        policies.parse(text, 3)

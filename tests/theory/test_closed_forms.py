@@ -236,6 +236,7 @@ def test_unknown_rules_are_named():
         ("abs(k0=2)", (2, 2)), ("abs(k0=1,a=3,tau_max=5)", (1, 5)),
         ('dssp(s_lower=1,s_upper=4,variant="bounded")', (1, 27)),
         ("dssp()", (1, math.inf)),
+        ("malenia(batch_size=2)", (2, 0)),
     ],
 )  # fmt: skip
 def test_promises_hold_in_schedules(text, expected):
@@ -262,3 +263,6 @@ def test_a_step_size_needs_a_bound_on_staleness():
     assert noisy == pytest.approx(math.sqrt(2 * 4 / (2.0 * 100 * 1000)))
     with pytest.raises(ValueError, match="nothing is known"):
         theory.promise("switch(bsp(), asp(), at=3)", 4)
+    # The default buffer of FedBuff is 10 pushes.
+    assert theory.promise("fedbuff()", 4) == theory.Promise(10, math.inf, True)
+    assert theory.step_size("fedbuff()", 4, smoothness=1.0, tau_max=2) > 0

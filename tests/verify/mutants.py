@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 
 from abs_dssp import policies
-from abs_dssp.verify import Promises
+from abs_dssp.policies import Properties
 
 
 def altered(policy, push=None, leave=None):
@@ -198,37 +198,39 @@ class Mutant(NamedTuple):
     make: Callable
     kind: str
     length: int  # events, counted by hand
-    promised: Promises = Promises()
+    properties: Properties = Properties()
     num_workers: int = 2
     deaths: int = 1
 
 
-ALONE = Promises(least_commit=1, most_commit=1)
-TWO = Promises(least_commit=2, most_commit=2)
-ABS = Promises(9, 9, None, None, None, ("k",), ("tau_max",))
+ALONE = Properties(min_commit=1, max_commit=1)
+TWO = Properties(min_commit=2, max_commit=2)
+ABS = Properties(
+    max_staleness=9, max_computing=9, never_falls=("k",), never_rises=("tau_max",)
+)
 
 MUTANTS = [
     # The second push of one worker has gap 2; then it is released.
-    Mutant(too_far_ahead, "gap", 2, Promises(max_gap=1)),
+    Mutant(too_far_ahead, "gap", 2, Properties(max_gap=1)),
     # Two commits of one worker make the other's computation 2 versions old.
-    Mutant(no_restarts, "stale computation", 2, Promises(max_computing=1)),
+    Mutant(no_restarts, "stale computation", 2, Properties(max_computing=1)),
     Mutant(waits_for_the_dead, "deadlock", 2),
     Mutant(forgets_on_leave, "deadlock", 2),
     # The first push commits, the second one is stale.
-    Mutant(accepts_stale, "staleness", 2, Promises(max_staleness=0)),
+    Mutant(accepts_stale, "staleness", 2, Properties(max_staleness=0)),
     Mutant(lambda n: policies.k_async(n, k=1), "commit too small", 1, TWO),
     Mutant(lambda n: policies.k_async(n, k=3), "commit too large", 3, TWO, 3),
     Mutant(releases_the_dead, "dead", 2, ALONE),
-    Mutant(releases_everybody, "answered twice", 1, ALONE),
-    Mutant(releases_who_computes_on_leave, "answered twice", 1, ALONE),
+    Mutant(releases_everybody, "released twice", 1, ALONE),
+    Mutant(releases_who_computes_on_leave, "released twice", 1, ALONE),
     Mutant(restarts_the_pusher, "restart", 1, ALONE),
     # It waits for ever, though the others go on.
-    Mutant(forgets_worker_0, "never answered", 1, ALONE, 3),
+    Mutant(forgets_worker_0, "starvation", 1, ALONE, 3),
     Mutant(forgets_worker_0, "deadlock", 2, ALONE, 2),
     # K^1 = 2 after the first push; the second is not committed.
-    Mutant(shrinks, "growing", 2, ABS, 3, 0),
+    Mutant(shrinks, "never falls", 2, ABS, 3, 0),
     # The third push finds version 2.
-    Mutant(loosens, "falling", 3, ABS),
+    Mutant(loosens, "never rises", 3, ABS),
     Mutant(weighs(jnp.nan), "weight", 2, ALONE),
     Mutant(weighs(-1.0), "weight", 2, ALONE),
     Mutant(weighs(jnp.inf), "weight", 2, ALONE),
@@ -238,4 +240,16 @@ MUTANTS = [
     Mutant(at_version_3, "deadlock", 5, ALONE, 2, 1),
     # Both workers push 3 s after the event before.
     Mutant(out_of_time, "deadlock", 2, ALONE, 2, 0),
+    # The first push of a round of two waits for the second.
+    Mutant(
+        lambda n: policies.k_async(n, k=2),
+        "uncommitted push",
+        1,
+        policies.base.EVERY_PUSH,
+    ),
+    Mutant(lambda n: policies.ssp(n, s=0), "waiting", 1, Properties(waits=False)),
+    # A commit cancels what the other computes.
+    Mutant(
+        lambda n: policies.k_sync(n, k=1), "cancellation", 1, Properties(restarts=False)
+    ),
 ]

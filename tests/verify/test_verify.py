@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import reference
 
-from abs_dssp import policies, theory, traces, verify
+from abs_dssp import policies, traces, verify
 from abs_dssp.history import rederivation
 
 WRONG = pytest.mark.parametrize(
@@ -21,7 +21,7 @@ WRONG = pytest.mark.parametrize(
 
 
 @pytest.mark.parametrize("text", verify.examples())
-def test_the_rules_keep_their_promises(text):
+def test_the_rules_have_their_properties(text):
     report = verify.check(text, 3, max_states=4_000)
     assert report.violation is None, report.violation.table
     assert report.states > 1
@@ -30,7 +30,7 @@ def test_the_rules_keep_their_promises(text):
 @pytest.mark.slow
 @pytest.mark.parametrize("num_workers", [2, 3])
 @pytest.mark.parametrize("text", verify.examples())
-def test_the_rules_keep_their_promises_when_more_happens(text, num_workers):
+def test_the_rules_have_their_properties_when_more_happens(text, num_workers):
     report = verify.check(text, num_workers, deaths=2, joins=2, max_states=100_000)
     assert report.violation is None, report.violation.table
 
@@ -43,29 +43,16 @@ def test_every_rule_has_an_example():
         policies.parse(text, 3)
 
 
-@pytest.mark.parametrize("text", verify.examples())
-def test_promises_are_those_of_the_theory(text):
-    try:
-        known = theory.promise(text, 3)
-    except ValueError:
-        pytest.skip("the theory knows nothing of it")
-    mine = verify.promises(text, 3)
-    if mine.max_staleness is not None:
-        assert mine.max_staleness == known.tau_max
-    if mine.least_commit is not None:
-        assert mine.least_commit == known.k_min
-
-
 @WRONG
 def test_what_is_broken_is_named_by_a_shortest_way(mutant):
     policy = mutant.make(mutant.num_workers)
     report = verify.check(
-        policy, mutant.num_workers, deaths=mutant.deaths, promises=mutant.promised
+        policy, mutant.num_workers, deaths=mutant.deaths, properties=mutant.properties
     )
     found = report.violation
     assert found is not None
-    assert (found.kind, len(found.moves)) == (mutant.kind, mutant.length), found.table
-    assert found.promise.endswith(".")
+    assert (found.kind, len(found.actions)) == (mutant.kind, mutant.length), found.table
+    assert found.property.endswith(".")
     assert len(found.table.splitlines()) == mutant.length + 1
     trace = found.trace.validate()
     assert len(trace) + len(trace.events) == mutant.length
@@ -82,22 +69,22 @@ def test_reductions_lengthen_and_hide_nothing(number):
         mutant.make(mutant.num_workers),
         mutant.num_workers,
         deaths=mutant.deaths,
-        promises=mutant.promised,
+        properties=mutant.properties,
         reduced=False,
     )
     assert report.violation is not None
     assert report.violation.kind == mutant.kind
-    assert len(report.violation.moves) == mutant.length
+    assert len(report.violation.actions) == mutant.length
 
 
-def test_the_counterexample_shows_the_broken_promise(tmp_path):
-    promised = verify.promises('dssp(s_lower=0,s_upper=1,variant="bounded")', 2)
+def test_the_counterexample_shows_the_broken_property(tmp_path):
+    bounded = verify.properties('dssp(s_lower=0,s_upper=1,variant="bounded")', 2)
     printed = policies.dssp(2, s_lower=0, s_upper=1, variant="printed")
-    report = verify.check(printed, 2, promises=promised)
+    report = verify.check(printed, 2, properties=bounded)
     assert report.violation is not None and not report.complete
     assert report.violation.kind == "gap"
     # Both push once, for an interval; one more push asks, the next one uses the grant.
-    assert len(report.violation.moves) == 4
+    assert len(report.violation.actions) == 4
     trace = rederivation.rederive(printed, report.violation.trace)
     released = trace.wait == 0
     assert trace.gaps[released].max() == 2
@@ -110,22 +97,22 @@ def test_the_counterexample_shows_the_broken_promise(tmp_path):
 def test_bounded_dssp_keeps_what_printed_dssp_breaks():
     text = 'dssp(s_lower=0,s_upper=1,variant="bounded")'
     report = verify.check(text, 2, depth=8)
-    assert report.promised.max_gap == 1
+    assert report.properties.max_gap == 1
     assert report.violation is None
     assert report.depth == 8
 
 
 def test_staleness_can_be_read_off_the_trace():
     mutant = next(m for m in mutants.MUTANTS if m.kind == "staleness")
-    found = verify.check(mutant.make(2), 2, promises=mutant.promised).violation
+    found = verify.check(mutant.make(2), 2, properties=mutant.properties).violation
     assert found is not None
     assert found.trace.staleness[found.trace.accepted].max() == 1
 
 
 def test_a_worker_that_rejoins_may_push_twice_in_a_round_of_bsp():
-    report = verify.check("bsp()", 2, promises=verify.Promises(most_commit=2))
+    report = verify.check("bsp()", 2, properties=verify.Properties(max_commit=2))
     assert report.violation is not None
-    kinds = [(move.kind, move.worker) for move in report.violation.moves]
+    kinds = [(action.kind, action.worker) for action in report.violation.actions]
     assert kinds == [
         ("push", 0), ("leave", 0), ("join", 0), ("push", 0), ("push", 1),
     ]  # fmt: skip
@@ -134,28 +121,59 @@ def test_a_worker_that_rejoins_may_push_twice_in_a_round_of_bsp():
     assert verify.check("bsp()", 2, joins=0).violation is None
 
 
-def test_a_rule_states_its_own_promises():
-    def lenient(num_workers):
-        policy = policies.ssp(num_workers, s=2)
-
-        def on_push(*arguments):
-            return policy.on_push(*arguments)
-
-        on_push.promises = {"max_gap": 1}
-        return policy._replace(on_push=on_push)
-
-    report = verify.check(lenient(2), 2)
-    assert report.promised == verify.Promises(max_gap=1)
-    assert report.violation is not None and report.violation.kind == "gap"
+def own(num_workers, **properties):
+    """A rule of one's own that states something of SSP with a gap of 2."""
+    return policies.ssp(num_workers, s=2)._replace(
+        properties=policies.Properties(**properties)
+    )
 
 
-def test_promises_are_stated_on_top_of_those_known():
-    known = verify.promises("abs(k0=1,a=2)", 3)
+@pytest.mark.parametrize(
+    ("properties", "kind", "events"),
+    [
+        # The second push of a worker has gap 2, and it is released.
+        ({"max_gap": 1}, "gap", 2),
+        # The third one has gap 3, and waits.
+        ({"waits": False}, "waiting", 3),
+        ({"max_commit": 0}, "commit too large", 1),
+        ({"max_gap": 2, "commits_every_push": True, "restarts": False}, None, 0),
+    ],
+)
+def test_what_a_rule_states_is_checked(properties, kind, events):
+    report = verify.check(own(2, **properties), 2)
+    assert report.properties == policies.Properties(**properties)
+    found = report.violation
+    if kind is None:
+        assert found is None
+    else:
+        assert found is not None
+        assert (found.kind, len(found.actions)) == (kind, events)
+
+
+def test_a_stated_field_must_be_one_of_the_state():
+    with pytest.raises(ValueError, match="name 'k', which is no field of its state"):
+        verify.check(own(2, never_falls=("k",)), 2)
+
+
+def test_bounds_grow_with_each_join():
+    joined = verify.properties("ssp(s=1)", 3, joins=2)
+    # (2 s + 1) (N - 1 + joins)
+    assert joined.max_staleness == 12 and joined.max_gap == 1
+    assert verify.properties("bsp()", 3, joins=2).max_commit == 5
+
+
+def test_properties_are_stated_on_top_of_those_known():
+    known = verify.properties("abs(k0=1,a=2)", 3)
     stated = verify.stated(known, {"commit_size": 2, "max_gap": None})
-    assert (stated.least_commit, stated.most_commit) == (2, 2)
-    assert stated.commit_field == "" and stated.growing == ("k",)
+    assert (stated.min_commit, stated.max_commit) == (2, 2)
+    assert stated.commit_field == "" and stated.never_falls == ("k",)
     with pytest.raises(ValueError, match="max_gap must be at least 0, got -1"):
         verify.stated(known, {"max_gap": -1})
+
+
+def test_a_number_that_only_counts_leaves_the_search_finite():
+    """Ringleader numbers its rounds without end, and no decision depends on it."""
+    assert verify.check("ringleader()", 2).complete
 
 
 # The same states, found without the package.
