@@ -29,15 +29,6 @@ def permute(
 
     Returns:
       The images, below `size`.
-
-    Example:
-      >>> import jax.numpy as jnp
-      >>> from abs_dssp.tasks import sampling
-      >>> keys = jnp.broadcast_to(jnp.arange(6, dtype=jnp.uint32), (4, 6))
-      >>> sizes = jnp.full(4, 4, jnp.uint32)
-      >>> images = sampling.permute(jnp.arange(4, dtype=jnp.uint32), sizes, keys)
-      >>> sorted(images.tolist())
-      [0, 1, 2, 3]
     """
     # Two halves of `half` bits, so that 4^half >= size: walks are short (< 4 steps on
     # average), since at least a quarter of the domain lies below `size`.
