@@ -12,6 +12,7 @@ from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from abs_dssp import literals
@@ -27,7 +28,7 @@ class Mlp(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "B ..."], train: bool = False
+        self, x: Float[Array | np.ndarray, "B ..."], train: bool = False
     ) -> Float[Array, "B K"]:
         x = x.reshape(x.shape[0], -1)
         for width in self.hidden:
@@ -45,7 +46,7 @@ class Convolutional(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "B ..."], train: bool = False
+        self, x: Float[Array | np.ndarray, "B ..."], train: bool = False
     ) -> Float[Array, "B K"]:
         for width in self.channels:
             size = (self.kernel, self.kernel)
@@ -66,7 +67,7 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "B h w c"], train: bool
+        self, x: Float[Array | np.ndarray, "B h w c"], train: bool
     ) -> Float[Array, "B H W C"]:
         norm = partial(nn.BatchNorm, use_running_average=not train, momentum=0.9)
         conv = partial(nn.Conv, use_bias=False, kernel_init=_he)
@@ -93,7 +94,7 @@ class ResNet(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "B ..."], train: bool = False
+        self, x: Float[Array | np.ndarray, "B ..."], train: bool = False
     ) -> Float[Array, "B K"]:
         norm = partial(nn.BatchNorm, use_running_average=not train, momentum=0.9)
         x = nn.Conv(self.width, (3, 3), use_bias=False, kernel_init=_he)(x)
