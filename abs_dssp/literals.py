@@ -10,7 +10,13 @@ from typing import Any
 
 @dataclasses.dataclass(frozen=True)
 class Call:
-    """A call as it was written; arguments may be calls themselves."""
+    """A call as it was written.
+
+    Attributes:
+      name: of the function.
+      args: positional arguments, literals or `Call`s.
+      kwargs: keyword arguments, likewise.
+    """
 
     name: str  # or module:name
     args: tuple[Any, ...] = ()
@@ -30,8 +36,19 @@ def parse_call(text: str, where: str) -> Call:
         is not known by its name alone is named with its module.
       where: the caller's name, for error messages.
 
+    Returns:
+      The call, with nested calls as `Call`s and literals as Python values.
+
     Raises:
       ValueError: if `text` is not a call, or an argument neither a literal nor a call.
+
+    Example:
+      >>> from abs_dssp import literals
+      >>> literals.parse_call("weighted(asp, s=[1, 2])", "example")
+      Traceback (most recent call last):
+      ValueError: example: 'asp' in 'weighted(asp, s=[1, 2])' is not a literal value.
+      >>> literals.parse_call("ssp(s=3)", "example")
+      Call(name='ssp', args=(), kwargs={'s': 3})
     """
     text = text.strip()
 
@@ -73,9 +90,18 @@ def build(
       **fixed: arguments for every constructor that accepts them; `text` may not give
         them.
 
+    Returns:
+      What the constructor returns.
+
     Raises:
       ValueError: for an unknown name or argument (with the known ones), a missing
         argument, or whatever the constructor refuses.
+
+    Example:
+      >>> from abs_dssp import literals
+      >>> known = {"add": lambda a, b: a + b, "twice": lambda a: 2 * a}
+      >>> literals.build("add(1, b=twice(3))", "example", known)
+      7
     """
     call = parse_call(text, where) if isinstance(text, str) else text
     return _build(call, where, known, fixed)

@@ -149,7 +149,13 @@ def policy(k: base.Whole, *, fresh: bool, batch: bool) -> base.Policy:
 
 
 def check(name: str, num_workers: int, argument: str, k, most: int | None) -> None:
-    """Refuses a round size that no set of workers can deliver."""
+    """Refuses a round size that no set of workers can deliver.
+
+    Example:
+      >>> check("k_sync", num_workers=4, argument="k", k=5, most=4)
+      Traceback (most recent call last):
+      ValueError: k_sync: k must be at most the number of workers 4, got 5.
+    """
     base.require(
         base.whole(k), f"{name}: {argument} must be a whole number, got {k!r}."
     )

@@ -1,4 +1,4 @@
-"""How long a push takes on its way: bytes, bandwidth, the server's link and updates."""
+"""The time of a push between worker and server: bytes, bandwidth, queues, updates."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
+from jaxtyping import Array, Float, Real
 
 from abs_dssp import literals
 
@@ -15,18 +15,20 @@ from abs_dssp import literals
 class Communication:
     """Seconds between the end of a computation and its arrival at the server.
 
-    With `shared`, the server's link carries one transfer at a time, in the order in
-    which the computations end (ties: lowest worker index), as when everybody's
-    traffic meets at one network card; otherwise transfers do not hinder each other.
-
-    With `update`, the server is busy for so long after every commit: what it releases
-    starts when it is done, and pushes that arrive meanwhile are taken then, in order. A
-    rule that commits every push alone pays it N times where a barrier pays it once.
+    Attributes:
+      seconds: of a transfer; one number or (N,), one per worker.
+      shared: whether the server's link carries one transfer at a time, in the order in
+        which the computations end (ties: lowest worker index), as when all traffic goes
+        through one network card. Otherwise transfers do not slow each other down.
+      update: seconds for which the server is busy after every commit; None for none.
+        Workers that the commit releases start when the server is done, and pushes that
+        arrive meanwhile are taken then, in order. A rule that commits every push alone
+        pays this N times where a barrier pays it once.
     """
 
-    seconds: Array | np.ndarray | float  # per push; one number or one per worker
+    seconds: Real[Array | np.ndarray, "..."] | float
     shared: bool = False
-    update: Array | float | None = None  # seconds per commit; None costs nothing
+    update: Real[Array, ""] | float | None = None
 
 
 jax.tree_util.register_dataclass(
@@ -35,7 +37,13 @@ jax.tree_util.register_dataclass(
 
 
 def none() -> Communication:
-    """Pushes arrive as soon as they are computed."""
+    """Pushes arrive as soon as they are computed.
+
+    Example:
+      >>> from abs_dssp import communication
+      >>> communication.none()
+      Communication(seconds=0.0, shared=False, update=None)
+    """
     return Communication(0.0)
 
 
@@ -51,12 +59,18 @@ def link(
     Args:
       num_bytes: bytes moved per push, gradients up and parameters down together.
       bandwidth: bytes per second; one number or one per worker.
-      latency: seconds that every push takes besides.
+      latency: seconds that every push takes in addition.
       shared: whether all transfers queue at one link of the server.
       update: seconds for which every commit keeps the server busy.
 
     Raises:
       ValueError: for negative bytes, latency or update, or a bandwidth not above 0.
+
+    Example:
+      >>> from abs_dssp import communication
+      >>> link = communication.link(num_bytes=100, bandwidth=[50, 200], latency=0.5)
+      >>> communication.per_worker(link, num_workers=2).tolist()
+      [2.5, 1.0]
     """
     given = {"num_bytes": num_bytes, "latency": latency, "update": update}
     for name, value in given.items():
@@ -77,6 +91,12 @@ def parse(text: str, num_bytes: float) -> Communication:
 
     Raises:
       ValueError: for an unknown name or argument, or what `link` refuses.
+
+    Example:
+      >>> from abs_dssp import communication
+      >>> link = communication.parse("link(bandwidth=50,shared=True)", num_bytes=100)
+      >>> float(link.seconds), link.shared
+      (2.0, True)
     """
 
     def default_link(
@@ -93,11 +113,25 @@ def parse(text: str, num_bytes: float) -> Communication:
     return literals.build(text, "communication.parse", known)
 
 
-def per_worker(communication: Communication, num_workers: int) -> Array:
-    """Seconds per push of every worker, (N,) float64 under x64.
+def per_worker(
+    communication: Communication, num_workers: int
+) -> Float[Array, " {num_workers}"]:
+    """Seconds per push of every worker.
+
+    Args:
+      communication: with one number or one per worker.
+      num_workers: number of workers N.
+
+    Returns:
+      (N,) seconds, float64 where x64 is enabled.
 
     Raises:
       ValueError: if there is neither one number nor one per worker.
+
+    Example:
+      >>> from abs_dssp import communication
+      >>> communication.per_worker(communication.none(), num_workers=2).tolist()
+      [0.0, 0.0]
     """
     seconds = jnp.asarray(communication.seconds, float)
     if seconds.ndim > 0 and seconds.shape != (num_workers,):

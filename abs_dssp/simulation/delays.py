@@ -1,90 +1,46 @@
-"""How long computations take: pure models of worker speed.
-
-The duration of a computation is a function of (seed, worker, n), n counting the
-computations that the worker has started, cancelled ones included. Durations are drawn
-in blocks of `BLOCK` consecutive n, which costs one random number per computation and
-still lets every sampler of `jax.random` be used.
-"""
+"""How long computations take: pure models of worker speed."""
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
 
 from abs_dssp import literals
-
-BLOCK = 64  # durations drawn at a time
-
-Seconds = float | Sequence[float] | np.ndarray | Array  # for all workers, or of each
-Chain = Any  # what a model with memory carries from block to block
-Start = Callable[[dict[str, Any]], Chain]
-Block = Callable[
-    [dict[str, Any], Any, Int[Array, ""], Chain], tuple[Float[Array, " B"], Chain]
-]
-
-
-@dataclasses.dataclass(frozen=True)
-class Delays:
-    """A model of worker speed.
-
-    `start(parameters)` gives the chain state before a worker's first block and
-    `block(parameters, key, index, chain)` its durations `index * BLOCK` up to
-    `(index + 1) * BLOCK - 1` with the next chain state; both see one worker's
-    parameters and key. Blocks are asked for in order.
-    """
-
-    parameters: dict[str, Any]  # each with the workers as first axis
-    start: Start
-    block: Block
-    spec: str = "delays"  # as `parse` reads it
-
-    @property
-    def num_workers(self) -> int:
-        """Number of workers N."""
-        return int(jax.tree.leaves(self.parameters)[0].shape[0])
-
-
-jax.tree_util.register_dataclass(
+from abs_dssp.simulation.delay_base import (
+    BLOCK,
+    Block,
     Delays,
-    data_fields=["parameters"],
-    meta_fields=["start", "block"],
-    drop_fields=["spec"],  # two models that differ in words alone share a program
+    Seconds,
+    Start,
+    build,
+    is_traced,
+    require_positive,
+    shown,
+    table,
+    worker_keys,
 )
 
-
-def table(delays: Delays, count: int, seed: int = 0) -> Float[np.ndarray, "N M"]:
-    """The first `count` durations of every worker, in seconds, float64.
-
-    `recorded(table(delays, ...))` has the same schedule as `delays`, for as many
-    computations as the table holds.
-    """
-    blocks = -(-count // BLOCK)
-
-    def worker(parameters, key):
-        def step(chain, index):
-            durations, chain = delays.block(parameters, key, index, chain)
-            return chain, durations
-
-        indices = jnp.arange(blocks, dtype=jnp.int32)
-        _, drawn = jax.lax.scan(step, delays.start(parameters), indices)
-        return drawn.reshape(-1)[:count]
-
-    with jax.enable_x64(True):
-        parameters = jax.tree.map(jnp.asarray, delays.parameters)
-        keys = worker_keys(seed, delays.num_workers)
-        return np.asarray(jax.jit(jax.vmap(worker))(parameters, keys))
-
-
-def worker_keys(seed, num_workers: int):
-    """One random key per worker."""
-    key = jax.random.fold_in(jax.random.key(seed), 0xDE1A)
-    workers = jnp.arange(num_workers, dtype=jnp.uint32)
-    return jax.vmap(lambda worker: jax.random.fold_in(key, worker))(workers)
+__all__ = [
+    "BLOCK",
+    "Delays",
+    "MODELS",
+    "abandoned",
+    "constant",
+    "exponential",
+    "lognormal",
+    "markov",
+    "pareto",
+    "parse",
+    "per_step",
+    "recorded",
+    "shifted_exponential",
+    "table",
+    "worker_keys",
+]
 
 
 def constant(seconds: Seconds, num_workers: int | None = None) -> Delays:
@@ -94,10 +50,20 @@ def constant(seconds: Seconds, num_workers: int | None = None) -> Delays:
       seconds: duration; one number for all workers, or one per worker.
       num_workers: number of workers N; needed where no argument has one per worker.
 
+    Returns:
+      `Delays` of N workers.
+
     Raises:
       ValueError: for negative or infinite seconds, or a list of the wrong length.
+
+    Example:
+      >>> from abs_dssp import delays
+      >>> delays.constant(2.0, num_workers=2).spec
+      'constant(seconds=2.0)'
+      >>> delays.table(delays.constant([1.0, 2.0]), 2).tolist()
+      [[1.0, 1.0], [2.0, 2.0]]
     """
-    return _model("constant", _constant, num_workers, seconds=seconds)
+    return build("constant", _constant, num_workers, seconds=seconds)
 
 
 def exponential(mean: Seconds, num_workers: int | None = None) -> Delays:
@@ -109,8 +75,14 @@ def exponential(mean: Seconds, num_workers: int | None = None) -> Delays:
 
     Raises:
       ValueError: as for `constant`.
+
+    Example:
+      >>> from abs_dssp import delays
+      >>> durations = delays.table(delays.exponential(2.0, num_workers=4), 1000)
+      >>> abs(float(durations.mean()) - 2.0) < 4 * 2.0 / 4000**0.5  # standard errors
+      True
     """
-    return _model("exponential", _exponential, num_workers, mean=mean)
+    return build("exponential", _exponential, num_workers, mean=mean)
 
 
 def shifted_exponential(
@@ -125,8 +97,14 @@ def shifted_exponential(
 
     Raises:
       ValueError: as for `constant`.
+
+    Example:
+      >>> from abs_dssp import delays
+      >>> model = delays.shifted_exponential(1.0, mean=0.5, num_workers=2)
+      >>> bool(delays.table(model, 100).min() >= 1.0)
+      True
     """
-    return _model("shifted_exponential", _shifted, num_workers, shift=shift, mean=mean)
+    return build("shifted_exponential", _shifted, num_workers, shift=shift, mean=mean)
 
 
 def pareto(minimum: Seconds, shape: Seconds, num_workers: int | None = None) -> Delays:
@@ -139,9 +117,15 @@ def pareto(minimum: Seconds, shape: Seconds, num_workers: int | None = None) -> 
 
     Raises:
       ValueError: as for `constant`, or for a shape not above 0.
+
+    Example:
+      >>> from abs_dssp import delays
+      >>> model = delays.pareto(1.0, shape=2.0, num_workers=2)
+      >>> bool(delays.table(model, 100).min() >= 1.0)
+      True
     """
-    _positive("pareto", "shape", shape)
-    return _model("pareto", _pareto, num_workers, minimum=minimum, shape=shape)
+    require_positive("pareto", "shape", shape)
+    return build("pareto", _pareto, num_workers, minimum=minimum, shape=shape)
 
 
 def lognormal(
@@ -156,8 +140,13 @@ def lognormal(
 
     Raises:
       ValueError: as for `constant`.
+
+    Example:
+      >>> from abs_dssp import delays
+      >>> delays.table(delays.lognormal([3.0, 5.0], sigma=0.0), 2).tolist()
+      [[3.0, 3.0], [5.0, 5.0]]
     """
-    return _model("lognormal", _lognormal, num_workers, median=median, sigma=sigma)
+    return build("lognormal", _lognormal, num_workers, median=median, sigma=sigma)
 
 
 def markov(
@@ -180,20 +169,18 @@ def markov(
 
     Raises:
       ValueError: as for `constant`, or for a probability outside 0..1.
+
+    Example:
+      >>> from abs_dssp import delays
+      >>> model = delays.markov(1.0, 4.0, slows=1.0, recovers=1.0, num_workers=1)
+      >>> delays.table(model, 4).tolist()  # alternates
+      [[1.0, 4.0, 1.0, 4.0]]
     """
     for name, value in (("slows", slows), ("recovers", recovers)):
-        if not _traced(value) and np.any(np.asarray(value, float) > 1):
+        if not is_traced(value) and np.any(np.asarray(value, float) > 1):
             raise ValueError(f"markov: {name} must be in 0..1, got {value}.")
-    model = _model(
-        "markov",
-        _markov,
-        num_workers,
-        fast=fast,
-        slow=slow,
-        slows=slows,
-        recovers=recovers,
-    )
-    return dataclasses.replace(model, start=_starts_fast)
+    states = {"fast": fast, "slow": slow, "slows": slows, "recovers": recovers}
+    return build("markov", _markov, num_workers, _starts_fast, **states)
 
 
 def recorded(durations: Any, num_workers: int | None = None) -> Delays:
@@ -206,8 +193,13 @@ def recorded(durations: Any, num_workers: int | None = None) -> Delays:
 
     Raises:
       ValueError: for negative or infinite seconds, an empty row or the wrong N.
+
+    Example:
+      >>> from abs_dssp import delays
+      >>> delays.table(delays.recorded([[1, 2], [5]]), 3).tolist()
+      [[1.0, 2.0, 1.0], [5.0, 5.0, 5.0]]
     """
-    if _traced(durations):
+    if is_traced(durations):
         rows, columns = durations.shape
         lengths = np.full(rows, columns)
         cells = durations
@@ -226,7 +218,7 @@ def recorded(durations: Any, num_workers: int | None = None) -> Delays:
         cells = np.zeros((len(lists), lengths.max()))
         for i, row in enumerate(lists):
             cells[i, : row.size] = row
-    return _model("recorded", _recorded, num_workers, durations=cells, lengths=lengths)
+    return build("recorded", _recorded, num_workers, durations=cells, lengths=lengths)
 
 
 def per_step(delays: Delays, local_steps: int) -> Delays:
@@ -234,8 +226,18 @@ def per_step(delays: Delays, local_steps: int) -> Delays:
 
     The n-th computation takes the sum of the steps n U up to n U + U - 1.
 
+    Args:
+      delays: durations of single local steps.
+      local_steps: U.
+
     Raises:
       ValueError: if `local_steps` is not at least 1.
+
+    Example:
+      >>> from abs_dssp import delays
+      >>> steps = delays.recorded([[1.0, 2.0, 3.0, 4.0]])
+      >>> delays.table(delays.per_step(steps, 2), 2).tolist()  # 1 + 2, 3 + 4
+      [[3.0, 7.0]]
     """
     if local_steps < 1:
         raise ValueError(
@@ -246,7 +248,7 @@ def per_step(delays: Delays, local_steps: int) -> Delays:
     return dataclasses.replace(delays, block=_summed(delays.block, local_steps))
 
 
-@functools.lru_cache(maxsize=64)  # the same function again, so that jit knows it
+@functools.lru_cache(maxsize=64)  # jit compiles each function object once
 def _summed(block: Block, local_steps: int) -> Block:
     def summed(parameters, key, index, chain):
         def one(chain, number):
@@ -261,26 +263,32 @@ def _summed(block: Block, local_steps: int) -> Block:
 
 
 def abandoned(model: Delays, seconds: Seconds) -> Delays:
-    """Computations that are given up after `seconds`: min(duration, seconds).
+    """Computations that are given up after a time: min(duration, seconds).
 
-    For `policies.mindflayer`, which discards a push that took so long.
+    For `policies.mindflayer`, which discards a push that took this long.
 
     Args:
-      model: the durations of computations that may finish.
-      seconds: t_i, one number or one per worker; above 0.
+      model: the durations of computations that are never given up.
+      seconds: t_i, above 0; one number or one per worker.
 
     Raises:
       ValueError: for seconds not above 0, or a list of the wrong length.
+
+    Example:
+      >>> from abs_dssp import delays
+      >>> model = delays.abandoned(delays.recorded([[1.0, 5.0]]), seconds=2.0)
+      >>> delays.table(model, 2).tolist()
+      [[1.0, 2.0]]
     """
-    _positive("abandoned", "seconds", seconds)
+    require_positive("abandoned", "seconds", seconds)
     limit = constant(seconds, model.num_workers).parameters["seconds"]
     parameters = {"limit": limit, "model": model.parameters}
-    spec = f"abandoned({model.spec}, seconds={_shown(seconds)})"
+    spec = f"abandoned({model.spec}, seconds={shown(seconds)})"
     start, block = _cut_short(model.start, model.block)
     return Delays(parameters, start, block, spec)
 
 
-@functools.lru_cache(maxsize=64)  # the same functions again, so that jit knows them
+@functools.lru_cache(maxsize=64)  # jit compiles each function object once
 def _cut_short(start: Start, block: Block) -> tuple[Start, Block]:
     def begin(parameters):
         return start(parameters["model"])
@@ -307,78 +315,21 @@ MODELS: dict[str, Callable[..., Delays]] = {
 def parse(text: str, num_workers: int) -> Delays:
     """The model that `text` describes, e.g. `"constant(seconds=[1,1,2.7])"`.
 
+    Args:
+      text: a call of one of `MODELS` with literal arguments.
+      num_workers: number of workers N.
+
     Raises:
       ValueError: for an unknown model or argument, a list of the wrong length, or
         what the constructor refuses.
+
+    Example:
+      >>> from abs_dssp import delays
+      >>> delays.table(delays.parse("constant(seconds=[1,2.5])", 2), 1).tolist()
+      [[1.0], [2.5]]
     """
     model = literals.build(text, "delays.parse", MODELS, num_workers=num_workers)
     return dataclasses.replace(model, spec=text.strip())
-
-
-def _traced(value) -> bool:
-    return any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(value))
-
-
-def _positive(name: str, argument: str, value) -> None:
-    if not _traced(value) and np.any(np.asarray(value, float) <= 0):
-        raise ValueError(f"{name}: {argument} must be above 0, got {value}.")
-
-
-def _model(name: str, block: Block, num_workers: int | None, **arguments) -> Delays:
-    """Checks the arguments and spreads each over the workers."""
-    arrays: dict[str, Any] = {
-        key: value if _traced(value) else _numbers(name, key, value)
-        for key, value in arguments.items()
-    }
-    lengths = {a.shape[0] for a in arrays.values() if a.ndim > 0}
-    if num_workers is None:
-        if not lengths:
-            raise ValueError(
-                f"{name}: num_workers must be given where every argument is one number."
-            )
-        num_workers = max(lengths)
-    for key, array in arrays.items():
-        if array.ndim > 0 and array.shape[0] != num_workers:
-            raise ValueError(
-                f"{name}: {key} must have one value per worker "
-                f"({num_workers}), got {array.shape[0]}."
-            )
-    spread = {
-        key: array if array.ndim > 0 else _repeat(array, num_workers)
-        for key, array in arrays.items()
-    }
-    shown = ",".join(f"{k}={_shown(v)}" for k, v in arguments.items() if k != "lengths")
-    return Delays(spread, _without_memory, block, f"{name}({shown})")
-
-
-def _numbers(name: str, key: str, value) -> Any:
-    array: Any
-    try:
-        array = np.asarray(value, np.int32 if key == "lengths" else np.float64)
-    except (TypeError, ValueError) as error:
-        raise ValueError(
-            f"{name}: {key} must be a number or a list of numbers, got {value!r}."
-        ) from error
-    if not np.all(np.isfinite(array)) or np.any(array < 0):
-        bad = array[~(np.isfinite(array) & (array >= 0))].flat[0]
-        raise ValueError(f"{name}: {key} must be finite and at least 0, got {bad}.")
-    return array
-
-
-def _repeat(value, num_workers: int):
-    repeat = jnp.broadcast_to if _traced(value) else np.broadcast_to
-    return repeat(value, (num_workers,))
-
-
-def _shown(value) -> str:
-    if _traced(value) or np.size(value) > 64:
-        return "..."
-    return repr(np.asarray(value).tolist())
-
-
-def _without_memory(parameters) -> Chain:
-    del parameters
-    return ()
 
 
 def _constant(parameters, key, index, chain):
@@ -406,7 +357,7 @@ def _lognormal(parameters, key, index, chain):
     return parameters["median"] * jnp.exp(parameters["sigma"] * draws), chain
 
 
-def _starts_fast(parameters) -> Chain:
+def _starts_fast(parameters):
     del parameters
     return jnp.bool_(False)
 
@@ -425,5 +376,5 @@ def _markov(parameters, key, index, slow):
 
 def _recorded(parameters, key, index, chain):
     del key
-    places = index * BLOCK + jnp.arange(BLOCK, dtype=jnp.int32)
-    return parameters["durations"][places % parameters["lengths"]], chain
+    numbers = index * BLOCK + jnp.arange(BLOCK, dtype=jnp.int32)
+    return parameters["durations"][numbers % parameters["lengths"]], chain

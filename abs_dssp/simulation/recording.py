@@ -1,8 +1,9 @@
 """When the work behind every push of a trace began, and how long it took.
 
-A trace times arrivals, waits and computations. The rest follows: a worker begins when
-it is released, and again where a computation was cancelled, and what a computation
-leaves of the time up to the arrival is communication.
+A trace has the times of arrivals, the waits and the durations of computations. From
+these follow the starts, since a worker begins when it is released and again where a
+computation was cancelled, and the communication, which is what remains between the end
+of a computation and the arrival.
 """
 
 import math
@@ -10,44 +11,77 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Float64, Int
 
 from abs_dssp.history import traces
 from abs_dssp.history.traces import Trace, rows_of_workers
 
 
 class Times(NamedTuple):
-    """Seconds of every push, one float64 array per worker, in order of its clock."""
+    """What every push took; one float64 array per worker, in order of its clock.
 
-    computation: list[np.ndarray]
-    communication: list[np.ndarray]  # transfers, queueing and the server's work
+    Attributes:
+      computation: seconds of the computation that led to the push.
+      communication: seconds of transfers, queueing and the server's work.
+    """
+
+    computation: list[Float64[np.ndarray, " M"]]
+    communication: list[Float64[np.ndarray, " M"]]
 
 
 class Starts(NamedTuple):
-    """When the work behind every push began; a row of -1: at no row of the trace."""
+    """When the work behind every push began; arrays of P rows, as the trace.
 
-    released: Float[np.ndarray, " P"]  # seconds; its first computation
+    Attributes:
+      released: seconds; start of the first computation since the last push.
+      release_row: row of the trace at which the worker was released; -1 for none.
+      started: seconds; start of the computation that was not cancelled.
+      start_row: row of the trace at which that computation started; -1 for none.
+    """
+
+    released: Float64[np.ndarray, " P"]
     release_row: Int[np.ndarray, " P"]
-    started: Float[np.ndarray, " P"]  # seconds; the computation that was not cancelled
+    started: Float64[np.ndarray, " P"]
     start_row: Int[np.ndarray, " P"]
 
 
 class Table(NamedTuple):
-    """Seconds of the computations that each worker starts, in order; float64 arrays."""
+    """The computations that each worker starts, in order; one float64 array per worker.
 
-    durations: list[np.ndarray]  # with communication
-    computing: list[np.ndarray]  # without
+    Attributes:
+      durations: seconds with communication.
+      computing: seconds without.
+    """
+
+    durations: list[Float64[np.ndarray, " M"]]
+    computing: list[Float64[np.ndarray, " M"]]
 
 
 def recorded_times(trace: Trace) -> Times:
     """Splits the time between a worker's start and its arrival in two.
 
-    The computation of a push began when the worker was released; if computations were
-    cancelled in between, when the version that it pulled was made. What the
-    computation leaves of the time up to the arrival is communication.
+    The computation of a push began when the worker was released or, if computations
+    were cancelled in between, when the version that it pulled was made. What remains
+    between its end and the arrival is communication.
+
+    Args:
+      trace: of a run, real or virtual.
 
     Raises:
       ValueError: for a trace without pushes, or a push of a worker not released.
+
+    Example:
+      >>> from abs_dssp import communication, delays, policies, simulate, whatif
+      >>> link = communication.link(num_bytes=1, bandwidth=2)
+      >>> trace = simulate.schedule(
+      ...     policies.asp(2), delays.constant([1.0, 3.0]), 4, communication=link)
+      >>> trace.time.tolist()
+      [1.5, 3.0, 3.5, 4.5]
+      >>> times = whatif.recorded_times(trace)
+      >>> [seconds.tolist() for seconds in times.computation]
+      [[1.0, 1.0, 1.0], [3.0]]
+      >>> [seconds.tolist() for seconds in times.communication]
+      [[0.5, 0.5, 0.5], [0.5]]
     """
     starts = starts_of(trace)
     rest = np.maximum(trace.time - starts.started - trace.duration, 0.0)
@@ -61,7 +95,39 @@ def table(
     communication: bool = True,
     replayable: bool = False,
 ) -> Table:
-    """What `whatif.delays_of` describes, worker by worker."""
+    """The durations of all computations of a run, for `whatif.delays_of`.
+
+    A computation that did not lead to a push, because it was cancelled or the run
+    ended, gets a duration that is at least as long as it was seen to take and at least
+    the worker's median, so that it ends later than it was cancelled. A worker that
+    never started gets the mean of the others.
+
+    Args:
+      trace: of a run, real or virtual.
+      local_steps: U of the pushes to come; computations are scaled by U over the
+        trace's own U. The trace's own by default.
+      communication: False for the computations alone.
+      replayable: whether every computation that did not lead to a push lasts longer
+        than the run instead, so that the run's own policy gives the same rows.
+
+    Returns:
+      One array of seconds per worker, with an entry for each computation that it was
+      seen to run. Start plus duration is the recorded arrival in float64.
+
+    Raises:
+      ValueError: for `local_steps` below 1, or as `recorded_times`.
+
+    Example:
+      >>> from abs_dssp import delays, policies, simulate
+      >>> from abs_dssp.simulation import recording
+      >>> trace = simulate.schedule(policies.bsp(2), delays.constant([1.0, 3.0]), 3)
+      >>> trace.time.tolist()
+      [1.0, 3.0, 4.0]
+      >>> [seconds.tolist() for seconds in recording.table(trace).durations]
+      [[1.0, 1.0], [3.0, 3.0]]
+
+      The second computation of worker 1 was seen to take one second; the median is 3.
+    """
     if local_steps is not None and local_steps < 1:
         raise ValueError(f"whatif: local_steps must be at least 1, got {local_steps}.")
     starts = starts_of(trace)
@@ -77,10 +143,12 @@ def table(
     rows = rows_of_workers(trace.worker, trace.num_workers)
     usual = np.array([np.median(total[mine]) if mine.size else np.nan for mine in rows])
     usual[np.isnan(usual)] = np.mean([total[mine].mean() for mine in rows if mine.size])
-    found = Table([], [])
+    result = Table([], [])
     for worker, mine in enumerate(rows):
-        seen: list[float] = []  # seconds; of one that did not end in a push, so far
-        row_of: list[int] = []  # -1 for such a one
+        # Of each computation: how long it was seen to take, and the row of its push, -1
+        # where it did not lead to one.
+        seen: list[float] = []
+        row_of: list[int] = []
         for row in mine.tolist():
             lost = cancelled(trace, starts, row)
             seen += [*lost, 0.0]
@@ -88,35 +156,36 @@ def table(
         lost = [x for x in unfinished(trace, worker, replayable) if x > 0 or replayable]
         seen += lost
         row_of += [-1] * len(lost)
-        if not seen:  # gone all the time
-            found.durations.append(usual[[worker]])
-            found.computing.append(usual[[worker]])
+        if not seen:  # it never started a computation
+            result.durations.append(usual[[worker]])
+            result.computing.append(usual[[worker]])
             continue
         number = np.array(row_of)
         if replayable:
             made_up = np.full(len(seen), 2 * trace.seconds + 1)
         else:
-            # The margin is enough for any start within the run: it ends after its
-            # cancellation.
+            # With this margin it ends after its cancellation, whenever it starts.
             margin = 4 * np.spacing(trace.seconds)
             made_up = np.maximum(scale * np.array(seen) + margin, usual[worker])
         spent = total[mine].sum()
         share = computing[mine].sum() / spent if spent > 0 else 1.0
-        found.durations.append(np.where(number >= 0, total[number], made_up))
-        found.computing.append(
-            np.where(number >= 0, computing[number], share * made_up)
-        )
-    return found
+        result.durations.append(np.where(number >= 0, total[number], made_up))
+        made_up = share * made_up
+        result.computing.append(np.where(number >= 0, computing[number], made_up))
+    return result
 
 
 def require_pushes(trace: Trace) -> None:
-    """Raises ValueError for a trace without any."""
+    """Raises ValueError for a trace without pushes."""
     if not len(trace):
         raise ValueError("whatif: the trace has no pushes.")
 
 
 def starts_of(trace: Trace) -> Starts:
     """When the work behind every push began.
+
+    Args:
+      trace: of a run, real or virtual.
 
     Raises:
       ValueError: as `recorded_times`.
@@ -130,13 +199,14 @@ def starts_of(trace: Trace) -> Starts:
         for row, following in zip(mine[:-1], mine[1:], strict=True):
             same = trace.restarts[following] == 0
             pulled = int(trace.pulled[following]) if same else None
-            place, seconds = _release(trace, after, int(row), int(following), pulled)
-            release_row[following], released[following] = place, seconds
+            release_row[following], released[following] = _release(
+                trace, after, int(row), int(following), pulled
+            )
 
     def next_push(event: traces.Event) -> int | None:
         mine = rows[event.worker]
-        place = np.searchsorted(mine, event.rows)
-        return int(mine[place]) if place < mine.size else None
+        position = np.searchsorted(mine, event.rows)
+        return int(mine[position]) if position < mine.size else None
 
     for event in trace.events:
         row = next_push(event)
@@ -149,11 +219,11 @@ def starts_of(trace: Trace) -> Starts:
             "without having been released."
         )
     started, start_row = released.copy(), release_row.copy()
-    # Restarts happen at commits: the last one where the pulled version was made.
+    # Computations restart at commits; the last restart made the version pulled.
     made = np.concatenate([[-1], np.flatnonzero(trace.committed)])[trace.pulled]
     again = (trace.restarts > 0) & (made >= 0) & (trace.time[made] >= released)
     started[again], start_row[again] = trace.time[made[again]], made[again]
-    for event in trace.events:  # a refused push starts again on the spot
+    for event in trace.events:  # a refused worker starts again at once
         row = next_push(event)
         if event.kind == "refuse" and row is not None and event.seconds > started[row]:
             started[row], start_row[row] = event.seconds, -1
@@ -161,12 +231,12 @@ def starts_of(trace: Trace) -> Starts:
 
 
 def _release(
-    trace: Trace, after: np.ndarray, row: int, end: int, pulled: int | None
+    trace: Trace, after: Int[np.ndarray, " P"], row: int, end: int, pulled: int | None
 ) -> tuple[int, float]:
     """Row and time at which the worker that pushed in `row` was released.
 
-    A wait is a rounded difference of two times, so that the sum may miss the second
-    one by a unit in the last place, and another row's time may lie there.
+    A wait is a rounded difference of two times. Adding it to the first may therefore
+    miss the second by a unit in the last place, and hit the time of another row.
     """
     wait = trace.wait[row]
     time = float(trace.time[row] + wait)
@@ -177,7 +247,7 @@ def _release(
     high = min(end, int(np.searchsorted(trace.time, time + reach, side="right")))
     fits = [r for r in range(low, high) if trace.time[r] - trace.time[row] == wait]
     best = [r for r in fits if after[r] == pulled] or fits
-    if not best:  # released by a departure, at a time that no row has
+    if not best:  # a departure released it, at a time that no row has
         return -1, time
     return best[0], float(trace.time[best[0]])
 
@@ -186,19 +256,26 @@ def exact_seconds(trace: Trace, starts: Starts) -> Float[np.ndarray, " P"]:
     """Seconds from start to arrival whose float64 sum with the start is the arrival.
 
     The rounded difference need not have this property, and an arrival that is off by
-    one unit in the last place may change who comes first. Goes row by row, as the event
-    loop does: what is added to a start is added to the arrival that the loop gives.
+    one unit in the last place may change who comes first. Rows are processed in order,
+    because a start is the arrival in an earlier row, as the event loop computes it.
+
+    Args:
+      trace: of a run, real or virtual.
+      starts: as `starts_of` gives them.
+
+    Returns:
+      (P,) seconds.
     """
     seconds = np.empty(len(trace))
     arrivals: list[float] = []
-    latest, highest = 0.0, -1  # the last arrival, and the last of those who came then
+    latest, highest = 0.0, -1  # the last arrival, and its highest worker index
     for row in range(len(trace)):
-        place, worker = int(starts.start_row[row]), int(trace.worker[row])
+        start_row, worker = int(starts.start_row[row]), int(trace.worker[row])
         start, target = float(starts.started[row]), float(trace.time[row])
         instant = start == target
-        if place >= 0:
-            start = arrivals[place]
-        # Of two who arrive together the loop takes the lower index first.
+        if start_row >= 0:
+            start = arrivals[start_row]
+        # Of two workers that arrive together the loop takes the lower index first.
         least = latest
         if not instant and worker <= highest:
             least = math.nextafter(latest, math.inf)
@@ -225,23 +302,41 @@ def _addend(start: float, target: float, least: float) -> float:
 
 
 def cancelled(trace: Trace, starts: Starts, row: int) -> Sequence[float]:
-    """How long each computation cancelled before a push was seen to take, at least."""
+    """How long each computation ran that was cancelled before a push.
+
+    Args:
+      trace: of a run, real or virtual.
+      starts: as `starts_of` gives them.
+      row: of the push.
+
+    Returns:
+      Seconds of every cancelled computation, in order. Where the trace does not show
+      at which commits they were cancelled, the time is divided evenly.
+    """
     count = int(trace.restarts[row])
     begin, end = float(starts.released[row]), float(starts.started[row])
     if not count:
         return []
     first, last = int(starts.release_row[row]), int(starts.start_row[row])
     cuts = _commits(trace, first, begin, last)
-    if cuts.size != count:  # which commits they were is not known, or it was no commit
+    if cuts.size != count:  # it is not known at which commits, or it was at none
         return [(end - begin) / count] * count
     return np.diff(cuts, prepend=begin).tolist()
 
 
 def unfinished(trace: Trace, worker: int, replayable: bool) -> Sequence[float]:
-    """The same of the computations that had not led to a push when the run ended.
+    """How long each computation ran that had not led to a push when the run ended.
 
-    The last one was still running; those before it had been cancelled. Where the trace
-    does not tell how many, `replayable` asks for as many as there can be.
+    The last one was still running; those before it had been cancelled.
+
+    Args:
+      trace: of a run, real or virtual.
+      worker: index of the worker.
+      replayable: whether to count as many as there can be, rather than the fewest,
+        where the trace does not tell how many were cancelled.
+
+    Returns:
+      Seconds of every such computation, in order; none for a worker that had left.
     """
     mine = np.flatnonzero(trace.worker == worker)
     own = [e for e in trace.events if e.worker == worker and e.kind != "refuse"]
@@ -255,7 +350,7 @@ def unfinished(trace: Trace, worker: int, replayable: bool) -> Sequence[float]:
         return []
     cuts = _commits(trace, row, begin, len(trace) - 1)
     count = trace.open_restarts[worker] if trace.open_restarts else None
-    if count is None:  # not known: enough for certain, or the least
+    if count is None:
         count = cuts.size if replayable else 0
     if cuts.size != count:
         return [(trace.seconds - begin) / (count + 1)] * (count + 1)
@@ -265,9 +360,9 @@ def unfinished(trace: Trace, worker: int, replayable: bool) -> Sequence[float]:
 def _commits(
     trace: Trace, first: int, begin: float, last: int
 ) -> Float[np.ndarray, " C"]:
-    """Times of the commits after row `first`, or if that is -1 after time `begin`.
+    """Times of the commits after row `first`, up to and including row `last`.
 
-    Up to and including row `last`.
+    If `first` is -1, those after the time `begin`.
     """
     if first < 0 and begin > 0:
         first = int(np.searchsorted(trace.time, begin, side="right")) - 1

@@ -62,13 +62,24 @@ def digits(
       limit_train: use so many training samples only.
       limit_test: use so many test samples only.
       validation: evaluate on so many training samples instead, taken out of training.
-      shrink: make images so many times as small a side, by averaging.
+      shrink: side of the square blocks of pixels that are averaged.
+
+    Returns:
+      A `Task` that evaluates `"loss"` and `"accuracy"` on the test split.
+
+    Raises:
+      ValueError: for an unknown model or partition, or a number out of range.
+
+    Example:
+      >>> from abs_dssp import tasks
+      >>> task = tasks.digits(num_workers=3, model="mlp(hidden=8)", limit_train=300)
+      >>> task.name, task.data["sizes"].tolist()
+      ('digits/mlp(hidden=8)', [100, 100, 100])
     """
-    found = images.validation(images.digits(), validation)
-    found = images.shrink(images.subset(found, limit_train, limit_test), shrink)
-    return _images(
-        "digits", found, num_workers, model, batch_size, partition, False, seed
-    )
+    data = images.validation(images.digits(), validation)
+    data = images.shrink(images.subset(data, limit_train, limit_test), shrink)
+    settings = {"batch_size": batch_size, "partition": partition, "seed": seed}
+    return _images("digits", data, num_workers, model, **settings)
 
 
 def tfds(
@@ -102,18 +113,21 @@ def tfds(
       limit_train: use so many training samples only.
       limit_test: use so many test samples only.
       validation: evaluate on so many training samples instead, taken out of training.
-      shrink: make images so many times as small a side, by averaging.
+      shrink: side of the square blocks of pixels that are averaged.
+
+    Returns:
+      A `Task` that evaluates `"loss"` and `"accuracy"` on the test split.
 
     Raises:
       DataError: if the data cannot be had.
+      ValueError: for an unknown model or partition, or a number out of range.
     """
-    found = images.validation(images.tfds(name, data_dir, download), validation)
-    found = images.shrink(images.subset(found, limit_train, limit_test), shrink)
+    data = images.validation(images.tfds(name, data_dir, download), validation)
+    data = images.shrink(images.subset(data, limit_train, limit_test), shrink)
     if augment is None:
         augment = name.partition(":")[0] in ("cifar10", "cifar100")
-    return _images(
-        name, found, num_workers, model, batch_size, partition, augment, seed
-    )
+    settings = {"batch_size": batch_size, "partition": partition, "seed": seed}
+    return _images(name, data, num_workers, model, augment=augment, **settings)
 
 
 def cifar10(num_workers: int, **settings: Any) -> Task:
@@ -138,7 +152,13 @@ _TASKS: dict[str, Callable[..., Task]] = {
 
 
 def names() -> tuple[str, ...]:
-    """The names that `parse` knows, in alphabetical order."""
+    """The names that `parse` knows, in alphabetical order.
+
+    Example:
+      >>> from abs_dssp import tasks
+      >>> tasks.names()[:3]
+      ('cifar10', 'cifar100', 'digits')
+    """
     return tuple(sorted(_TASKS))
 
 
@@ -152,6 +172,11 @@ def parse(text: str, num_workers: int, **settings: Any) -> Task:
 
     Raises:
       ValueError: for an unknown task, argument or model, or data that cannot be had.
+
+    Example:
+      >>> from abs_dssp import tasks
+      >>> tasks.parse("quadratic(dim=3)", num_workers=2, batch_size=4).batch_size
+      4
     """
     where = "tasks.parse"
     call = literals.parse_call(text, where)
@@ -194,17 +219,14 @@ def _spelled(value: Any) -> Any:
     return f"{value.name}({','.join([*map(text, value.args), *named])})"
 
 
-def _images(name, found, num_workers, model, batch_size, partition, augment, seed):
+def _images(name, data, num_workers, model, **settings: Any) -> Task:
     if num_workers < 1:
         raise ValueError(f"{name}: num_workers must be at least 1, got {num_workers}.")
     return from_flax(
-        models.parse(model, found.num_classes),
-        (found.train, found.train_labels),
-        (found.test, found.test_labels),
+        models.parse(model, data.num_classes),
+        (data.train, data.train_labels),
+        (data.test, data.test_labels),
         num_workers,
         name=f"{name}/{model}",
-        batch_size=batch_size,
-        partition=partition,
-        augment=augment,
-        seed=seed,
+        **settings,
     )

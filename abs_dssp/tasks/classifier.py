@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PRNGKeyArray
 
 from abs_dssp.tasks import partition as partition_lib
 from abs_dssp.tasks import sampling
@@ -17,12 +17,12 @@ _CHUNK = 500  # samples evaluated at a time: bounds the memory of activations
 _OBJECTIVE = 2000  # training samples that the objective is taken over, at most
 _PAD = 4  # pixels around an image before it is cropped again
 
-# (variables, inputs, train, key) -> (logits, statistics)
+# (variables, inputs, train, key) -> (logits, statistics); the key is None in evaluation
 Apply = Callable[[Variables, Array, bool, Any], tuple[Float[Array, "B K"], PyTree]]
 
 
 def classification(
-    init: Callable[[Any, Array], Variables],
+    init: Callable[[PRNGKeyArray, Array], Variables],
     apply: Apply,
     train: tuple[np.ndarray, np.ndarray],
     test: tuple[np.ndarray, np.ndarray],
@@ -37,11 +37,12 @@ def classification(
     """Mean softmax cross entropy over labelled samples.
 
     Args:
-      init: (key, one sample) -> variables.
-      apply: (variables, inputs, train, key) -> (logits, statistics).
-      train: inputs (n, ...) and labels (n,); uint8 inputs are normalised by the mean
-        and deviation of each channel, others are taken as they are.
-      test: the same, held out.
+      init: (key, sample) -> variables; the sample is a (1, ...) float32 array of zeros.
+      apply: (variables, inputs, train, key) -> (logits, statistics), for (B, ...)
+        float32 inputs and (B, K) logits.
+      train: inputs (n, ...) and integer labels (n,); uint8 inputs are normalised by the
+        mean and deviation of each channel, others are cast to float32.
+      test: the same, held out; (m, ...) and (m,).
       num_workers: number of workers N.
       name: for traces and reports.
       batch_size: samples per gradient.
@@ -49,8 +50,27 @@ def classification(
       augment: pad by four pixels, crop at random, flip half of the images.
       seed: of the partition.
 
+    Returns:
+      A `Task` that evaluates `"loss"` and `"accuracy"` on the test split. Its objective
+      is taken over 2,000 training samples at most.
+
     Raises:
-      ValueError: if inputs and labels do not fit, or for a batch size below 1.
+      ValueError: if inputs and labels do not fit, for a batch size below 1, or where
+        `augment` is given for anything but (n, h, w, c) images.
+
+    Example:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> import numpy as np
+      >>> from abs_dssp import tasks
+      >>> samples = np.eye(4), np.arange(4)
+      >>> task = tasks.classification(
+      ...     lambda key, sample: tasks.Variables(8.0 * jnp.eye(4), {}),
+      ...     lambda variables, inputs, train, key: (inputs @ variables.params, {}),
+      ...     samples, samples, num_workers=2, name="identity", batch_size=2)
+      >>> variables = task.init(jax.random.key(0))
+      >>> float(task.evaluate(task.data, variables)["accuracy"])
+      1.0
     """
     for split, (inputs, labels) in (("train", train), ("test", test)):
         if len(inputs) != len(labels) or not len(inputs):
@@ -67,9 +87,9 @@ def classification(
     mean, scale = _channels(np.asarray(inputs))
     chosen = np.random.default_rng(2).permutation(len(labels))[:_OBJECTIVE]
     data = {
-        "train": jnp.asarray(inputs),
+        "train": _stored(inputs),
         "train_labels": jnp.asarray(labels, jnp.int32),
-        "test": jnp.asarray(test[0]),
+        "test": _stored(test[0]),
         "test_labels": jnp.asarray(test[1], jnp.int32),
         "objective": jnp.asarray(np.sort(chosen), jnp.int32),
         "indices": jnp.asarray(parts.indices),
@@ -81,12 +101,12 @@ def classification(
 
     def normal(data, pixels):
         if pixels.dtype != jnp.uint8:
-            return pixels.astype(jnp.float32)
+            return pixels
         return (pixels.astype(jnp.float32) - data["mean"]) * data["scale"]
 
     def batch(data, key, worker, index):
-        place = sampling.draw(key, worker, index, batch_size, data["sizes"][worker])
-        chosen = data["indices"][worker, place]
+        mine = sampling.draw(key, worker, index, batch_size, data["sizes"][worker])
+        chosen = data["indices"][worker, mine]
         pixels = data["train"][chosen]
         if augment:
             pixels = _augment(pixels, _batch_key(key, worker, index))
@@ -98,21 +118,19 @@ def classification(
         return _cross_entropy(logits, labels).mean(), stats
 
     def totals(data, variables, inputs, labels):
-        """Sums of loss and hits over all samples, a chunk at a time."""
+        """Mean loss and accuracy over all samples, a chunk at a time."""
         count = inputs.shape[0]
         chunks = -(-count // _CHUNK)
 
         def one(chunk):
-            places = chunk * _CHUNK + jnp.arange(_CHUNK, dtype=jnp.int32)
-            inside = places < count
-            places = jnp.minimum(places, count - 1)
-            inputs_, labels_ = normal(data, inputs[places]), labels[places]
-            logits, _ = apply(variables, inputs_, False, None)
-            hits = jnp.argmax(logits, axis=-1).astype(jnp.int32) == labels_
-            losses = _cross_entropy(logits, labels_)
-            return jnp.sum(losses, where=inside), jnp.sum(
-                hits.astype(jnp.float32), where=inside
-            )
+            rows = chunk * _CHUNK + jnp.arange(_CHUNK, dtype=jnp.int32)
+            inside = rows < count
+            rows = jnp.minimum(rows, count - 1)
+            logits, _ = apply(variables, normal(data, inputs[rows]), False, None)
+            losses = _cross_entropy(logits, labels[rows])
+            hits = jnp.argmax(logits, axis=-1).astype(jnp.int32) == labels[rows]
+            hits = hits.astype(jnp.float32)
+            return jnp.sum(losses, where=inside), jnp.sum(hits, where=inside)
 
         losses, hits = jax.lax.map(one, jnp.arange(chunks, dtype=jnp.int32))
         return jnp.sum(losses) / count, jnp.sum(hits) / count
@@ -140,6 +158,12 @@ def classification(
         evaluate=evaluate,
         objective=objective,
     )
+
+
+def _stored(inputs):
+    """On the device: uint8 to save memory, or float32."""
+    is_bytes = np.asarray(inputs).dtype == np.uint8
+    return jnp.asarray(inputs, jnp.uint8 if is_bytes else jnp.float32)
 
 
 def _cross_entropy(logits, labels):
@@ -175,14 +199,11 @@ def _channels(inputs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return np.zeros((), np.float32), np.ones((), np.float32)
     shape = (1,) * (inputs.ndim - 1) + (inputs.shape[-1],)
     # From histograms: an array of floats would need eight times the memory.
-    counts = np.stack([
-        np.bincount(inputs[..., c].ravel(), minlength=256)
-        for c in range(inputs.shape[-1])
-    ])  # fmt: skip
+    channels = np.moveaxis(inputs, -1, 0)
+    counts = np.stack([np.bincount(c.ravel(), minlength=256) for c in channels])
     values = np.arange(256.0)
     mean = counts @ values / counts.sum(axis=1)
     variance = counts @ values**2 / counts.sum(axis=1) - mean**2
     scale = 1 / np.sqrt(np.maximum(variance, 1e-8))
-    return mean.reshape(shape).astype(np.float32), scale.reshape(shape).astype(
-        np.float32
-    )
+    mean, scale = mean.reshape(shape), scale.reshape(shape)
+    return mean.astype(np.float32), scale.astype(np.float32)

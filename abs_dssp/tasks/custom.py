@@ -1,15 +1,17 @@
 """A task from a model and data of one's own."""
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import numpy as np
+from jaxtyping import Array, Float, PRNGKeyArray
 
 from abs_dssp.tasks.base import Task, Variables
 from abs_dssp.tasks.classifier import classification
 
-Split = tuple[np.ndarray, np.ndarray]  # inputs (n, ...), labels (n,)
+Split = tuple[np.ndarray, np.ndarray]  # inputs (n, ...) and integer labels (n,)
 
 
 def from_flax(
@@ -21,7 +23,7 @@ def from_flax(
       module: called as `module(inputs)` or, if its `__call__` has the argument,
         `module(inputs, train=...)`; returns logits. BatchNorm statistics and dropout
         are taken care of.
-      train: inputs and integer labels.
+      train: inputs (n, ...) and integer labels (n,), as `classification` takes them.
       test: the same, held out.
       num_workers: number of workers N.
       **settings: of `classification`: `name`, `batch_size`, `partition`, `augment`,
@@ -29,9 +31,16 @@ def from_flax(
 
     Raises:
       ValueError: as `classification`.
-    """
-    import inspect
 
+    Example:
+      >>> import flax.linen as nn
+      >>> import numpy as np
+      >>> from abs_dssp import tasks
+      >>> samples = np.eye(4), np.arange(4)
+      >>> task = tasks.from_flax(nn.Dense(4), samples, samples, num_workers=2)
+      >>> task.name, task.samples_per_epoch
+      ('dense', 4)
+    """
     takes_train = "train" in inspect.signature(type(module).__call__).parameters
 
     def call(variables, inputs, train, **options):
@@ -40,8 +49,8 @@ def from_flax(
 
     def init(key, sample):
         arguments = {"train": False} if takes_train else {}
-        found = dict(module.init({"params": key, "dropout": key}, sample, **arguments))
-        return Variables(found["params"], found.get("batch_stats", {}))
+        made = dict(module.init({"params": key, "dropout": key}, sample, **arguments))
+        return Variables(made["params"], made.get("batch_stats", {}))
 
     def apply(variables, inputs, train, key):
         tree = {"params": variables.params}
@@ -70,10 +79,23 @@ def from_nnx(
     Args:
       make: `nnx.Rngs` -> module, which maps inputs to logits. Parameters are trained,
         BatchNorm statistics travel with the push; dropout needs `from_flax`.
-      train: inputs and integer labels.
+      train: inputs (n, ...) and integer labels (n,), as `classification` takes them.
       test: the same, held out.
       num_workers: number of workers N.
-      **settings: of `classification`.
+      **settings: of `classification`, as for `from_flax`.
+
+    Raises:
+      ValueError: as `classification`.
+
+    Example:
+      >>> import numpy as np
+      >>> from flax import nnx
+      >>> from abs_dssp import tasks
+      >>> samples = np.eye(4), np.arange(4)
+      >>> task = tasks.from_nnx(
+      ...     lambda rngs: nnx.Linear(4, 4, rngs=rngs), samples, samples, num_workers=2)
+      >>> task.data["sizes"].tolist()
+      [2, 2]
     """
     from flax import nnx
 
@@ -103,8 +125,8 @@ def from_nnx(
 
 
 def from_functions(
-    init: Callable[[Any], Any],
-    apply: Callable[[Any, jax.Array], jax.Array],
+    init: Callable[[PRNGKeyArray], Any],
+    apply: Callable[[Any, Array], Float[Array, "B K"]],
     train: Split,
     test: Split,
     num_workers: int,
@@ -114,11 +136,30 @@ def from_functions(
 
     Args:
       init: key -> parameters, a pytree of float32 arrays.
-      apply: (parameters, inputs) -> logits.
-      train: inputs and integer labels.
+      apply: (parameters, inputs) -> logits, for (B, ...) inputs and (B, K) logits.
+      train: inputs (n, ...) and integer labels (n,), as `classification` takes them.
       test: the same, held out.
       num_workers: number of workers N.
-      **settings: of `classification`.
+      **settings: of `classification`, as for `from_flax`.
+
+    Raises:
+      ValueError: as `classification`.
+
+    Example:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> import numpy as np
+      >>> from abs_dssp import tasks
+      >>> def linear(w, x):
+      ...     return x @ w
+      >>> samples = np.eye(4), np.arange(4)
+      >>> task = tasks.from_functions(
+      ...     lambda key: jnp.zeros((4, 4)), linear, samples, samples, num_workers=2)
+      >>> task.name
+      'linear'
+      >>> variables = task.init(jax.random.key(0))
+      >>> round(float(task.objective(task.data, variables)), 4)  # log 4
+      1.3863
     """
     settings.setdefault("name", getattr(apply, "__name__", "custom"))
     return classification(

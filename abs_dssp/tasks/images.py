@@ -16,7 +16,15 @@ class DataError(ValueError):
 
 
 class Images(NamedTuple):
-    """Pixels 0..255 and class numbers of two splits."""
+    """Pixels and class numbers of two splits.
+
+    Attributes:
+      train: (n, h, w, c) uint8 pixels.
+      train_labels: (n,) int32, each in 0..num_classes - 1.
+      test: (m, h, w, c) uint8 pixels.
+      test_labels: (m,) int32.
+      num_classes: number of classes.
+    """
 
     train: UInt8[np.ndarray, "n h w c"]
     train_labels: Int[np.ndarray, " n"]
@@ -28,13 +36,20 @@ class Images(NamedTuple):
 def digits() -> Images:
     """1,797 images of 8x8 pixels in 10 classes; ships with scikit-learn.
 
-    Every fifth image, after a fixed shuffle, is for testing: 1,437 and 360.
+    Every fifth image, after a fixed shuffle, is for testing: 1,437 and 360. They are
+    the test set of Alpaydin and Kaynak, "Optical Recognition of Handwritten Digits",
+    UCI, 1998 (https://doi.org/10.24432/C50P49).
+
+    Example:
+      >>> from abs_dssp.tasks import images
+      >>> images.digits().train.shape
+      (1437, 8, 8, 1)
     """
     from sklearn.datasets import load_digits
 
     data = load_digits()
     order = np.random.default_rng(0).permutation(len(data.target))
-    # 0..16 there; 15 * 16 = 240 stays within 0..255.
+    # scikit-learn's pixels are 0..16, and 15 * 16 = 240 stays within 0..255.
     pixels = (data.images[order] * 15).astype(np.uint8)[..., None]
     labels = data.target[order].astype(np.int32)
     test = np.arange(len(order)) % 5 == 0
@@ -81,9 +96,9 @@ def tfds(
             "give --data_dir, or --download to fetch it."
         )
     cached = _cache_file(cache_dir, str(builder.data_dir))
-    found = _read_cache(cached)
-    if found is not None:
-        return found
+    images = _read_cache(cached)
+    if images is not None:
+        return images
     try:
         if download:
             builder.download_and_prepare(file_format="array_record")
@@ -105,10 +120,22 @@ def tfds(
 
 
 def shrink(images: Images, factor: int) -> Images:
-    """Images `factor` times as small a side: each pixel the mean of a block.
+    """Images of 1 / `factor` the height and width, by averaging square blocks.
+
+    Args:
+      images: those to shrink; (n, h, w, c) pixels.
+      factor: side of a block, in pixels.
+
+    Returns:
+      The images with (n, h / factor, w / factor, c) uint8 pixels, rounded.
 
     Raises:
       ValueError: unless `factor` is at least 1 and divides height and width.
+
+    Example:
+      >>> from abs_dssp.tasks import images
+      >>> images.shrink(images.digits(), 2).test.shape
+      (360, 4, 4, 1)
     """
     if factor == 1:
         return images
@@ -129,10 +156,23 @@ def shrink(images: Images, factor: int) -> Images:
 def validation(images: Images, count: int | None) -> Images:
     """`count` training samples, taken out of training, in place of the test split.
 
-    For choosing a step size without a look at the test set. None changes nothing.
+    For choosing a step size without a look at the test set.
+
+    Args:
+      images: both splits.
+      count: samples to hold out; None changes nothing.
+
+    Returns:
+      The images with the held-out samples as test split.
 
     Raises:
       ValueError: unless `count` is at least 1 and leaves something to train on.
+
+    Example:
+      >>> from abs_dssp.tasks import images
+      >>> held = images.validation(images.digits(), 437)
+      >>> len(held.train), len(held.test)
+      (1000, 437)
     """
     if count is None:
         return images
@@ -152,10 +192,20 @@ def validation(images: Images, count: int | None) -> Images:
 
 
 def subset(images: Images, limit_train: int | None, limit_test: int | None) -> Images:
-    """The first samples of each split after a fixed shuffle; all of them for None.
+    """The first samples of each split after a fixed shuffle.
+
+    Args:
+      images: both splits.
+      limit_train: training samples to keep; None keeps all.
+      limit_test: test samples to keep; None keeps all.
 
     Raises:
       ValueError: if a limit is below 1.
+
+    Example:
+      >>> from abs_dssp.tasks import images
+      >>> len(images.subset(images.digits(), 100, None).train_labels)
+      100
     """
     for name, limit in (("limit_train", limit_train), ("limit_test", limit_test)):
         if limit is not None and limit < 1:
@@ -183,11 +233,11 @@ def _decode(builder, split: str):
     pixels = np.empty((len(source), *shape), np.uint8)
     labels = np.empty(len(source), np.int32)
     for start in range(0, len(source), 1024):
-        places = list(range(start, min(start + 1024, len(source))))
-        for place, example in zip(places, source.__getitems__(places), strict=True):
+        rows = list(range(start, min(start + 1024, len(source))))
+        for row, example in zip(rows, source.__getitems__(rows), strict=True):
             if np.shape(example["image"]) != shape:
                 raise DataError(f"{builder.name}: images differ in size.")
-            pixels[place], labels[place] = example["image"], example["label"]
+            pixels[row], labels[row] = example["image"], example["label"]
     return pixels, labels
 
 

@@ -35,8 +35,21 @@ def logistic(
       partition: which worker has which samples; see `partition.make`.
       seed: of the data and the partition.
 
+    Returns:
+      A `Task` with known constants, whose parameters are one (d,) float32 array and
+      which evaluates `"loss"`, `"accuracy"` and `"gradient_norm_squared"` on all n
+      samples.
+
     Raises:
       ValueError: for sizes below 1 or a penalty not above 0.
+
+    Example:
+      >>> import jax
+      >>> from abs_dssp import tasks
+      >>> task = tasks.logistic(num_workers=2, samples=8, dim=3)
+      >>> variables = task.init(jax.random.key(0))
+      >>> round(float(task.objective(task.data, variables)), 4)  # log 2 at w = 0
+      0.6931
     """
     if samples < 1 or dim < 1 or batch_size < 1:
         raise ValueError("logistic: samples, dim and batch_size must be at least 1.")
@@ -58,8 +71,8 @@ def logistic(
         return jnp.mean(jax.nn.softplus(-rows @ params)) + 0.5 * l2 * jnp.sum(params**2)
 
     def batch(data, key, worker, index):
-        place = sampling.draw(key, worker, index, batch_size, data["sizes"][worker])
-        return data["signed"][data["indices"][worker, place]]
+        mine = sampling.draw(key, worker, index, batch_size, data["sizes"][worker])
+        return data["signed"][data["indices"][worker, mine]]
 
     def loss(variables, batch, key):
         del key
@@ -97,15 +110,15 @@ def _constants(signed: np.ndarray, l2: float) -> Constants:
     gram = signed.T @ signed / samples
     w = np.zeros(dim)
     for _ in range(50):
-        miss = 1 / (1 + np.exp(signed @ w))
+        miss = 1 / (1 + np.exp(signed @ w))  # probability of the wrong label
         slope = -signed.T @ miss / samples + l2 * w
         if np.linalg.norm(slope) < 1e-14:
             break
         hessian = (signed * (miss * (1 - miss))[:, None]).T @ signed / samples
         w = w - np.linalg.solve(hessian + l2 * np.eye(dim), slope)
     miss = 1 / (1 + np.exp(signed @ w))
-    each = -signed * miss[:, None] + l2 * w
-    noise = float(np.mean(np.sum((each - each.mean(axis=0)) ** 2, axis=1)))
+    slopes = -signed * miss[:, None] + l2 * w  # of the samples
+    noise = float(np.mean(np.sum((slopes - slopes.mean(axis=0)) ** 2, axis=1)))
     optimum = np.mean(np.logaddexp(0, -signed @ w)) + l2 / 2 * w @ w
     return Constants(
         float(np.linalg.eigvalsh(gram)[-1] / 4 + l2), noise, float(optimum)

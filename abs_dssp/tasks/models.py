@@ -3,7 +3,7 @@
 `alexnet` is a downsized AlexNet of 3 convolutional and 2 fully connected layers, as the
 DSSP paper uses for CIFAR-10; its widths are not given there and are ours. `resnet` is
 the CIFAR network of depth 6n + 2 of He et al., "Deep Residual Learning for Image
-Recognition", CVPR 2016.
+Recognition", CVPR 2016 (https://arxiv.org/abs/1512.03385).
 """
 
 from collections.abc import Callable, Sequence
@@ -12,6 +12,8 @@ from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
 
 from abs_dssp import literals
 
@@ -25,7 +27,9 @@ class Mlp(nn.Module):
     hidden: tuple[int, ...] = (64,)
 
     @nn.compact
-    def __call__(self, x, train: bool = False):
+    def __call__(
+        self, x: Float[Array | np.ndarray, "B ..."], train: bool = False
+    ) -> Float[Array, "B K"]:
         x = x.reshape(x.shape[0], -1)
         for width in self.hidden:
             x = nn.relu(nn.Dense(width, kernel_init=_he)(x))
@@ -41,7 +45,9 @@ class Convolutional(nn.Module):
     kernel: int = 3
 
     @nn.compact
-    def __call__(self, x, train: bool = False):
+    def __call__(
+        self, x: Float[Array | np.ndarray, "B ..."], train: bool = False
+    ) -> Float[Array, "B K"]:
         for width in self.channels:
             size = (self.kernel, self.kernel)
             x = nn.relu(nn.Conv(width, size, kernel_init=_he)(x))
@@ -60,7 +66,9 @@ class Block(nn.Module):
     shortcuts: str
 
     @nn.compact
-    def __call__(self, x, train: bool):
+    def __call__(
+        self, x: Float[Array | np.ndarray, "B h w c"], train: bool
+    ) -> Float[Array, "B H W C"]:
         norm = partial(nn.BatchNorm, use_running_average=not train, momentum=0.9)
         conv = partial(nn.Conv, use_bias=False, kernel_init=_he)
         stride = (self.stride, self.stride)
@@ -85,7 +93,9 @@ class ResNet(nn.Module):
     shortcuts: str = "A"
 
     @nn.compact
-    def __call__(self, x, train: bool = False):
+    def __call__(
+        self, x: Float[Array | np.ndarray, "B ..."], train: bool = False
+    ) -> Float[Array, "B K"]:
         norm = partial(nn.BatchNorm, use_running_average=not train, momentum=0.9)
         x = nn.Conv(self.width, (3, 3), use_bias=False, kernel_init=_he)(x)
         x = nn.relu(norm()(x))
@@ -100,7 +110,19 @@ Maker = Callable[[int], nn.Module]  # number of classes -> module
 
 
 def mlp(hidden: Sequence[int] | int = (64,)) -> Maker:
-    """Fully connected layers of these widths."""
+    """Fully connected layers.
+
+    Args:
+      hidden: widths of the hidden layers.
+
+    Raises:
+      ValueError: for a width that is not a whole number above 0.
+
+    Example:
+      >>> from abs_dssp.tasks import models
+      >>> models.mlp(hidden=8)(10).hidden
+      (8,)
+    """
     widths = (hidden,) if isinstance(hidden, int) else tuple(hidden)
     return partial(_build, Mlp, hidden=_widths("mlp", "hidden", widths))
 
@@ -114,6 +136,19 @@ def cnn(
 
     Images need at least 2^n pixels a side for n convolutions. That of STSyn's public
     code is `cnn(channels=[64,64],hidden=[384,192],kernel=5)`.
+
+    Args:
+      channels: of the convolutions.
+      hidden: widths of the fully connected layers.
+      kernel: side of the kernels, in pixels.
+
+    Raises:
+      ValueError: for a size that is not a whole number above 0.
+
+    Example:
+      >>> from abs_dssp.tasks import models
+      >>> models.cnn(channels=[4])(10).channels
+      (4,)
     """
     widths = (hidden,) if isinstance(hidden, int) else tuple(hidden)
     (size,) = _widths("cnn", "kernel", (kernel,))
@@ -127,7 +162,13 @@ def cnn(
 
 
 def alexnet() -> Maker:
-    """The downsized AlexNet: 3 convolutional (5x5), 2 fully connected layers."""
+    """The downsized AlexNet: 3 convolutional (5x5), 2 fully connected layers.
+
+    Example:
+      >>> from abs_dssp.tasks import models
+      >>> models.alexnet()(10).channels
+      (64, 128, 256)
+    """
     return partial(
         _build, Convolutional, channels=(64, 128, 256), hidden=(512,), kernel=5
     )
@@ -143,6 +184,11 @@ def resnet(depth: int = 20, width: int = 16, shortcuts: str = "A") -> Maker:
 
     Raises:
       ValueError: for another depth or kind of shortcut.
+
+    Example:
+      >>> from abs_dssp.tasks import models
+      >>> models.resnet(depth=20)(10).blocks  # of each of the three stages
+      3
     """
     _widths("resnet", "depth", (depth,))
     if depth < 8 or (depth - 2) % 6:
@@ -166,8 +212,17 @@ MODELS: dict[str, Callable[..., Maker]] = {
 def parse(text: str, num_classes: int) -> nn.Module:
     """The model that `text` describes, e.g. `"cnn"` or `"resnet(depth=50)"`.
 
+    Args:
+      text: a call of one of `MODELS` with literal arguments.
+      num_classes: number of classes.
+
     Raises:
       ValueError: for an unknown model or argument.
+
+    Example:
+      >>> from abs_dssp.tasks import models
+      >>> models.parse("mlp(hidden=[8,4])", num_classes=10).hidden
+      (8, 4)
     """
     return literals.build(text, "model", MODELS)(num_classes)
 

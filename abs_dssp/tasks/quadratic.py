@@ -36,16 +36,33 @@ def quadratic(
       eigenvalues: all lambda_j, in place of `dim`, `smoothness` and `condition`.
       noise: sigma^2, the total variance E||g - grad F||^2 of one sample's gradient.
       start: every coordinate of w^0.
-      heterogeneity: spread of the workers' own optima; they average to w = 0, so that
-        F is unchanged. Worker i's gradient has the constant shift
+      heterogeneity: how far the workers' own optima lie apart. They average to w = 0,
+        so that F is unchanged: worker i's gradient has the constant shift
         `heterogeneity * sin(2 pi (i + 1/4) / N)`, less its mean, in every coordinate.
       batch_size: samples per gradient.
       samples_per_epoch: what is called an epoch; there are no data.
+
+    Returns:
+      A `Task` with known constants, whose parameters are one (d,) float32 array and
+      which evaluates `"loss"` and `"gradient_norm_squared"`.
 
     Raises:
       ValueError: for a number of workers, dimension, condition, batch size or epoch
         below 1, a smoothness not above 0, or eigenvalues or a noise that are negative
         or not finite.
+
+    Example:
+      >>> import jax
+      >>> from abs_dssp import tasks
+      >>> task = tasks.quadratic(num_workers=2, eigenvalues=[1.0, 3.0], start=2.0)
+      >>> variables = task.init(jax.random.key(0))
+      >>> values = task.evaluate(task.data, variables)
+      >>> float(values["loss"])  # 1/2 (1 * 4 + 3 * 4)
+      8.0
+      >>> float(values["gradient_norm_squared"])  # 2^2 + 6^2
+      40.0
+      >>> task.constants
+      Constants(smoothness=3.0, noise_variance=1.0, optimum=0.0)
     """
     if num_workers < 1 or samples_per_epoch < 1:
         raise ValueError(
@@ -63,8 +80,8 @@ def quadratic(
         curvature = np.geomspace(smoothness / condition, smoothness, dim)
     else:
         curvature = np.asarray(eigenvalues, float)
-    known = np.append(curvature, noise)
-    if not curvature.size or not np.all(np.isfinite(known) & (known >= 0)):
+    checked = np.append(curvature, noise)
+    if not curvature.size or not np.all(np.isfinite(checked) & (checked >= 0)):
         raise ValueError(
             "quadratic: eigenvalues and noise must be at least 0 and finite, "
             f"got {curvature.tolist()} and {noise}."

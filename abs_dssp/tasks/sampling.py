@@ -8,20 +8,27 @@ cycle walking) and not from a shuffled array, so a batch costs O(batch).
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Int, UInt32
+from jaxtyping import Array, Int, Int32, PRNGKeyArray, UInt32
 
 _ROUNDS = 6
 
 
 def permute(
-    place: UInt32[Array, " B"], size: UInt32[Array, " B"], keys: UInt32[Array, "B R"]
+    index: UInt32[Array, " B"], size: UInt32[Array, " B"], keys: UInt32[Array, "B R"]
 ) -> UInt32[Array, " B"]:
-    """The image of `place` under a permutation of 0..size-1.
+    """The image of `index` under a permutation of 0..size-1.
+
+    A Feistel network permutes a domain of 4^h >= size numbers; cycle walking restricts
+    it to the first `size` of them (Black and Rogaway, "Ciphers with Arbitrary Finite
+    Domains", CT-RSA 2002).
 
     Args:
-      place: elements, below `size`.
+      index: elements, below `size`.
       size: number of elements, 1..2^30; may differ from row to row.
-      keys: what determines the permutation, `_ROUNDS` words per row.
+      keys: what determines the permutation, R = 6 words per row.
+
+    Returns:
+      The images, below `size`.
     """
     # Two halves of `half` bits, so that 4^half >= size: walks are short (< 4 steps on
     # average), since at least a quarter of the domain lies below `size`.
@@ -39,7 +46,7 @@ def permute(
     return jax.lax.while_loop(
         lambda x: jnp.any(x >= size),
         lambda x: jnp.where(x >= size, network(x), x),
-        network(place),
+        network(index),
     )
 
 
@@ -50,19 +57,35 @@ def _mix(x: UInt32[Array, " B"]) -> UInt32[Array, " B"]:
     return x ^ (x >> 16)
 
 
-def draw(key, worker, index, batch_size: int, size: Int[Array, ""]) -> Int[Array, " B"]:
-    """Places, in the worker's own list, of the samples of its `index`-th batch.
+def draw(
+    key: PRNGKeyArray,
+    worker: Int[Array, ""],
+    index: Int[Array, ""],
+    batch_size: int,
+    size: Int[Array, ""],
+) -> Int32[Array, " B"]:
+    """The samples of a worker's mini-batch number `index`.
 
     Args:
       key: random key of the run.
       worker: int32 scalar.
       index: batches drawn before by this worker; int32 scalar. The stream is exact
         for the first 2^31 samples of a worker.
-      batch_size: samples per batch; a batch may straddle two epochs.
-      size: samples that the worker has.
+      batch_size: B, samples per batch; a batch may contain the end of one epoch and
+        the start of the next.
+      size: samples that the worker has; int32 scalar.
 
     Returns:
-      int32 places in 0..size-1.
+      Indices into the worker's own list of samples, each in 0..size-1.
+
+    Example:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> from abs_dssp.tasks import sampling
+      >>> worker, size = jnp.int32(0), jnp.int32(4)
+      >>> epoch = sampling.draw(jax.random.key(0), worker, jnp.int32(0), 4, size)
+      >>> sorted(epoch.tolist())
+      [0, 1, 2, 3]
     """
     position = index * batch_size + jnp.arange(batch_size, dtype=jnp.int32)
     epoch = position // size
@@ -70,6 +93,6 @@ def draw(key, worker, index, batch_size: int, size: Int[Array, ""]) -> Int[Array
     keys = jax.vmap(
         lambda e: jax.random.bits(jax.random.fold_in(stream, e), (_ROUNDS,), jnp.uint32)
     )(epoch)
-    place = (position % size).astype(jnp.uint32)
-    sizes = jnp.broadcast_to(size.astype(jnp.uint32), place.shape)
-    return permute(place, sizes, keys).astype(jnp.int32)
+    within = (position % size).astype(jnp.uint32)
+    sizes = jnp.broadcast_to(size.astype(jnp.uint32), within.shape)
+    return permute(within, sizes, keys).astype(jnp.int32)

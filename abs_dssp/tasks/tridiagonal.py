@@ -1,7 +1,8 @@
 """The tridiagonal quadratic on which first-order methods are slowest.
 
-Nesterov's worst function; used with additive noise by Tyurin and Richtárik (arXiv
-2305.12387) and the papers that follow them to compare asynchronous methods.
+Nesterov's worst function ("Lectures on Convex Optimization", 2018, section 2.1.2), used
+with additive noise by Tyurin and Richtárik (https://arxiv.org/abs/2305.12387) and the
+papers that follow them to compare asynchronous methods.
 """
 
 import math
@@ -29,13 +30,29 @@ def tridiagonal(
 
     Args:
       num_workers: number of workers N.
-      dim: dimension d, at least 2.
+      dim: dimension d, at least 2; the parameters are one (d,) float32 array.
       noise: sigma^2, the total variance E||g - grad F||^2 of one sample's gradient.
       batch_size: samples per gradient.
       samples_per_epoch: what is called an epoch; there are no data.
 
+    Returns:
+      A `Task` with known constants, which evaluates `"loss"` and
+      `"gradient_norm_squared"`.
+
     Raises:
       ValueError: for sizes out of range or a noise that is negative or not finite.
+
+    Example:
+      >>> import jax
+      >>> from abs_dssp import tasks
+      >>> task = tasks.tridiagonal(num_workers=2, dim=4)
+      >>> variables = task.init(jax.random.key(0))
+      >>> variables.params.tolist()
+      [2.0, 0.0, 0.0, 0.0]
+      >>> float(task.objective(task.data, variables))  # 1/8 (4 + 4) + 2/4
+      1.5
+      >>> task.constants.optimum  # -4 / (8 * 5)
+      -0.1
     """
     if dim < 2 or min(num_workers, batch_size, samples_per_epoch) < 1:
         raise ValueError(
@@ -53,7 +70,7 @@ def tridiagonal(
 
     def init(key):
         del key
-        return Variables(jnp.zeros(dim).at[0].set(math.sqrt(dim)), {})
+        return Variables(jnp.zeros(dim, jnp.float32).at[0].set(math.sqrt(dim)), {})
 
     def batch(data, key, worker, index):
         del data
@@ -68,8 +85,8 @@ def tridiagonal(
 
     def evaluate(data, variables):
         del data
-        found, slope = jax.value_and_grad(value)(variables.params)
-        return {"loss": found, "gradient_norm_squared": jnp.sum(slope**2)}
+        objective, slope = jax.value_and_grad(value)(variables.params)
+        return {"loss": objective, "gradient_norm_squared": jnp.sum(slope**2)}
 
     return Task(
         name="tridiagonal",

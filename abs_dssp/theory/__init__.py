@@ -1,8 +1,9 @@
 """The convergence analysis as functions: bounds, step sizes, round times, lower bounds.
 
 Every function names its theorem and assumptions; docs/theory.md says which test checks
-which. Functions of numbers are jittable and broadcast over arrays; those that read a
-trace or a policy run on the host. Nothing else in the package imports this one.
+which. Numbers may be Python, NumPy or JAX scalars. Functions of numbers can be jitted
+and broadcast over arrays unless their signature says otherwise; those that read a trace
+or a policy run on the host. Nothing else in the package imports this one.
 """
 
 from abs_dssp.theory.convergence import (
@@ -13,6 +14,7 @@ from abs_dssp.theory.convergence import (
     largest_step_a,
     largest_step_b,
     spread,
+    staleness_scale,
     tau_bar,
     theorem_a,
     theorem_b,
@@ -100,6 +102,7 @@ __all__ = [
     "spread",
     "ssp_counts",
     "ssp_regret",
+    "staleness_scale",
     "step_size",
     "target_commits",
     "target_step",

@@ -1,4 +1,4 @@
-"""What the theorems ask of a schedule: a policy's promise, or a trace's measure."""
+"""The constants of the theorems: what a policy guarantees, or what a trace shows."""
 
 import math
 from typing import NamedTuple
@@ -20,14 +20,39 @@ class Promise(NamedTuple):
 
 
 def effective_tau(trace: Trace) -> int:
-    """Largest staleness of an accepted push: the tau_max that a run really had."""
+    """Largest staleness of an accepted push: the tau_max that a run really had.
+
+    Args:
+      trace: of a run, real or virtual.
+
+    Returns:
+      Versions; 0 where no push was accepted.
+
+    Example:
+      >>> from abs_dssp import delays, policies, simulate, theory
+      >>> trace = simulate.schedule(policies.asp(3), delays.constant([1.0] * 3), 30)
+      >>> theory.effective_tau(trace)  # the two others push in between
+      2
+    """
     return int(trace.staleness[trace.accepted].max(initial=0))
 
 
 def measured_tau_bar(trace: Trace) -> float:
     """Mean over commits of the mean staleness of their accepted pushes.
 
-    The quantity that Lemma 1 bounds by `tau_bar`; 0 without a commit.
+    Lemma 1 bounds it by `tau_bar`.
+
+    Args:
+      trace: of a run, real or virtual.
+
+    Returns:
+      Versions; 0 without a commit.
+
+    Example:
+      >>> from abs_dssp import delays, policies, simulate, theory
+      >>> trace = simulate.schedule(policies.asp(2), delays.constant([1.0] * 2), 20)
+      >>> theory.measured_tau_bar(trace)  # 0 for the first commit, 1 for 19 others
+      0.95
     """
     rounds, staleness = _rounds(trace)
     if not rounds.size:
@@ -42,7 +67,19 @@ def kappa_1(trace: Trace) -> float:
     """Mean over commits of 1 / K_t, K_t the accepted pushes of commit t.
 
     With unequal weights, sum(w^2) / sum(w)^2 stands for 1 / K_t: the factor by which
-    averaging reduces variance. NaN without a commit.
+    averaging reduces variance.
+
+    Args:
+      trace: of a run, real or virtual.
+
+    Returns:
+      A number in 0..1; NaN without a commit.
+
+    Example:
+      >>> from abs_dssp import delays, policies, simulate, theory
+      >>> trace = simulate.schedule(policies.bsp(2), delays.constant([1.0] * 2), 20)
+      >>> theory.kappa_1(trace)
+      0.5
     """
     rounds, _ = _rounds(trace)
     if not rounds.size:
@@ -104,11 +141,11 @@ def step_size(
     rounds: int | None = None,
     tau_max: float | None = None,
 ) -> float:
-    """A step size with a guarantee: the best of Theorem A or B for a policy.
+    """A step size with a guarantee, by Theorem A (U = 1) or Theorem B (U > 1).
 
-    Without `gap`, `variance` and `rounds` the largest step that the theorem allows.
-    With them the minimiser of its two leading terms, sqrt(2 gap K / (L V T U)), or the
-    largest step, whichever is less.
+    Without `gap`, `variance` and `rounds` it is the largest step that the theorem
+    allows. With them it is the minimiser of the two leading terms,
+    sqrt(2 gap K / (L V T U)), or the largest step, whichever is less.
 
     Args:
       policy: a policy, or its text.
@@ -117,12 +154,20 @@ def step_size(
       local_steps: U.
       gap: F(w^0) - F*.
       variance: V of one gradient.
-      rounds: T, commits.
-      tau_max: staleness to count with instead of the promise, as for ASP, which has
-        none, or a measured one (`effective_tau`).
+      rounds: T, the number of commits.
+      tau_max: a bound on the staleness in versions to use instead of the policy's own;
+        needed where it has none, as ASP. `effective_tau` measures one.
+
+    Returns:
+      eta, the server's step per gradient.
 
     Raises:
       ValueError: if the policy bounds no staleness and `tau_max` is not given.
+
+    Example:
+      >>> from abs_dssp import theory
+      >>> theory.step_size("bsp()", 4, smoothness=2.0)  # 1 / L: nothing is stale
+      0.5
     """
     known = promise(policy, num_workers)
     bound = known.tau_max if tau_max is None else tau_max
@@ -133,11 +178,11 @@ def step_size(
             "effective_tau of a trace."
         )
     mean = convergence.tau_bar(bound, num_workers, known.k_min, known.batch)
-    width = convergence.spread(bound, mean)
+    scale = convergence.staleness_scale(bound, mean)
     if local_steps == 1:
-        largest = float(convergence.largest_step_a(smoothness, width))
+        largest = float(convergence.largest_step_a(smoothness, scale))
     else:
-        largest = float(convergence.largest_step_b(smoothness, width, local_steps))
+        largest = float(convergence.largest_step_b(smoothness, scale, local_steps))
     if gap is None or variance is None or rounds is None or variance <= 0:
         return largest
     noise = smoothness * variance * rounds * local_steps

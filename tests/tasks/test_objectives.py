@@ -8,23 +8,25 @@ import pytest
 from abs_dssp import tasks
 
 
-def _gradients(task, params, worker, count):
-    """Gradients of `count` mini-batches of one worker at `params`."""
+def _gradients(task, params, workers, count):
+    """Gradients of `count` mini-batches of each worker at `params`."""
 
-    def one(index):
+    def one(worker, index):
         batch = task.batch(task.data, jax.random.key(0), worker, index)
         value = lambda p: task.loss(tasks.Variables(p, {}), batch, None)[0]  # noqa: E731
         return jax.grad(value)(params)
 
-    return np.asarray(jax.jit(jax.vmap(one))(jnp.arange(count, dtype=jnp.int32)))
+    each = jax.vmap(jax.vmap(one, (None, 0)), (0, None))
+    indices = jnp.arange(count, dtype=jnp.int32)
+    return np.asarray(jax.jit(each)(jnp.asarray(workers, jnp.int32), indices))
 
 
 def test_a_noiseless_quadratic_has_gradient_lambda_w():
     task = tasks.quadratic(2, eigenvalues=[1.0, 3.0, 0.5], noise=0.0)
     params = jnp.asarray([2.0, -1.0, 4.0], jnp.float32)
-    slope = _gradients(task, params, jnp.int32(1), 2)
+    (slope,) = _gradients(task, params, [1], 2)
     np.testing.assert_allclose(slope, [[2.0, -3.0, 2.0]] * 2, rtol=1e-6)
-    found = task.evaluate(task.data, tasks.Variables(params, {}))
+    found = jax.jit(task.evaluate)(task.data, tasks.Variables(params, {}))
     assert found["loss"] == 0.5 * (4 + 3 + 8)
     assert found["gradient_norm_squared"] == 4 + 9 + 4
 
@@ -33,7 +35,7 @@ def test_a_noiseless_quadratic_has_gradient_lambda_w():
 def test_the_batch_divides_the_total_noise_variance(batch_size):
     dim, count, noise = 5, 4000, 2.0
     task = tasks.quadratic(1, dim=dim, noise=noise, batch_size=batch_size)
-    draws = _gradients(task, jnp.zeros(dim, jnp.float32), jnp.int32(0), count)
+    (draws,) = _gradients(task, jnp.zeros(dim, jnp.float32), [0], count)
     squares = np.sum(draws.astype(float) ** 2, axis=1)
     # |noise|^2 is (v/d) chi-square(d) with v = noise/B: mean v, variance 2 v^2 / d
     expected = noise / batch_size
@@ -52,8 +54,8 @@ def test_a_quadratic_has_the_constants_it_was_given():
 def test_heterogeneous_shifts_average_to_the_common_gradient():
     task = tasks.quadratic(5, dim=3, noise=0.0, heterogeneity=0.7)
     params = jnp.ones(3, jnp.float32)
-    each = [_gradients(task, params, jnp.int32(w), 1)[0] for w in range(5)]
-    assert np.ptp(np.stack(each), axis=0).min() > 0.7
+    each = _gradients(task, params, range(5), 1)[:, 0]
+    assert np.ptp(each, axis=0).min() > 0.7
     np.testing.assert_allclose(np.mean(each, axis=0), np.ones(3), atol=1e-6)
 
 
@@ -104,12 +106,14 @@ def test_logistic_constants_agree_with_gradient_descent():
     np.testing.assert_allclose(noise, np.mean(np.sum(each**2, axis=1)), rtol=1e-5)
     at_optimum = tasks.Variables(jnp.asarray(w, jnp.float32), {})
     # float32 arithmetic over 200 rows
-    np.testing.assert_allclose(task.objective(task.data, at_optimum), optimum, 1e-5)
+    found = jax.jit(task.objective)(task.data, at_optimum)
+    np.testing.assert_allclose(found, optimum, 1e-5)
 
 
 def test_logistic_batches_of_an_epoch_average_to_the_full_gradient():
     task = tasks.logistic(1, samples=60, dim=4, batch_size=10)
     params = jnp.full(4, 0.3, jnp.float32)
-    full = jax.grad(lambda p: task.objective(task.data, tasks.Variables(p, {})))(params)
-    each = _gradients(task, params, jnp.int32(0), 6)
+    objective = lambda p: task.objective(task.data, tasks.Variables(p, {}))  # noqa: E731
+    full = jax.jit(jax.grad(objective))(params)
+    (each,) = _gradients(task, params, [0], 6)
     np.testing.assert_allclose(each.mean(axis=0), full, atol=1e-5)  # float32 sums

@@ -26,11 +26,13 @@ def _words(count, seed=0):
     return jnp.asarray(generator.integers(0, 2**32, (count, 6), dtype=np.uint32))
 
 
-def _epoch(key, worker, epoch, size):
-    """One whole epoch, drawn as a single batch."""
-    return np.asarray(
-        sampling.draw(key, jnp.int32(worker), jnp.int32(epoch), size, jnp.int32(size))
-    )
+_draw = jax.jit(sampling.draw, static_argnums=3)
+
+
+def _drawn(key, worker, index, batch_size, size):
+    """One batch; a program for each batch size."""
+    worker, index, size = (jnp.int32(number) for number in (worker, index, size))
+    return np.asarray(_draw(key, worker, index, batch_size, size))
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 4, 5, 15, 16, 17, 63, 64, 65, 257])
@@ -66,21 +68,15 @@ def test_places_and_images_are_uncorrelated():
 def test_every_epoch_visits_each_sample_once_in_batches_that_straddle():
     size, batch = 10, 4  # five batches are two epochs
     key = jax.random.key(0)
-    stream = np.concatenate([
-        sampling.draw(key, jnp.int32(2), jnp.int32(i), batch, jnp.int32(size))
-        for i in range(5)
-    ])  # fmt: skip
+    stream = np.concatenate([_drawn(key, 2, i, batch, size) for i in range(5)])
     np.testing.assert_array_equal(np.sort(stream[:size]), np.arange(size))
     np.testing.assert_array_equal(np.sort(stream[size:]), np.arange(size))
 
 
 def test_the_stream_does_not_depend_on_how_it_is_cut_into_batches():
     key = jax.random.key(3)
-    whole = sampling.draw(key, jnp.int32(1), jnp.int32(0), 12, jnp.int32(7))
-    parts = [
-        sampling.draw(key, jnp.int32(1), jnp.int32(i), 3, jnp.int32(7))
-        for i in range(4)
-    ]
+    whole = _drawn(key, 1, 0, 12, 7)
+    parts = [_drawn(key, 1, i, 4, 7) for i in range(3)]
     np.testing.assert_array_equal(whole, np.concatenate(parts))
 
 
@@ -88,10 +84,10 @@ def test_orders_differ_by_epoch_worker_and_key():
     key, other = jax.random.key(0), jax.random.key(1)
     # Two equal orders of 50 samples have probability 1/50!.
     orders = [
-        _epoch(key, 0, 0, 50),
-        _epoch(key, 0, 1, 50),
-        _epoch(key, 1, 0, 50),
-        _epoch(other, 0, 0, 50),
+        _drawn(key, 0, 0, 50, 50),  # one epoch is one batch
+        _drawn(key, 0, 1, 50, 50),
+        _drawn(key, 1, 0, 50, 50),
+        _drawn(other, 0, 0, 50, 50),
     ]
     assert len({tuple(order) for order in orders}) == len(orders)
 
@@ -100,9 +96,7 @@ def test_workers_of_different_sizes_are_drawn_side_by_side():
     key = jax.random.key(0)
     sizes = jnp.asarray([1, 5, 8], jnp.int32)
     together = jax.jit(
-        jax.vmap(lambda w, i, n: sampling.draw(key, w, i, 8, n), in_axes=(0, None, 0))
+        jax.vmap(lambda w, i, n: sampling.draw(key, w, i, 12, n), in_axes=(0, None, 0))
     )(jnp.arange(3, dtype=jnp.int32), jnp.int32(3), sizes)
-    alone = [
-        sampling.draw(key, jnp.int32(w), jnp.int32(3), 8, sizes[w]) for w in range(3)
-    ]
+    alone = [_drawn(key, w, 3, 12, sizes[w]) for w in range(3)]
     np.testing.assert_array_equal(together, np.stack(alone))

@@ -180,8 +180,8 @@ def test_ringmasters_constants_give_half_the_target_twice():
             tau_bar=threshold - 1,
         )  # fmt: skip
         assert float(bound) <= target * (1 + 1e-9)
-        width = theory.spread(threshold - 1, threshold - 1)
-        assert step <= theory.largest_step_a(smoothness, width) * (1 + 1e-9)
+        scale = theory.staleness_scale(threshold - 1, threshold - 1)
+        assert step <= theory.largest_step_a(smoothness, scale) * (1 + 1e-9)
 
 
 def test_rennala_reaches_its_target_by_theorem_a():
@@ -212,7 +212,7 @@ def test_the_delay_stability_limit_is_where_a_root_leaves_the_circle(tau, expect
         polynomial[0], polynomial[1] = 1, -1
         polynomial[-1] += factor * limit
         assert (np.abs(np.roots(polynomial)).max() < 1) == stable
-    largest = float(theory.largest_step_a(1.0, theory.spread(tau, tau)))
+    largest = float(theory.largest_step_a(1.0, theory.staleness_scale(tau, tau)))
     if tau:
         assert 1.5 < limit / largest < 2.3
 

@@ -96,10 +96,10 @@ def test_the_table_of_oracles(name):
     trace = known.first_rounds(trace, 2000)
     assert theory.effective_tau(trace) == tau_max
     mean = theory.tau_bar(tau_max, workers, promise.k_min)
-    width = float(theory.spread(tau_max, mean))
-    equality = float(theory.largest_step_a(1.0, width))
+    scale = float(theory.staleness_scale(tau_max, mean))
+    equality = float(theory.largest_step_a(1.0, scale))
     if local_steps > 1:
-        equality = float(theory.largest_step_b(1.0, width, local_steps))
+        equality = float(theory.largest_step_b(1.0, scale, local_steps))
     runs = [Run(problem, step or equality) for problem, step, _, _ in rows]
     assert all(run.step <= equality for run in runs)
     found = known.measure(runs, trace, VARIANCE, 8 if local_steps == 16 else 32)
@@ -205,7 +205,9 @@ def test_the_step_condition_is_sharp_up_to_its_factor(workers):
     )
     tau = workers - 1
     assert np.all(trace.staleness[workers:] == tau)
-    largest = float(theory.largest_step_a(1.0, theory.spread(float(tau), float(tau))))
+    largest = float(
+        theory.largest_step_a(1.0, theory.staleness_scale(float(tau), float(tau)))
+    )
     limit = float(theory.delay_stability_limit(tau))
     steps = {"A": largest, "below": 0.97 * limit, "above": 1.03 * limit}
     steps["2.2 A"] = 2.2 * largest

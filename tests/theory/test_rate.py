@@ -103,10 +103,10 @@ def test_the_constant_is_the_limit_and_the_corollary_holds(kind):
         assert scaled == pytest.approx(limit, rel=0.06)
         tau = float(theory.effective_tau(trace))
         mean = theory.tau_bar(tau, WORKERS, k)
+        scale = theory.staleness_scale(tau, mean)
         threshold = theory.corollary_threshold(
-            c, 1.0, k, local_steps=local_steps, spread=theory.spread(tau, mean),
-            tau_bar=mean,
-        )  # fmt: skip
+            c, 1.0, k, local_steps=local_steps, staleness_scale=scale, tau_bar=mean
+        )
         if rounds >= threshold:
             bound = theory.corollary(
                 problem.gap, 1.0, variance, rounds, k, c, local_steps=local_steps
@@ -121,13 +121,13 @@ def test_the_corollary_holds_from_its_threshold_on():
     """There its step is Theorem B's largest."""
     k, local_steps, c, variance, tau = 2, 2, 1.0, 4.0, 6.0
     mean = theory.tau_bar(tau, WORKERS, k)
-    width = theory.spread(tau, mean)
+    scale = theory.staleness_scale(tau, mean)
     threshold = theory.corollary_threshold(
-        c, 1.0, k, local_steps=local_steps, spread=width, tau_bar=mean
+        c, 1.0, k, local_steps=local_steps, staleness_scale=scale, tau_bar=mean
     )
     rounds = math.ceil(float(threshold))
     step = float(theory.corollary_step(c, float(k), rounds, local_steps))
-    largest = float(theory.largest_step_b(1.0, width, local_steps))
+    largest = float(theory.largest_step_b(1.0, scale, local_steps))
     assert step == pytest.approx(largest, rel=1e-3) and step <= largest * (1 + 1e-6)
     trace = simulate.schedule(
         policies.parse(f"abs(k0={k},a=None,tau_max=6)", WORKERS),
