@@ -28,7 +28,7 @@ from abs_dssp.cluster.keys import Keys
 from abs_dssp.cluster.log import Record
 from abs_dssp.cluster.messages import Kind, Message
 from abs_dssp.cluster.settings import Settings, spin_seconds
-from abs_dssp.cluster.status import Status, WorkerStatus
+from abs_dssp.cluster.status import Status, WorkerStatus, waits_for
 from abs_dssp.cluster.transport import Peer, Sizes
 from abs_dssp.history import loss_estimate, transition
 from abs_dssp.policies import Policy
@@ -663,9 +663,7 @@ class Server:
             quiet = max(self._last_push, told)
             if now - quiet > self.settings.watchdog:
                 told = now
-                from abs_dssp.report import live
-
-                self._say(live.waits_for(self.status()))
+                self._say(waits_for(self.status()))
 
     def _deserted(self, seconds: float) -> bool:
         """Ends a run without workers, at once if none can come back."""

@@ -3,6 +3,8 @@
 import dataclasses
 from collections.abc import Mapping
 
+STATES = ("computing", "waiting", "absent", "left", "expelled")  # of a worker
+
 
 @dataclasses.dataclass(frozen=True)
 class WorkerStatus:
@@ -12,7 +14,7 @@ class WorkerStatus:
     place: str  # such as "process 1, pid 4711"
     transport: str  # "reference", "shm" or "zmq"; "" while not connected
     clock: int  # pushes received
-    state: str  # "computing", "waiting", "absent", "left" or "expelled"
+    state: str  # one of STATES
     since: float  # seconds in this state
     pulled: int  # version that it computes from
     staleness: int  # of its last push
@@ -40,3 +42,30 @@ class Status:
     recoveries: int
     messages_refused: int
     workers: tuple[WorkerStatus, ...]
+
+
+def waits_for(status: Status) -> str:
+    """One line about who waits for whom, for a run in which nothing happens.
+
+    Example: `no push for 41 s: worker 0 waits; worker 1 (process 1, pid 4711) has been
+    computing for 41 s`.
+    """
+    present = [w for w in status.workers if w.state in ("computing", "waiting")]
+    waiting = [str(w.index) for w in present if w.state == "waiting"]
+    others = [w for w in status.workers if w.state in ("computing", "absent")]
+    # A worker's state may change without a push, but the last push changed one.
+    quiet = min((w.since for w in present if w.clock), default=status.seconds)
+    line = f"no push for {quiet:.0f} s"
+    if waiting:
+        one = len(waiting) == 1
+        line += f": worker{'' if one else 's'} {', '.join(waiting)} wait{'s' * one}"
+    for worker in others[:4]:
+        line += (
+            f"; worker {worker.index} ({worker.place or 'not connected'}) has been "
+            f"{worker.state} for {worker.since:.0f} s"
+        )
+    if len(others) > 4:
+        line += f"; {len(others) - 4} more compute or are absent"
+    if not any(w.state == "computing" for w in present):
+        line += "; nobody computes"
+    return line
