@@ -144,8 +144,8 @@ def _table(status: Status) -> Any:
     heading = Text(f"{status.policy}\n{title}")
     table = Table(title=heading, title_justify="left", expand=False)
     for name in _COLUMNS:
-        justify = "left" if name in ("state", "where") else "right"
-        table.add_column(name, justify=justify)
+        textual = name in ("state", "where")
+        table.add_column(name, justify="left" if textual else "right")
     for worker in status.workers[:_MOST_WORKERS]:
         cells = (Text(form.format(worker)) for form in _COLUMNS.values())
         table.add_row(*cells, style=_STYLES.get(worker.state, "red"))

@@ -6,7 +6,7 @@ all of ABS's setting) is our choice; `describe` and the reports name it.
 
 import dataclasses
 
-from reproduction import papers
+from abs_dssp.experiment.reproduction import papers
 
 
 @dataclasses.dataclass(frozen=True)
