@@ -53,10 +53,11 @@ def main(argv):
     results = {}
     if task is not None:
         timed = any(flags.FLAGS[name].present for name in ("epochs", "until"))
-        more = {"target_accuracy": _TARGET.value, "width": flags.FLAGS.width}
         for text, run in runs.items():
+            changed = {} if timed else what_if.as_recorded(trace, run)
+            changed |= {"target_accuracy": _TARGET.value, "width": flags.FLAGS.width}
             results[text] = what_if.train(
-                trace, text, run, task, _TRANSFERS.value, timed, more
+                trace, text, run, task, _TRANSFERS.value, **changed
             )
     schedules = what_if.schedules(trace, runs, results, _TRANSFERS.value)
     entries = [

@@ -155,6 +155,27 @@ def test_a_users_mistake_gets_one_sentence_and_status_1(mistakes, number):
     assert not list((folder / str(number)).rglob("trace.npz"))
 
 
+SETTINGS = {
+    "demo": "compare.py",
+    "cifar10": "compare.py",
+    "reproduction": "reproduce.py",
+    "optimality": "optimality.py",
+}
+
+
+def test_every_file_of_settings_belongs_to_a_script():
+    found = {path.stem for path in (ROOT / "experiments").glob("*.flags")}
+    assert found == set(SETTINGS)
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_published_settings_are_flags_of_their_script(name):
+    """Flags are read before the surplus argument is refused."""
+    file = ROOT / "experiments" / f"{name}.flags"
+    code, printed, errors = run(SETTINGS[name], f"--flagfile={file}", "surplus")
+    assert code == 1 and "Unexpected arguments: surplus" in printed + errors
+
+
 def test_help_explains_every_flag_in_one_line():
     code, printed, _ = run("compare.py", "--help")
     assert code in (0, 1)

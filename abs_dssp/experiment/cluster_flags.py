@@ -137,21 +137,11 @@ def join(out: Path):
 
 def settings() -> settings_lib.Settings:
     """The cluster's times, changed by --times."""
-    fields = {f.name: f for f in dataclasses.fields(settings_lib.Settings)}
+    fields = dataclasses.fields(settings_lib.Settings)
+    kinds: dict[str, Any] = {field.name: type(field.default) for field in fields}
     changed: dict[str, Any] = {}
-    for setting in _TIMES.value:
-        name, _, value = setting.partition("=")
-        if name not in fields:
-            known = ", ".join(sorted(fields))
-            raise ValueError(f"--times: unknown setting {name!r}; known: {known}.")
-        try:
-            number = ast.literal_eval(value)
-            kind: Any = type(fields[name].default)
-            changed[name] = kind(number)
-        except (ValueError, SyntaxError, TypeError):
-            raise ValueError(
-                f"--times: {name} must be a number, got {value!r}."
-            ) from None
+    for text in _TIMES.value:
+        changed |= run_flags.assignment("times", text, kinds)
     return settings_lib.Settings(**changed)
 
 

@@ -1,6 +1,7 @@
 """How long a method takes to a target on a known problem, at its recommended step."""
 
 import dataclasses
+import functools
 import json
 import math
 from collections.abc import Callable, Sequence
@@ -170,30 +171,19 @@ def compete(
         plan = _plan(method, policy, task, model, problem, limits.max_pushes)
     optimizer, tau_max = optimizers.sgd(plan.learning_rate), plan.tau_max
     seconds, commits = [], []
+    train = functools.partial(simulate.train, task, policy, model, optimizer)
+    replayed = functools.partial(replay.replay, task, optimizer)
     for seed in range(limits.seeds):
         if by_loss:
             every = max(1, plan.pushes // 3000)
-            result = simulate.train(
-                task,
-                policy,
-                model,
-                optimizer,
-                plan.pushes,
-                seed=seed,
-                eval_every_commits=every,
-            )
+            result = train(plan.pushes, seed=seed, eval_every_commits=every)
             trace = result.trace
             tau_max = theory.schedule_of(trace).tau_max
         else:
             trace = simulate.schedule(policy, model, plan.pushes, seed=seed)
-            every = max(1, trace.commits // 300)
-            result = replay.replay(
-                task,
-                optimizer,
-                trace,
-                seed,
-                aggregate=method.aggregate,
-                eval_every_commits=every,
+            every, aggregate = max(1, trace.commits // 300), method.aggregate
+            result = replayed(
+                trace, seed, aggregate=aggregate, eval_every_commits=every
             )
         reached = _reached(result.history.records, problem.target)
         seconds.append(reached["seconds"] if reached else math.inf)
@@ -316,11 +306,8 @@ class Comparison:
     @property
     def means(self) -> np.ndarray:
         """Mean seconds (methods, regimes)."""
-        found = [
-            [self.outcomes[label, column].mean for column in self.columns]
-            for label in self.labels
-        ]
-        return np.array(found)
+        rows = [[self.outcomes[a, b].mean for b in self.columns] for a in self.labels]
+        return np.array(rows)
 
     @property
     def relative(self) -> np.ndarray:

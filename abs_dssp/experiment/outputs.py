@@ -51,10 +51,10 @@ def slug(text: str) -> str:
 def load_json(path: Path) -> dict[str, Any] | None:
     """The object that a file holds; None if it is missing, cut off or no object."""
     try:
-        found = json.loads(path.read_text())
+        content = json.loads(path.read_text())
     except (OSError, ValueError):
         return None
-    return found if isinstance(found, dict) else None
+    return content if isinstance(content, dict) else None
 
 
 def load_settings(run_dir: Path) -> dict[str, Any]:
@@ -104,8 +104,8 @@ def load_run(run_dir: Path, key: str) -> dict[str, Any] | None:
 
 def measure(histories: Iterable[History]) -> str:
     """What curves show: `"accuracy"` if any run has it, else `"loss"`."""
-    found = any("accuracy" in history.names for history in histories)
-    return "accuracy" if found else "loss"
+    known = any("accuracy" in history.names for history in histories)
+    return "accuracy" if known else "loss"
 
 
 def save_history(path: Path, runs: Mapping[tuple[str, int], History]) -> None:

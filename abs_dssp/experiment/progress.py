@@ -36,11 +36,10 @@ class Progress:
         elif now - self._shown >= self.every:
             self._shown = now
             rate = done / max(now - self._begun, 1e-9)
-            left = (total - done) / rate if rate > 0 else float("nan")
-            self._print(
-                f"{self.label}: {done}/{total} {self.unit}, {rate:.3g}/s, "
-                f"{left:.0f} s left{note and f'; {note}'}"
-            )
+            parts = [f"{done}/{total} {self.unit}"]
+            if rate > 0:
+                parts.append(f"{rate:.3g}/s, {(total - done) / rate:.0f} s left")
+            self._print(f"{self.label}: {', '.join(parts)}{note and f'; {note}'}")
 
     def close(self, line: str = "") -> None:
         """Ends the bar and prints how it went."""

@@ -26,10 +26,10 @@ def load(run_dir: Path) -> tuple[Trace, np.ndarray]:
     losses = np.array([r.loss for r in records if r.kind == "push"], np.float32)
     if (run_dir / "trace.npz").exists():
         return traces.Trace.load(run_dir / "trace.npz"), losses
-    told = header["run"]
     names = ("policy", "local_steps", "seed", "task")
-    about = {"num_workers": header["num_workers"]} | {n: told[n] for n in names}
-    return logs.to_trace(records, about).validate(), losses
+    origin = {name: header["run"][name] for name in names}
+    origin["num_workers"] = header["num_workers"]
+    return logs.to_trace(records, origin).validate(), losses
 
 
 def replayed(

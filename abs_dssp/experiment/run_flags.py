@@ -89,24 +89,31 @@ def run(text: str, seed: int = 0) -> Run:
         "learning_rate": _RATE.value,
     }
     for setting in settings:
-        name, _, value = (part.strip() for part in setting.partition("="))
-        if name not in _OWN:
-            raise ValueError(
-                f"--policy: unknown setting {name!r} in {text!r}; "
-                f"known: {', '.join(sorted(_OWN))}."
-            )
-        try:
-            own[name] = _OWN[name](ast.literal_eval(value))
-        except (ValueError, SyntaxError, TypeError):
-            raise ValueError(
-                f"--policy: {name} must be a number, got {value!r}."
-            ) from None
+        own |= assignment("policy", setting, _OWN)
     if own["local_steps"] < 1 or own["learning_rate"] < 0:
         raise ValueError(f"--policy: a setting of {text!r} is out of range.")
     made = _describe(policy.strip(), seed, **own)
     made.make_policy()
     made.make_delays()
     return made
+
+
+def assignment(flag: str, text: str, known: Mapping[str, Callable]) -> dict[str, Any]:
+    """Reads `NAME=NUMBER`.
+
+    Args:
+      flag: where it was given, for messages.
+      text: to read.
+      known: by name, what makes a value of a Python literal.
+    """
+    name, _, value = (part.strip() for part in text.partition("="))
+    if name not in known:
+        choices = ", ".join(sorted(known))
+        raise ValueError(f"--{flag}: unknown setting {name!r}; known: {choices}.")
+    try:
+        return {name: known[name](ast.literal_eval(value))}
+    except (ValueError, SyntaxError, TypeError):
+        raise ValueError(f"--{flag}: {name} must be a number, got {value!r}.") from None
 
 
 def task() -> Task:

@@ -74,13 +74,7 @@ def check(trace: Trace) -> str:
 
 
 def train(
-    trace: Trace,
-    name: str,
-    run: Run,
-    task: Task,
-    transfers: bool,
-    timed: bool,
-    more: Mapping[str, Any],
+    trace: Trace, name: str, run: Run, task: Task, transfers: bool, **changed: Any
 ) -> Result:
     """Trains in virtual time, on the recorded times.
 
@@ -90,30 +84,26 @@ def train(
       run: policy, step size and the like.
       task: model and data.
       transfers: whether the recorded communication counts.
-      timed: whether the run's own limits end it; else as many gradient steps as were
-        recorded.
-      more: further arguments of `Run.train`.
+      **changed: further arguments of `Run.train`.
     """
-    limits: dict[str, Any] = {}
-    if not timed:
-        pushes = round(len(trace) * trace.local_steps / run.local_steps)
-        none = {"until_epochs": None, "until_seconds": None}
-        limits = {"num_pushes": max(1, pushes)} | none
     assert run.evaluations is not None
-    progress = PushProgress(name)
+    steps, progress = run.local_steps, PushProgress(name)
     result = run.train(
         task,
-        delays=whatif.delays_of(
-            trace, local_steps=run.local_steps, communication=transfers
-        ),
+        delays=whatif.delays_of(trace, local_steps=steps, communication=transfers),
         communication=None,  # a part of the delays
         eval_every_seconds=max(trace.seconds, 1e-12) / run.evaluations,
         progress=progress,
-        **limits,
-        **more,
+        **changed,
     )
     progress.close(f"{name}: {len(result.trace)} pushes")
     return result
+
+
+def as_recorded(trace: Trace, run: Run) -> dict[str, Any]:
+    """Arguments of `train` for as many gradient steps as were recorded."""
+    pushes = max(1, round(len(trace) * trace.local_steps / run.local_steps))
+    return {"num_pushes": pushes, "until_epochs": None, "until_seconds": None}
 
 
 def save_training(

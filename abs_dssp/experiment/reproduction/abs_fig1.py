@@ -85,7 +85,7 @@ def _table(title: str, kinds, target: float) -> Table:
 
 
 def _claims(title: str, kinds) -> list[Claim]:
-    found = []
+    claims = []
     for kind, made in kinds.items():
         scores = {
             name: np.array([study.mean_accuracy(o) for o in outcomes])
@@ -108,7 +108,7 @@ def _claims(title: str, kinds) -> list[Claim]:
                 "the largest is not worse by two standard errors: at this step size "
                 "staleness hurts too little for restarts to pay"
             )
-        found.append(
+        claims.append(
             Claim(
                 f"too small and too large a tau_max both hurt ({title}, {kind})",
                 "an inner value is best",
@@ -117,7 +117,7 @@ def _claims(title: str, kinds) -> list[Claim]:
                 "; ".join(reasons),
             )
         )
-    return found
+    return claims
 
 
 FIGURE = Figure("abs_fig1", build)

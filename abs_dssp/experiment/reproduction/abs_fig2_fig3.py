@@ -84,7 +84,7 @@ def build(context: Context, number: int, workers: int) -> Section:
 def _claims(made: Outcomes, workers: int, kind: str) -> list[Claim]:
     """Two claims: sooner, and in fewer rounds, than each of the three rivals."""
     target = abs_setting.common_target(made)
-    found = []
+    claims = []
     for column, what, unit in _CRITERIA:
         times = {
             name: mean_time(study.times_to(runs, target, column))
@@ -94,7 +94,7 @@ def _claims(made: Outcomes, workers: int, kind: str) -> list[Claim]:
         assert mine is not None  # everybody reached it
         rivals = {name: t for name, t in times.items() if name != "ABS"}
         lost = [name for name, theirs in rivals.items() if mine >= (theirs or 0)]
-        found.append(
+        claims.append(
             Claim(
                 f"ABS reaches the same accuracy {what} than its three rivals "
                 f"(N = {workers}, {kind})",
@@ -105,7 +105,7 @@ def _claims(made: Outcomes, workers: int, kind: str) -> list[Claim]:
                 "; ".join(_why(made, rival, column) for rival in lost),
             )
         )
-    return found
+    return claims
 
 
 def _why(made, rival: str, column: str) -> str:

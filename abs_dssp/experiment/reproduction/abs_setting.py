@@ -30,9 +30,9 @@ def run(
 ) -> Run:
     """One method in that setting."""
     scale = context.scale
-    return Run(
+    return scale.run(
+        scale.abs_task,
         policy=policy,
-        task=scale.abs_task,
         model=scale.abs_model,
         workers=workers,
         delays=delays,
@@ -42,10 +42,6 @@ def run(
         eval_seconds=scale.abs_seconds / scale.evaluations,
         until_seconds=scale.abs_seconds,
         local_steps=local_steps,
-        augment=scale.augmented(scale.abs_task),
-        limit_train=scale.limit_train,
-        limit_test=scale.limit_test,
-        shrink=scale.shrink,
     )
 
 

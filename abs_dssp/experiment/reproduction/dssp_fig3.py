@@ -104,33 +104,21 @@ def _train(
 def _runs(context: Context, cluster: timing.Cluster, network: str) -> dict[str, Run]:
     scale = context.scale
     falls = network != "alexnet"  # the ResNets' step size falls
-    task = scale.resnet_task if falls else scale.task
     size, link = timing.footprint(network), timing.link(cluster, network)
     rounds = scale.epochs * scale.samples / scale.batch_size / timing.WORKERS
     shortest = min(timing.round_seconds(cluster, network)) * rounds
     # MXNet's schedule counts updates at the server; an epoch of a worker's share is
     # samples / batch / N of them.
     drops = [at / papers.EPOCHS * rounds for at in papers.DROPS]
-    run = Run(
-        policy="",
-        task=task,
-        model=scale.networks[network],
+    run = scale.dssp_run(
+        network,
         workers=timing.WORKERS,
         delays=_delays(cluster, network, JITTER),
         communication=f"link(bandwidth={cluster.bandwidth!r},shared=True,"
         f"num_bytes={2 * size.num_bytes},update={link.update!r})",
-        batch_size=scale.batch_size,
-        learning_rate=scale.rates[network],
-        epochs=scale.epochs,
         eval_seconds=shortest / scale.evaluations,
-        momentum=scale.momentum,
-        weight_decay=scale.weight_decay,
         clock="server_updates",
         drops=tuple(round(at) for at in drops) if falls else (),
-        augment=scale.augmented(task),
-        limit_train=scale.limit_train,
-        limit_test=scale.limit_test,
-        shrink=scale.shrink,
     )
     return {
         name: dataclasses.replace(run, policy=text)

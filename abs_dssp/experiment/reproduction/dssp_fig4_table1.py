@@ -95,24 +95,13 @@ def _runs(context: Context, clock: str) -> dict[str, Run]:
     total = scale.epochs if clock == "epoch" else pushes / 2
     drops = [share * total for share in shares]
     asp = pushes / (1 + 1 / ratio)  # seconds, with a fast computation of 1 s
-    run = Run(
-        policy="",
-        task=scale.resnet_task,
-        model=scale.networks["resnet110"],
+    run = scale.dssp_run(
+        "resnet110",
         workers=2,
         delays=f"constant(seconds=[1.0,{ratio!r}])",
-        batch_size=scale.batch_size,
-        learning_rate=scale.rates["resnet110"],
-        epochs=scale.epochs,
         eval_seconds=asp / scale.evaluations,
-        momentum=scale.momentum,
-        weight_decay=scale.weight_decay,
         clock=clock,
         drops=tuple(drops if clock == "epoch" else map(round, drops)),
-        augment=scale.augmented(scale.resnet_task),
-        limit_train=scale.limit_train,
-        limit_test=scale.limit_test,
-        shrink=scale.shrink,
     )
     return {
         name: dataclasses.replace(run, policy=text) for name, text in POLICIES.items()

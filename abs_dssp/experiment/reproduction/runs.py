@@ -41,11 +41,6 @@ class Outcome:
     trained: str  # digest of what was trained: equal for equal traces
 
     @property
-    def best(self) -> float:
-        """The best accuracy of any evaluation."""
-        return float(np.nanmax(self.history.column("accuracy"), initial=0.0))
-
-    @property
     def final(self) -> float:
         """The mean accuracy of the last five evaluations; 0 if the run diverged."""
         if self.stopped != "end":

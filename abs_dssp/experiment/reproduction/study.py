@@ -1,7 +1,7 @@
 """What every figure needs: runs over seeds, tuned step sizes, verdicts."""
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -28,10 +28,6 @@ class Context:
         """Seeds of the final runs."""
         return range(self.scale.seeds)
 
-    def execute(self, wanted: Iterable[Run], label: str) -> dict[Run, Outcome]:
-        """See `Runner.execute`."""
-        return self.runner.execute(wanted, label)
-
     def folder(self, name: str) -> Path:
         """Where a figure's pictures and report go."""
         path = self.out / name
@@ -44,7 +40,7 @@ class Context:
             name: [dataclasses.replace(run, seed=seed) for seed in self.seeds]
             for name, run in named.items()
         }
-        made = self.execute((r for rs in wanted.values() for r in rs), label)
+        made = self.runner.execute((r for rs in wanted.values() for r in rs), label)
         return {name: [made[run] for run in rs] for name, rs in wanted.items()}
 
     def tune(
@@ -68,7 +64,7 @@ class Context:
             for name, run in named.items()
             for rate in grid
         }
-        made = self.execute(wanted.values(), f"{label}, tuning")
+        made = self.runner.execute(wanted.values(), f"{label}, tuning")
         scores = {choice: mean_accuracy(made[run]) for choice, run in wanted.items()}
         chosen = {
             name: max(grid, key=lambda rate: scores[name, rate]) for name in named
