@@ -3,18 +3,11 @@
 python experiments/abs_fig2.py --scale=laptop --data_dir=../shared/data
 """
 
-from reproduction import abs_setting, study
-from reproduction.study import Context
+from absl import flags
 
-from abs_dssp.report.document import Section
+from abs_dssp.experiment.reproduction import figures, study_flags
 
-NAME = "abs_fig2"
-
-
-def build(context: Context) -> Section:
-    """All runs, pictures, tables and claims of the figure."""
-    return abs_setting.compare(context, NAME, number=2, workers=10)
-
+flags.adopt_module_key_flags(study_flags)  # --help lists them
 
 if __name__ == "__main__":
-    study.main(build, NAME)
+    study_flags.main(figures.FIGURES["abs_fig2"])

@@ -1,96 +1,13 @@
 """ABS's Figure 4: the parameter a, at K^0 = 5 and N = 20.
 
-    python experiments/abs_fig4.py --scale=laptop --data_dir=../shared/data
-
-What a means is not in the text available to us; two readings are shown: rounds per
-additional worker, and the power of the loss ratio.
+python experiments/abs_fig4.py --scale=laptop --data_dir=../shared/data
 """
 
-import dataclasses
+from absl import flags
 
-from reproduction import abs_setting, study
-from reproduction.study import Context, finals, mean_time, spread, verdict
+from abs_dssp.experiment.reproduction import figures, study_flags
 
-from abs_dssp.report.document import Claim, Part, Section
-
-NAME = "abs_fig4"
-WORKERS, K0 = 20, 5
-POWERS = (0.25, 0.5, 1.0)
-
-
-def build(context: Context) -> Section:
-    """All runs, pictures, tables and claims of the figure."""
-    scale = context.scale
-    place = study.folder(context, NAME)
-    steps = scale.abs_local_steps
-
-    def run(text):
-        return abs_setting.run(context, WORKERS, text, steps)
-
-    readings = {
-        "a = rounds per worker": {
-            f"a = {a}": run(f"abs(k0={K0},a={a})") for a in scale.abs_as
-        }
-        | {"K fixed": run(f"abs(k0={K0})")},
-        "a = power of the loss ratio": {
-            f"a = {a}": dataclasses.replace(
-                run(f'abs(k0={K0},a={a},growth="loss")'), loss_every=2 * WORKERS
-            )
-            for a in POWERS
-        },
-    }
-    parts: list[Part] = [
-        f"{abs_setting.NOTE} N = {WORKERS}, K^0 = {K0}, U = {steps}, step size "
-        "tuned for a fixed K and used for every a, so that only a differs."
-    ]
-    first = {"K fixed": readings["a = rounds per worker"]["K fixed"]}
-    rates, tuning = context.tune(first, scale.abs_grid, "ABS Figure 4")
-    kinds = {
-        kind: context.over_seeds(
-            study.at_rates(runs, dict.fromkeys(runs, rates["K fixed"])),
-            f"ABS Figure 4, {kind}",
-        )
-        for kind, runs in readings.items()
-    }
-    parts += [abs_setting.results(made, kind) for kind, made in kinds.items()]
-    parts.append(tuning)
-    for number, (kind, made) in enumerate(kinds.items()):
-        parts.append(
-            abs_setting.picture(
-                {kind: made}, place / f"figure4{'ab'[number]}.png",
-                f"ABS, Figure 4: K^0 = {K0}, N = {WORKERS}; {kind}.",
-            )
-        )  # fmt: skip
-    claims = [_claim(kind, made) for kind, made in kinds.items()]
-    return Section("ABS, Figure 4: the effect of a", parts, claims)
-
-
-def _claim(kind: str, made) -> Claim:
-    target = abs_setting.common_target(made)
-    grown = {name: runs for name, runs in made.items() if name != "K fixed"}
-    names = list(grown)  # from the smallest a to the largest
-    rounds, seconds = (
-        [mean_time(study.times_to(grown[n], target, column)) for n in names]
-        for column in ("version", "seconds")
-    )
-    shown = "; ".join(
-        f"{n}: {s:.0f} s, {r:.0f} rounds, {spread(finals(grown[n]))} at the end"
-        for n, s, r in zip(names, seconds, rounds, strict=True)
-    )
-    ends = [rounds[0], rounds[-1]]
-    if kind.startswith("a = power"):
-        ends.reverse()  # a larger power grows faster
-    fewer = ends[0] <= ends[1]
-    return Claim(
-        f"a trades time against rounds ({kind})",
-        "curves for several a; no number in the text",
-        f"to {target:.0%}: {shown}",
-        verdict(fewer),
-        "faster growth needs fewer rounds, each of them longer"
-        if fewer
-        else "faster growth did not save rounds here",
-    )
-
+flags.adopt_module_key_flags(study_flags)  # --help lists them
 
 if __name__ == "__main__":
-    study.main(build, NAME)
+    study_flags.main(figures.FIGURES["abs_fig4"])

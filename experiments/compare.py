@@ -11,15 +11,16 @@ command again computes only what is missing.
 
 import json
 import time
+from pathlib import Path
+from typing import Any
 
-import entry
 import numpy as np
-import outputs
-import run_flags
 from absl import flags
 
-from abs_dssp.report import curves, summary, timeline
-from abs_dssp.traces import Trace
+from abs_dssp.experiment import entry, outputs, run_flags
+from abs_dssp.experiment.progress import PushProgress
+from abs_dssp.experiment.run import Run
+from abs_dssp.report import curves, files, summary, timeline
 from abs_dssp.training.evaluation import History
 
 _POLICY = flags.DEFINE_multi_string(
@@ -55,63 +56,45 @@ def default_policies(num_workers: int) -> list[str]:
 
 def main(argv):
     del argv
-    texts = list(_POLICY.value or default_policies(flags.FLAGS.workers))
-    contenders = [run_flags.contender(text) for text in texts]
-    run_flags.build_delays()
-    task = run_flags.build_task()
-    out = outputs.folder(_OUT.value)
-    settings = run_flags.settings()
-    outputs.write(out / "settings.json", json.dumps(settings, indent=1))
-    entries = []
-    histories: dict[tuple[str, int], History] = {}
-    traces: dict[str, Trace] = {}
-    for number, contender in enumerate(contenders, 1):
-        runs = []
-        for seed in range(_SEEDS.value):
-            run = _run(task, contender, seed, out, settings, f"{number}/{len(texts)}")
-            history = History(tuple(run["records"]), np.empty(0))
-            histories[contender.text, seed] = history
-            # A kept run may have been made for another target.
-            runs.append(run["summary"] | summary.to_target(history, _TARGET.value))
-            traces.setdefault(contender.text, run["trace"])
-        entries.append(summary.over_seeds(contender.text, runs))
-    outputs.write(out / "summary.json", json.dumps(entries, indent=1))
-    outputs.save_history(out / "history.csv", histories)
-    by_policy = {
-        text: [histories[text, seed] for seed in range(_SEEDS.value)] for text in texts
+    given = _POLICY.value or default_policies(flags.FLAGS.workers)
+    texts = [text.strip() for text in given]
+    runs = {
+        (text, seed): run_flags.run(text, seed)
+        for text in texts
+        for seed in range(_SEEDS.value)
     }
-    names = {name for history in histories.values() for name in history.names}
-    measure = "accuracy" if "accuracy" in names else "loss"
-    target = _TARGET.value if measure == "accuracy" else None
-    for against, name in (("seconds", "time"), ("version", "rounds")):
-        path = out / f"{measure}_{name}.png"
-        curves.save_curves(by_policy, path, against, measure, target)
-    curves.save_staleness(traces, out / "staleness.png")
-    timeline.save_picture(list(traces.values()), out / "timeline.png")
+    task = run_flags.task()
+    out = outputs.folder(_OUT.value)
+    settings = json.dumps(run_flags.settings(), indent=1)
+    files.write(out / "settings.json", settings)
+    made = {}
+    for (text, seed), run in runs.items():
+        label = f"[{texts.index(text) + 1}/{len(texts)}] {text} seed {seed}"
+        made[text, seed] = _made(task, text, run, out, label)
+    entries = _save(out, texts, made)
     print(
         f"\n{task.name}, {task.num_workers} workers, {_SEEDS.value} seed(s); "
         f"target accuracy {_TARGET.value}\n\n{summary.table(entries)}\n\n"
-        f"Written to {out}: summary.json, history.csv, runs/, {measure}_time.png, "
-        f"{measure}_rounds.png, staleness.png, timeline.png"
+        f"Written to {out}: summary.json, history.csv, runs/ and PNGs"
     )
 
 
-def _run(task, contender, seed, out, settings, place):
+def _made(task, text: str, run: Run, out: Path, label: str) -> dict[str, Any]:
     """One run, or what was kept of it."""
-    own = [contender.text, contender.local_steps, contender.learning_rate]
-    identity = outputs.key({"settings": settings, "own": own, "seed": seed})
-    folder = out / "runs" / f"{outputs.slug(contender.text)}-seed{seed}"
-    label = f"[{place}] {contender.text} seed {seed}"
-    kept = outputs.load_run(folder, identity)
+    own = [text, run.local_steps, run.learning_rate]
+    settings = {"settings": run_flags.settings(), "own": own, "seed": run.seed}
+    key = outputs.digest(settings)
+    run_dir = out / "runs" / f"{outputs.slug(text)}-seed{run.seed}"
+    kept = outputs.load_run(run_dir, key)
     if kept is not None:
         print(f"{label}: kept from before", flush=True)
         return kept
-    reporter = outputs.Reporter(label)
+    progress = PushProgress(label)
     begun = time.monotonic()
-    result = run_flags.train(task, contender, seed, progress=reporter)
-    outputs.save_run(folder, result, identity, _TARGET.value)
-    if seed == 0:
-        timeline.save_chrome(result.trace, folder / "timeline.json")
+    result = run.train(task, progress=progress, **run_flags.memory())
+    outputs.save_run(run_dir, result, key, _TARGET.value)
+    if run.seed == 0:
+        timeline.save_chrome(result.trace, run_dir / "timeline.json")
     took = time.monotonic() - begun
     line = (
         f"{label}: {len(result.trace)} pushes, {result.trace.seconds:.1f} virtual s, "
@@ -119,10 +102,39 @@ def _run(task, contender, seed, out, settings, place):
     )
     if result.stopped not in ("end", "target"):
         line += f"; ended early: {result.stopped}"
-    reporter.close(line)
-    saved = outputs.load_run(folder, identity)
+    progress.close(line)
+    saved = outputs.load_run(run_dir, key)
     assert saved is not None
     return saved
+
+
+def _save(out: Path, texts: list[str], made: dict[tuple[str, int], dict[str, Any]]):
+    """Writes summary, evaluations and pictures; gives the entries of the summary."""
+    histories = {
+        name: History(tuple(run["records"]), np.empty(0)) for name, run in made.items()
+    }
+    seeds = range(_SEEDS.value)
+    entries = []
+    for text in texts:
+        # A kept run may have been made for another target.
+        rows = [
+            made[text, seed]["summary"]
+            | summary.to_target(histories[text, seed], _TARGET.value)
+            for seed in seeds
+        ]
+        entries.append(summary.over_seeds(text, rows))
+    files.write(out / "summary.json", json.dumps(entries, indent=1))
+    outputs.save_history(out / "history.csv", histories)
+    by_policy = {text: [histories[text, seed] for seed in seeds] for text in texts}
+    measure = outputs.measure(histories.values())
+    target = _TARGET.value if measure == "accuracy" else None
+    for against, name in (("seconds", "time"), ("version", "rounds")):
+        path = out / f"{measure}_{name}.png"
+        curves.save_curves(by_policy, path, against, measure, target)
+    traces = {text: made[text, 0]["trace"] for text in texts}
+    curves.save_staleness(traces, out / "staleness.png")
+    timeline.save_picture(list(traces.values()), out / "timeline.png")
+    return entries
 
 
 if __name__ == "__main__":

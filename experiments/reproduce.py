@@ -8,19 +8,12 @@ command goes on where it was interrupted, and the report grows figure by figure.
 """
 
 import time
-from pathlib import Path
 
-import abs_fig1
-import abs_fig2
-import abs_fig3
-import abs_fig4
-import dssp_fig3
-import dssp_fig4_table1
-import entry
-import outputs
 from absl import flags
-from reproduction import study
 
+from abs_dssp.experiment import entry, outputs
+from abs_dssp.experiment.reproduction import study_flags
+from abs_dssp.experiment.reproduction.figures import FIGURES
 from abs_dssp.report import document
 from abs_dssp.report.document import AGREES, DIFFERS, UNTESTED, Section
 
@@ -28,15 +21,9 @@ _ONLY = flags.DEFINE_list("only", None, "Names of figures, e.g. abs_fig1; all of
 _PUBLISH = flags.DEFINE_string(
     "publish", None, "Also write the report to this Markdown file, pictures beside it."
 )
-flags.adopt_module_key_flags(study)  # --help lists them too
+flags.adopt_module_key_flags(study_flags)  # --help lists them too
 
 TITLE = "DSSP and ABS, reproduced"
-FIGURES = {
-    figure.NAME: figure.build
-    for figure in (
-        dssp_fig4_table1, dssp_fig3, abs_fig1, abs_fig2, abs_fig3, abs_fig4
-    )
-}  # fmt: skip
 
 
 def main(argv):
@@ -46,19 +33,18 @@ def main(argv):
     for name in names:
         if name not in FIGURES:
             raise ValueError(f"--only: unknown {name!r}; known: {', '.join(FIGURES)}.")
-    here = study.context()
+    here = study_flags.context()
     sections: list[Section] = []
     took: dict[str, float] = {}
     with here.runner:
         for name in names:
             start = time.monotonic()
-            sections.append(FIGURES[name](here))
+            sections.append(FIGURES[name].build(here))
             took[name] = time.monotonic() - start
-            report = [_overview(sections), *sections,
-                      study.setting(here, time.monotonic() - begun, took)]  # fmt: skip
-            study.save(TITLE, report, here.out)
-    if _PUBLISH.value is not None:
-        outputs.publish(TITLE, report, Path(_PUBLISH.value))
+            setting = study_flags.setting(here, time.monotonic() - begun, took)
+            report = [_overview(sections), *sections, setting]
+            outputs.save_report(TITLE, report, here.out)
+    outputs.save_report(TITLE, report, here.out, _PUBLISH.value)
     claims = [claim for section in sections for claim in section.claims]
     counts = ", ".join(
         f"{sum(c.verdict == word for c in claims)} {word}"

@@ -11,14 +11,15 @@ too. The same command again goes on where the run was interrupted.
 
 import json
 import sys
+from pathlib import Path
 
-import cluster_flags
-import entry
-import outputs
-import run_flags
 from absl import flags
 
-from abs_dssp.report import curves, summary, timeline
+from abs_dssp.experiment import cluster_flags, entry, outputs, run_flags
+from abs_dssp.experiment.progress import PushProgress
+from abs_dssp.experiment.run import Run
+from abs_dssp.replay import Result
+from abs_dssp.report import curves, files, summary, timeline
 
 _POLICY = flags.DEFINE_string(
     "policy", "dssp(s_lower=3,s_upper=15)", "Policy, with its arguments."
@@ -41,32 +42,35 @@ def main(argv):
             sys.exit(status)
         return
     cluster = cluster_flags.join(out) if cluster_flags.wanted() else None
-    contender = run_flags.contender(_POLICY.value)
-    run_flags.build_delays()
-    task = run_flags.build_task()
+    run = run_flags.run(_POLICY.value, _SEED.value)
+    text = _POLICY.value.strip()
+    task = run_flags.task()
     settings = run_flags.settings()
     if cluster is not None:
         settings |= cluster_flags.record()
-    identity = outputs.key({"settings": settings, "policy": contender.text,
-                            "seed": _SEED.value, "target": _TARGET.value})  # fmt: skip
-    kept = outputs.load_run(out, identity)
-    if kept is not None:
+    decisive = {
+        "settings": settings,
+        "policy": text,
+        "seed": run.seed,
+        "target": _TARGET.value,
+    }
+    key = outputs.digest(decisive)
+    if outputs.load_run(out, key) is not None:
         print(f"{out} holds this run already; remove it to train again.")
         return
-    settings |= {"policy": contender.text, "seed": _SEED.value}
+    record = json.dumps(settings | {"policy": text, "seed": run.seed}, indent=1)
     if cluster is None:
-        result = _virtual(task, contender, out, identity)
+        result = _virtual(task, run, out, key)
     else:
         if cluster.is_server:
-            outputs.write(out / "settings.json", json.dumps(settings, indent=1))
-        result = cluster_flags.train(
-            cluster, task, contender, _SEED.value, out, _TARGET.value
-        )
-        if result is None:
+            files.write(out / "settings.json", record)
+        joint = cluster_flags.train(cluster, task, run, out, _TARGET.value)
+        if joint is None:  # this is not process 0
             return
-    outputs.write(out / "settings.json", json.dumps(settings, indent=1))
+        result = joint
+    files.write(out / "settings.json", record)
     if len(result.trace):
-        _save(out, contender, result, identity)
+        _save(out, text, run, result, key)
     if result.stopped not in ("end", "target"):
         raise ValueError(
             f"the run ended early: {result.stopped}."
@@ -74,40 +78,39 @@ def main(argv):
         )
 
 
-def _virtual(task, contender, out, identity):
-    reporter = outputs.Reporter(contender.text)
-    result = run_flags.train(
+def _virtual(task, run: Run, out: Path, key: str) -> Result:
+    progress = PushProgress(_POLICY.value)
+    result = run.train(
         task,
-        contender,
-        _SEED.value,
         target_accuracy=_TARGET.value,
-        progress=reporter,
-        checkpoint_dir=str(out / "checkpoints" / identity),
+        progress=progress,
+        checkpoint_dir=str(out / "checkpoints" / key),
+        **run_flags.memory(),
     )
-    reporter.close("")
+    progress.close()
     return result
 
 
-def _save(out, contender, result, identity):
+def _save(out: Path, text: str, run: Run, result: Result, key: str) -> None:
     """Everything that a run leaves; `run.json` last, if it is complete."""
-    name = (contender.text, _SEED.value)
-    outputs.save_history(out / "history.csv", {name: result.history})
-    timeline.save_chrome(result.trace, out / "timeline.json")
-    timeline.save_picture([result.trace], out / "timeline.png")
-    measure = "accuracy" if "accuracy" in result.history.names else "loss"
-    runs = {contender.text: [result.history]}
+    trace, history = result.trace, result.history
+    outputs.save_history(out / "history.csv", {(text, run.seed): history})
+    timeline.save_chrome(trace, out / "timeline.json")
+    timeline.save_picture([trace], out / "timeline.png")
+    measure = outputs.measure([history])
     curves.save_curves(
-        runs, out / f"{measure}.png", "seconds", measure, _TARGET.value,
-        real=result.trace.recorded,
-    )  # fmt: skip
-    if result.stopped.startswith("interrupted"):
-        result.trace.save(out / "trace.npz")
-    else:
-        outputs.save_run(out, result, identity, _TARGET.value)
-    entry = summary.over_seeds(
-        contender.text, [summary.summarise(result, _TARGET.value)]
+        {text: [history]},
+        out / f"{measure}.png",
+        measure=measure,
+        target=_TARGET.value,
+        real=trace.recorded,
     )
-    print(f"{summary.table([entry])}\n\nWritten to {out}")
+    if result.stopped.startswith("interrupted"):
+        trace.save(out / "trace.npz")
+    else:
+        outputs.save_run(out, result, key, _TARGET.value)
+    row = summary.over_seeds(text, [summary.summarise(result, _TARGET.value)])
+    print(f"{summary.table([row])}\n\nWritten to {out}")
 
 
 if __name__ == "__main__":

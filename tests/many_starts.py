@@ -1,19 +1,16 @@
 """Runs experiments/compare.py many times at the price of one import.
 
 Reads one JSON list of arguments a line, answers one JSON object a line. Each run is a
-fork made before JAX has touched a device.
+fork made before JAX has touched a device. The repository's root is on PYTHONPATH.
 """
 
 import json
 import os
 import sys
 import tempfile
-from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "experiments"))
-
-import compare  # noqa: E402
-import entry  # noqa: E402
+from abs_dssp.experiment import entry
+from experiments import compare
 
 
 def one(arguments: list[str]) -> dict:

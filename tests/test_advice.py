@@ -1,31 +1,19 @@
 """optimality.py and advise.py as a user runs them."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 
 from abs_dssp import delays, policies, simulate
-
-ROOT = Path(__file__).parents[1]
-
-
-def run(script, *arguments):
-    done = subprocess.run(
-        [sys.executable, ROOT / "experiments" / script, *map(str, arguments)],
-        capture_output=True, text=True, timeout=300,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-    )  # fmt: skip
-    return done.returncode, done.stdout, done.stderr
+from scripts import run
 
 
 def ranking(printed):
     """Policies of the table, the best first, with their seconds."""
     lines = printed.split("\n\n")[1].splitlines()[1:]
-    return {line[:27].strip(): float(line[27:].split()[0]) for line in lines
-            if line[27:].split()[0] != "-"}  # fmt: skip
+    return {
+        line[:27].strip(): float(line[27:].split()[0])
+        for line in lines
+        if line[27:].split()[0] != "-"
+    }
 
 
 def test_advice_for_given_times_avoids_the_straggler():
@@ -64,7 +52,7 @@ def test_advice_for_a_recorded_run(tmp_path):
             ["optimality.py", "--problems=logistic"],
             "ratio above 0, such as tridiagonal:10",
         ),
-        (["optimality.py", "--only=Nobody"], "no contestant is called"),
+        (["optimality.py", "--only=Nobody"], "no method is called"),
     ],
 )
 def test_mistakes_get_one_sentence(arguments, message, tmp_path):
@@ -76,11 +64,9 @@ def test_mistakes_get_one_sentence(arguments, message, tmp_path):
 
 
 def test_optimality_measures_and_keeps(tmp_path):
-    arguments = [
-        "--num_workers=4", "--dim=40", "--target=1e-3",
-        "--problems=tridiagonal:4", "--seeds=2", "--max_pushes=4000",
-        "--only=BSP,abs_dssp", f"--out={tmp_path}",
-    ]  # fmt: skip
+    size = "--num_workers=4 --dim=40 --target=1e-3 --seeds=2 --max_pushes=4000"
+    chosen = "--problems=tridiagonal:4 --only=BSP,abs_dssp"
+    arguments = [*size.split(), *chosen.split(), f"--out={tmp_path}"]
     code, printed, errors = run("optimality.py", *arguments)
     assert code == 0, errors
     report = (tmp_path / "report.md").read_text()
@@ -89,8 +75,9 @@ def test_optimality_measures_and_keeps(tmp_path):
         if line.startswith("| "):  # the first table is that of seconds
             rows.setdefault(line.split("|")[1].strip(), line.split("|")[2:-2])
     straggler = 3  # 100 times slower: BSP waits for it, abs_dssp does not
-    bsp, mine = (float(rows[name][straggler].split("±")[0]) for name in
-                 ("BSP", "abs_dssp"))  # fmt: skip
+    bsp, mine = (
+        float(rows[name][straggler].split("±")[0]) for name in ("BSP", "abs_dssp")
+    )
     assert bsp > 20 * mine
     kept = (tmp_path / "outcomes.jsonl").read_bytes()
     code, _, errors = run("optimality.py", *arguments)

@@ -5,35 +5,28 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from abs_dssp import traces
 from abs_dssp.report import summary
+from scripts import ROOT, run
 
-ROOT = Path(__file__).parents[1]
 SMALL = ["--epochs=1", "--evaluations=4", "--limit_train=320", "--seeds=1"]
-
-
-def run(script, *arguments):
-    """Exit status, what was printed, and the errors' last lines."""
-    done = subprocess.run(
-        [sys.executable, ROOT / "experiments" / script, *arguments],
-        capture_output=True, text=True, timeout=300,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-    )  # fmt: skip
-    return done.returncode, done.stdout, done.stderr
 
 
 @pytest.fixture(scope="module")
 def compared(tmp_path_factory):
     out = tmp_path_factory.mktemp("compare")
     arguments = [
-        "--policy=bsp()", "--policy=ssp(s=2)", "--policy=adasync(k0=1,interval=1)",
-        "--policy=local_sgd(); local_steps=2", f"--out={out}", *SMALL,
-    ]  # fmt: skip
+        "--policy=bsp()",
+        "--policy=ssp(s=2)",
+        "--policy=adasync(k0=1,interval=1)",
+        "--policy=local_sgd(); local_steps=2",
+        f"--out={out}",
+        *SMALL,
+    ]
     return out, arguments, run("compare.py", *arguments)
 
 
@@ -42,8 +35,11 @@ def test_compare_writes_everything_it_promises(compared):
     assert code == 0, errors
     entries = json.loads((out / "summary.json").read_text())
     assert [e["policy"] for e in entries] == [
-        "bsp()", "ssp(s=2)", "adasync(k0=1,interval=1)", "local_sgd(); local_steps=2"
-    ]  # fmt: skip
+        "bsp()",
+        "ssp(s=2)",
+        "adasync(k0=1,interval=1)",
+        "local_sgd(); local_steps=2",
+    ]
     assert all(set(summary.FIELDS) < set(e) for e in entries)
     assert entries[0]["max_staleness"] == 0 and entries[1]["max_staleness"] > 0
     assert entries[3]["commits"] < entries[0]["commits"]
@@ -71,11 +67,17 @@ def test_compare_keeps_what_is_finished(compared):
 def test_train_writes_a_run(tmp_path):
     out = tmp_path / "run"
     code, _, errors = run(
-        "train.py", "--policy=k_async(k=2)", f"--out={out}", *SMALL[:3],
-        "--partition=dirichlet(alpha=0.5)", "--momentum=0.9", "--learning_rate=0.02",
-        "--learning_rate_drops=0.5", "--schedule_clock=epoch",
+        "train.py",
+        "--policy=k_async(k=2)",
+        f"--out={out}",
+        *SMALL[:3],
+        "--partition=dirichlet(alpha=0.5)",
+        "--momentum=0.9",
+        "--learning_rate=0.02",
+        "--learning_rate_drops=0.5",
+        "--schedule_clock=epoch",
         "--communication=link(bandwidth=1e6,shared=True)",
-    )  # fmt: skip
+    )
     assert code == 0, errors
     trace = traces.Trace.load(out / "trace.npz")
     assert trace.policy == "k_async(k=2)" and trace.task == "digits/mlp"
@@ -130,10 +132,13 @@ def mistakes(tmp_path_factory):
         for number, (arguments, _) in enumerate(WRONG)
     ]
     done = subprocess.run(
-        [sys.executable, ROOT / "tests" / "many_starts.py"], input="\n".join(lines),
-        capture_output=True, text=True, timeout=240,
+        [sys.executable, ROOT / "tests" / "many_starts.py"],
+        input="\n".join(lines),
+        capture_output=True,
+        text=True,
+        timeout=240,
         env=os.environ | {"PYTHONPATH": f"{ROOT}:{folder}"},
-    )  # fmt: skip
+    )
     assert done.returncode == 0, done.stderr
     return folder, [json.loads(line) for line in done.stdout.splitlines()]
 
@@ -148,6 +153,27 @@ def test_a_users_mistake_gets_one_sentence_and_status_1(mistakes, number):
     assert "Traceback" not in answer["err"]
     assert not (folder / str(number) / "summary.json").exists()
     assert not list((folder / str(number)).rglob("trace.npz"))
+
+
+SETTINGS = {
+    "demo": "compare.py",
+    "cifar10": "compare.py",
+    "reproduction": "reproduce.py",
+    "optimality": "optimality.py",
+}
+
+
+def test_every_file_of_settings_belongs_to_a_script():
+    found = {path.stem for path in (ROOT / "experiments").glob("*.flags")}
+    assert found == set(SETTINGS)
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_published_settings_are_flags_of_their_script(name):
+    """Flags are read before the surplus argument is refused."""
+    file = ROOT / "experiments" / f"{name}.flags"
+    code, printed, errors = run(SETTINGS[name], f"--flagfile={file}", "surplus")
+    assert code == 1 and "Unexpected arguments: surplus" in printed + errors
 
 
 def test_help_explains_every_flag_in_one_line():

@@ -3,27 +3,12 @@
 import csv
 import dataclasses
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
 from abs_dssp import delays, policies, simulate, traces, whatif
 from abs_dssp.report import summary
-
-ROOT = Path(__file__).parent.parent
-
-
-def run(place, *arguments):
-    """Exit status, what was printed, and the errors."""
-    done = subprocess.run(
-        [sys.executable, ROOT / "experiments" / "whatif.py", *place, *arguments],
-        capture_output=True, text=True, timeout=300,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-    )  # fmt: skip
-    return done.returncode, done.stdout, done.stderr
+from scripts import run
 
 
 def recorded(place, pushes=40, **changed):
@@ -44,7 +29,7 @@ def test_other_policies_beside_the_recorded_run(tmp_path):
     trace = recorded(tmp_path)
     texts = ["bsp()", "bsp(); local_steps=4", "adasync(k0=1)"]
     given = [f"--policy={text}" for text in texts]
-    code, printed, errors = run([tmp_path], *given)
+    code, printed, errors = run("whatif.py", tmp_path, *given)
     assert code == 0, errors
     document = json.loads((tmp_path / "whatif" / "whatif.json").read_text())
     found = document["recorded"]
@@ -67,8 +52,14 @@ def test_other_policies_beside_the_recorded_run(tmp_path):
 
 def test_training_takes_the_settings_of_the_run(tmp_path):
     trace = recorded(tmp_path)
-    saved = {"task": "logistic", "batch_size": 4, "workers": 2, "local_steps": 2,
-             "learning_rate": 0.5, "evaluations": 5}  # fmt: skip
+    saved = {
+        "task": "logistic",
+        "batch_size": 4,
+        "workers": 2,
+        "local_steps": 2,
+        "learning_rate": 0.5,
+        "evaluations": 5,
+    }
     (tmp_path / "settings.json").write_text(json.dumps(saved))
     values = dict.fromkeys(summary.FIELDS, 0.25)
     records = [{"push": 0, "version": 0, "seconds": 0.0, "epoch": 0.0, "accuracy": 0.5}]
@@ -76,16 +67,23 @@ def test_training_takes_the_settings_of_the_run(tmp_path):
     (tmp_path / "run.json").write_text(json.dumps(kept))
     out = tmp_path / "out"
     code, printed, errors = run(
-        [tmp_path], "--train", "--policy=bsp()", "--policy=adasync(k0=1,interval=1)",
-        "--learning_rate=0.2", f"--out={out}",
-    )  # fmt: skip
+        "whatif.py",
+        tmp_path,
+        "--train",
+        "--policy=bsp()",
+        "--policy=adasync(k0=1,interval=1)",
+        "--learning_rate=0.2",
+        f"--out={out}",
+    )
     assert code == 0, errors
     document = json.loads((out / "whatif.json").read_text())
     assert document["notes"] == []  # adasync had a loss to go by
     trained = document["trained"]
     assert [e["policy"] for e in trained] == [
-        "recorded: asp()", "bsp()", "adasync(k0=1,interval=1)"
-    ]  # fmt: skip
+        "recorded: asp()",
+        "bsp()",
+        "adasync(k0=1,interval=1)",
+    ]
     assert trained[0]["final_accuracy"] == 0.25
     assert trained[0]["seconds_to_target"] is None
     assert trained[1]["pushes_per_second"] == pytest.approx(2 / 2.7)
@@ -116,7 +114,9 @@ WRONG = [
     pytest.param(wrong_settings, [], "settings.json is damaged", id="settings"),
     pytest.param(
         lambda place: traces.Trace.save(recorded(place)[:0], place / "trace.npz"),
-        [], "the trace has no pushes", id="no-pushes",
+        [],
+        "the trace has no pushes",
+        id="no-pushes",
     ),
     pytest.param(
         recorded, ["--policy=bps()"], "unknown name 'bps'; known: abs", id="policy"
@@ -125,7 +125,7 @@ WRONG = [
         recorded, ["--workers=3"], "the run has 2 workers, got 3", id="workers"
     ),
     pytest.param(recorded, ["more"], "Expected one argument, RUN_DIR", id="surplus"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("make", "arguments", "message"), WRONG)
@@ -134,7 +134,7 @@ def test_a_users_mistake_gets_one_sentence_and_status_1(
 ):
     if make is not None:
         make(tmp_path)
-    code, printed, errors = run([tmp_path], *arguments)
+    code, printed, errors = run("whatif.py", tmp_path, *arguments)
     assert code == 1
     assert message in errors + printed
     assert "Traceback" not in errors

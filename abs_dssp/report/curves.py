@@ -3,6 +3,7 @@
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -10,6 +11,7 @@ from abs_dssp.history.traces import Trace
 from abs_dssp.report import style
 from abs_dssp.training.evaluation import History
 
+_SMALL: dict[str, Any] = {"ha": "right", "va": "top", "fontsize": 7}
 _AXES = {
     "seconds": "virtual time (s)",
     "version": "communication rounds (commits)",
@@ -40,26 +42,20 @@ def save_curves(
         figure, axes = plt.subplots(figsize=(5.6, 4.4))
         for number, (name, histories) in enumerate(runs.items()):
             x, values = together(histories, against, measure)
-            if not x.size:
-                continue
-            look = style.line(number)
-            mean = values.mean(axis=0)
-            axes.plot(x, mean, label=name, **look)
-            if len(values) > 1:
-                spread = values.std(axis=0, ddof=1)
-                axes.fill_between(
-                    x, mean - spread, mean + spread, color=look["color"], alpha=0.12,
-                    linewidth=0,
-                )  # fmt: skip
+            if x.size:
+                draw_mean(axes, x, values, name, style.line(number))
         if measure == "loss":
             axes.set_yscale("log")
         if target is not None:
             axes.axhline(target, color="0.5", linewidth=0.7, linestyle=":")
             note = axes.annotate(
-                f"target {target:g}", (1.0, target), (-2, 2), ha="right", va="bottom",
-                xycoords=("axes fraction", "data"), textcoords="offset points",
-                fontsize=7, color="0.35",
-            )  # fmt: skip
+                f"target {target:g}",
+                xy=(1.0, target),
+                xycoords=("axes fraction", "data"),
+                xytext=(-2, 2),
+                textcoords="offset points",
+                **_SMALL | {"va": "bottom", "color": "0.35"},
+            )
             note.set_in_layout(False)
         real_time = real and against == "seconds"
         axes.set_xlabel("time (s)" if real_time else _AXES[against])
@@ -77,10 +73,10 @@ def save_staleness(traces: Mapping[str, Trace], path: str | os.PathLike[str]) ->
     columns = 2 if len(traces) > 1 else 1
     lines = -(-len(traces) // columns)
     with style.figure() as plt:
+        size = (6.4, 0.8 + 1.15 * lines)
         figure, panels = plt.subplots(
-            lines, columns, figsize=(6.4, 0.8 + 1.15 * lines), sharex=True, sharey=True,
-            squeeze=False,
-        )  # fmt: skip
+            lines, columns, figsize=size, sharex=True, sharey=True, squeeze=False
+        )
         most = max(int(t.staleness.max(initial=0)) for t in traces.values())
         limit = min(most, max(8, int(max(_high(t) for t in traces.values()))))
         for number, (axes, (name, trace)) in enumerate(
@@ -94,16 +90,33 @@ def save_staleness(traces: Mapping[str, Trace], path: str | os.PathLike[str]) ->
             mean = float(staleness.mean())
             axes.axvline(mean, color="0.3", linewidth=0.8, linestyle=":")
             axes.set_title(name, loc="left", fontsize=7)
-            axes.text(
-                0.99, 0.9, f"mean {mean:.2f}, max {int(staleness.max())}", ha="right",
-                va="top", fontsize=7, transform=axes.transAxes,
-            )  # fmt: skip
+            note = f"mean {mean:.2f}, max {int(staleness.max())}"
+            axes.text(0.99, 0.9, note, transform=axes.transAxes, **_SMALL)
         for axes in panels.flat[len(traces) :]:
             axes.set_visible(False)
         over = f" ({limit}: or more)" if limit < most else ""
         figure.supxlabel(f"staleness (versions){over}", fontsize=8)
         figure.supylabel("share of pushes", fontsize=8)
         return style.save(figure, path)
+
+
+def draw_mean(axes, x, values, label: str, look: Mapping, band: bool = True) -> None:
+    """Draws the mean over seeds with a band of one sample standard deviation.
+
+    Args:
+      axes: Matplotlib's.
+      x: (G,), where the values were measured.
+      values: (seeds, G).
+      label: of the legend.
+      look: arguments of Matplotlib's `plot`, `color` among them.
+      band: False leaves the band out.
+    """
+    mean = values.mean(axis=0)
+    axes.plot(x, mean, label=label, **look)
+    if band and len(values) > 1:
+        spread = values.std(axis=0, ddof=1)
+        look = {"color": look["color"], "alpha": 0.12, "linewidth": 0}
+        axes.fill_between(x, mean - spread, mean + spread, **look)
 
 
 def _high(trace: Trace) -> float:
@@ -116,14 +129,15 @@ def together(
     """All seeds on one grid, up to where the shortest one ends.
 
     Returns:
-      Places (G,) and values (seeds, G), interpolated; both empty without records.
+      Points of `against` (G,) and values of `measure` there (seeds, G), interpolated;
+      both empty without records.
     """
     curves = []
     for history in histories:
         x, y = history.column(against), history.column(measure)
         known = np.isfinite(y)
         x, y = x[known], y[known]
-        # Of several records at one place (a version, say) the last one holds.
+        # Of several records with the same x (a version, say) the last one counts.
         last = np.append(np.diff(x) > 0, True) if x.size else np.array([], bool)
         if last.any():
             curves.append((x[last], y[last]))

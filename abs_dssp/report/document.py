@@ -7,6 +7,8 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from abs_dssp.report import files
+
 AGREES, DIFFERS, UNTESTED = "agrees", "differs", "not tested"
 
 
@@ -74,7 +76,7 @@ def save_markdown(title: str, sections: Sequence[Section], path: Path) -> Path:
             lines += [_markdown(part, path.parent), ""]
         if section.claims:
             lines += [_markdown(claims_table([section]), path.parent), ""]
-    return _write(path, "\n".join(lines).rstrip() + "\n")
+    return files.write(path, "\n".join(lines).rstrip() + "\n")
 
 
 def save_html(title: str, sections: Sequence[Section], path: Path) -> Path:
@@ -85,7 +87,7 @@ def save_html(title: str, sections: Sequence[Section], path: Path) -> Path:
         body += [_html(part) for part in section.parts]
         if section.claims:
             body.append(_html(claims_table([section])))
-    return _write(
+    return files.write(
         path,
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         f"<title>{html.escape(title)}</title><style>{_STYLE}</style></head>\n<body>\n"
@@ -109,8 +111,8 @@ def _markdown(part: Part, folder: Path) -> str:
     if isinstance(part, str):
         return part
     if isinstance(part, Picture):
-        place = Path(os.path.relpath(part.path, folder)).as_posix()
-        return f"![{part.caption}]({place})\n\n*{part.caption}*"
+        link = Path(os.path.relpath(part.path, folder)).as_posix()
+        return f"![{part.caption}]({link})\n\n*{part.caption}*"
     words = _is_text(part)
     marks = ["---"] + ["---" if words else "---:"] * (len(part.header) - 1)
     rows = [part.header, marks, *part.rows]
@@ -149,10 +151,3 @@ def _cell(text: str) -> str:
 def _is_text(table: Table) -> bool:
     """Whether a table holds sentences, which read better aligned to the left."""
     return any(len(cell) > 40 for row in table.rows for cell in row[1:])
-
-
-def _write(path: Path, text: str) -> Path:
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
-    return path

@@ -6,10 +6,24 @@ import sys
 import time
 from typing import Any
 
-from abs_dssp.cluster.status import Status, WorkerStatus
+from abs_dssp.cluster.status import Status
 
 _MOST_WORKERS = 24  # rows of the table
 _STYLES = {"computing": "green", "waiting": "yellow"}
+_COLUMNS = {
+    "worker": "{0.index}",
+    "state": "{0.state}",
+    "for s": "{0.since:.1f}",
+    "clock": "{0.clock}",
+    "pulled": "{0.pulled}",
+    "staleness": "{0.staleness}",
+    "mean": "{0.mean_staleness:.2f}",
+    "waiting": "{0.waiting_share:.0%}",
+    "restarts": "{0.restarts}",
+    "refused": "{0.refused}",
+    "by": "{0.transport}",
+    "where": "{0.place}",
+}
 
 
 class Live:
@@ -30,7 +44,7 @@ class Live:
 
     def show(self, status: Status) -> None:
         """Shows the present state."""
-        with _unread():
+        with _reader_may_leave():
             if self._live is not None:
                 self._live.update(_table(status), refresh=True)
             elif time.monotonic() - self._told >= self._every:
@@ -39,7 +53,7 @@ class Live:
 
     def say(self, line: str) -> None:
         """Prints a line above the table."""
-        with _unread():
+        with _reader_may_leave():
             if self._live is not None:
                 self._live.console.print(line, markup=False, highlight=False)
             else:
@@ -47,7 +61,7 @@ class Live:
 
     def close(self) -> None:
         """Takes the table away."""
-        with _unread():
+        with _reader_may_leave():
             if self._live is not None:
                 self._live.stop()
 
@@ -79,8 +93,8 @@ def _is_terminal(stream: Any) -> bool:
         return False
 
 
-def _unread() -> contextlib.AbstractContextManager[None]:
-    """Nobody reads any more: no reason to end a run."""
+def _reader_may_leave() -> contextlib.AbstractContextManager[None]:
+    """Ignores that the stream was closed, which is no reason to end a run."""
     return contextlib.suppress(OSError, ValueError)
 
 
@@ -96,11 +110,13 @@ def _open(stream: Any) -> Any:
 
     # What the program prints belongs above the table only where both share a terminal.
     table = Table(
-        console=Terminal(file=stream), auto_refresh=False, transient=True,
+        console=Terminal(file=stream),
+        auto_refresh=False,
+        transient=True,
         redirect_stdout=_is_terminal(sys.stdout),
         redirect_stderr=_is_terminal(sys.stderr),
-    )  # fmt: skip
-    with _unread():
+    )
+    with _reader_may_leave():
         table.start()
     return table
 
@@ -127,24 +143,13 @@ def _table(status: Status) -> Any:
     # As texts: a name in brackets is no markup.
     heading = Text(f"{status.policy}\n{title}")
     table = Table(title=heading, title_justify="left", expand=False)
-    names = ("worker", "state", "for s", "clock", "pulled", "staleness", "mean",
-             "waiting", "restarts", "refused", "by", "where")  # fmt: skip
-    for name in names:
-        table.add_column(
-            name, justify="left" if name in ("state", "where") else "right"
-        )
+    for name in _COLUMNS:
+        textual = name in ("state", "where")
+        table.add_column(name, justify="left" if textual else "right")
     for worker in status.workers[:_MOST_WORKERS]:
-        table.add_row(*map(Text, _row(worker)), style=_STYLES.get(worker.state, "red"))
+        cells = (Text(form.format(worker)) for form in _COLUMNS.values())
+        table.add_row(*cells, style=_STYLES.get(worker.state, "red"))
     rest = len(status.workers) - _MOST_WORKERS
     if rest > 0:
         table.caption = f"and {rest} more workers"
     return table
-
-
-def _row(worker: WorkerStatus) -> tuple[str, ...]:
-    return (
-        str(worker.index), worker.state, f"{worker.since:.1f}", str(worker.clock),
-        str(worker.pulled), str(worker.staleness), f"{worker.mean_staleness:.2f}",
-        f"{worker.waiting_share:.0%}", str(worker.restarts), str(worker.refused),
-        worker.transport, worker.place,
-    )  # fmt: skip

@@ -8,10 +8,9 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
-from abs_dssp.cluster.status import Status
+from abs_dssp.cluster.status import STATES, Status
 
 _QUIET = 5.0  # seconds after which a client that says nothing is dropped
-_STATES = ("computing", "waiting", "absent", "left", "expelled")
 
 
 class MetricsServer:
@@ -109,7 +108,7 @@ class MetricsServer:
             "abs_dssp_worker_state", "1 for its state", labels=["worker", "state"]
         )
         for worker in status.workers:
-            for state in _STATES:
+            for state in STATES:
                 states.add_metric([str(worker.index), state], worker.state == state)
         yield states
 

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from abs_dssp.report import files
+
 # Okabe and Ito's palette, distinguishable with every common colour blindness.
 COLORS = {
     "blue": "#0072B2",
@@ -61,9 +63,8 @@ def figure() -> Iterator[Any]:
 def save(figure: Any, path: str | os.PathLike[str]) -> Path:
     """Writes a figure; the file appears whole or not at all."""
     path = Path(path)
-    partial = path.with_name(f".{path.name}")
     # A fixed creator: the same numbers give the same bytes.
     metadata = {"Software": None} if path.suffix == ".png" else None
-    figure.savefig(partial, format=path.suffix[1:], metadata=metadata)
-    partial.replace(path)
+    with files.whole(path) as partial:
+        figure.savefig(partial, format=path.suffix[1:], metadata=metadata)
     return path

@@ -9,9 +9,16 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from abs_dssp.history.traces import Trace
-from abs_dssp.report import style
+from abs_dssp.report import files, style
 
-KINDS = ("computing", "sending", "waiting", "cancelled", "unfinished")
+_COLORS = {
+    "computing": style.COLORS["blue"],
+    "sending": style.COLORS["sky"],
+    "waiting": style.COLORS["light grey"],
+    "cancelled": style.COLORS["vermilion"],
+    "unfinished": style.COLORS["pale blue"],
+}
+KINDS = tuple(_COLORS)
 
 
 class Span(NamedTuple):
@@ -109,23 +116,12 @@ def chrome_events(trace: Trace) -> list[dict[str, Any]]:
 
 def save_chrome(trace: Trace, path: str | os.PathLike[str]) -> Path:
     """Writes a JSON file that chrome://tracing and ui.perfetto.dev open."""
-    path = Path(path)
     document = {"traceEvents": chrome_events(trace), "displayTimeUnit": "ms"}
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(document))
-    partial.replace(path)
-    return path
+    return files.write(Path(path), json.dumps(document))
 
 
 def draw(axes, trace: Trace, start: float, end: float) -> None:
     """Draws the workers' lanes between two times, in seconds, on Matplotlib axes."""
-    colors = {
-        "computing": style.COLORS["blue"],
-        "sending": style.COLORS["sky"],
-        "waiting": style.COLORS["light grey"],
-        "cancelled": style.COLORS["vermilion"],
-        "unfinished": style.COLORS["pale blue"],
-    }
     bars: dict[tuple[int, str], list[tuple[float, float]]] = {}
     for span in spans(trace):
         if span.end > start and span.start < end:
@@ -135,7 +131,7 @@ def draw(axes, trace: Trace, start: float, end: float) -> None:
         axes.broken_barh(
             pieces,
             (worker - 0.38, 0.76),
-            facecolor=colors[kind],
+            facecolor=_COLORS[kind],
             edgecolor="white",
             linewidth=0.4,
         )
@@ -163,9 +159,13 @@ def save_picture(traces: list[Trace], path: str | os.PathLike[str]) -> Path:
     with style.figure() as plt:
         height = 0.75 + sum(0.32 + 0.16 * t.num_workers for t in traces)
         figure, panels = plt.subplots(
-            len(traces), 1, figsize=(7.0, height), sharex=True, squeeze=False,
+            len(traces),
+            1,
+            figsize=(7.0, height),
+            sharex=True,
+            squeeze=False,
             gridspec_kw={"height_ratios": [t.num_workers + 1.5 for t in traces]},
-        )  # fmt: skip
+        )
         start, end = window(traces)
         for axes, trace in zip(panels[:, 0], traces, strict=True):
             draw(axes, trace, start, end)
@@ -178,14 +178,10 @@ def save_picture(traces: list[Trace], path: str | os.PathLike[str]) -> Path:
             axes.set_title(f"{name}   ({share} of the run)", loc="left")
         real = all(trace.recorded for trace in traces)
         panels[-1, 0].set_xlabel("time (s)" if real else "virtual time (s)")
-        kinds = {
-            "computing": "blue", "sending": "sky", "waiting": "light grey",
-            "cancelled": "vermilion", "unfinished": "pale blue",
-        }  # fmt: skip
         used = {s.kind for t in traces for s in spans(t) if s.start < end}
         handles: list[Any] = [
-            Patch(color=style.COLORS[color], label=kind)
-            for kind, color in kinds.items()
+            Patch(color=color, label=kind)
+            for kind, color in _COLORS.items()
             if kind in used
         ]
         handles.append(

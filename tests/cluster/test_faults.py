@@ -127,9 +127,51 @@ def test_a_strange_heartbeat_does_not_end_the_run(text, tmp_path):
     with harness.two(tmp_path, settings=PATIENT) as (serving, (one, _), (grant, _)):
         stranger = serving.connect()
         stranger.send(Message(Kind.HEARTBEAT, text=text))
+        stranger.send(Message(Kind.HEARTBEAT, text=["x", []]))
+        answer = stranger.receive(5)
+        assert answer is not None and answer.kind is Kind.HEARTBEAT_ACK
         one.push(grant)
         assert one.expect(Kind.GRANT).version == 1
         stranger.close()
+
+
+def test_a_peer_out_of_reach_for_a_moment_is_told_when_it_is_back():
+    """ZeroMQ refuses what is sent to a peer whose connection is being made anew."""
+    import zmq
+
+    sizes = harness.sizes(2)
+    pool = memory.Pool(sizes.pull, sizes.pull_dtype, False)
+    acceptor = transport.NetworkAcceptor("tcp://127.0.0.1:0", pool, sizes, None)
+    context = zmq.Context()
+
+    def connected():
+        worker = context.socket(zmq.DEALER)
+        worker.linger, worker.routing_id = 0, b"worker"
+        worker.connect(acceptor.endpoint)
+        return worker
+
+    def heard(worker):
+        worker.send(messages.encode(Message(Kind.READY, 0)))
+        end = time.monotonic() + 10
+        while time.monotonic() < end:
+            for peer, _ in acceptor.ready():
+                return peer
+        raise AssertionError("nothing came")
+
+    first = connected()
+    peer = heard(first)
+    first.close()
+    time.sleep(0.5)
+    for ticket in (1, 2, 3):
+        peer.send(Message(Kind.WAIT, 0, ticket=ticket))
+    second = connected()
+    assert heard(second) is peer
+    acceptor.ready()
+    assert second.poll(5000), "never told"
+    assert messages.decode(second.recv()).ticket == 3
+    second.close()
+    acceptor.close()
+    context.term()
 
 
 def test_shared_memory_is_let_go_quietly_when_the_interpreter_ends():

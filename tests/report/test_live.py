@@ -9,28 +9,48 @@ import urllib.request
 
 import pytest
 
-from abs_dssp.cluster.status import Status, WorkerStatus
+from abs_dssp.cluster.status import Status, WorkerStatus, waits_for
 from abs_dssp.report import live, metrics, scalars
 
 
 def worker(index, **changes):
     fields = dict(
-        index=index, place=f"process {index}, pid 47{index}", transport="shm", clock=10,
-        state="computing", since=2.0, pulled=7, staleness=1, mean_staleness=0.5,
-        waiting_share=0.25, restarts=3, refused=0,
-    )  # fmt: skip
+        index=index,
+        place=f"process {index}, pid 47{index}",
+        transport="shm",
+        clock=10,
+        state="computing",
+        since=2.0,
+        pulled=7,
+        staleness=1,
+        mean_staleness=0.5,
+        waiting_share=0.25,
+        restarts=3,
+        refused=0,
+    )
     return WorkerStatus(**(fields | changes))
 
 
 def status(**changes):
     fields = dict(
-        policy="ssp(s=3)", seconds=12.0, pushes=300, total=2000, version=290,
-        pushes_per_second=25.0, epoch=1.5, measures={"accuracy": 0.9125},
-        train_loss=0.5, bytes_received=10, bytes_sent=20, recoveries=1,
+        policy="ssp(s=3)",
+        seconds=12.0,
+        pushes=300,
+        total=2000,
+        version=290,
+        pushes_per_second=25.0,
+        epoch=1.5,
+        measures={"accuracy": 0.9125},
+        train_loss=0.5,
+        bytes_received=10,
+        bytes_sent=20,
+        recoveries=1,
         messages_refused=2,
-        workers=(worker(0, state="waiting", since=31.0),
-                 worker(1, clock=6, since=45.0, waiting_share=0.75)),
-    )  # fmt: skip
+        workers=(
+            worker(0, state="waiting", since=31.0),
+            worker(1, clock=6, since=45.0, waiting_share=0.75),
+        ),
+    )
     return Status(**(fields | changes))
 
 
@@ -38,9 +58,13 @@ def test_a_line_has_what_matters():
     line = live.plain_line(status())
     # 1700 pushes at 25/s take 68 s; the waiting shares are 0.25 and 0.75.
     parts = [
-        "12.0 s", "300/2000 pushes (25.0/s, 68 s left)", "version 290",
-        "accuracy 0.9125", "waiting 50%", "slowest worker 1 at clock 6",
-    ]  # fmt: skip
+        "12.0 s",
+        "300/2000 pushes (25.0/s, 68 s left)",
+        "version 290",
+        "accuracy 0.9125",
+        "waiting 50%",
+        "slowest worker 1 at clock 6",
+    ]
     for part in parts:
         assert part in line
     endless = status(total=None, pushes_per_second=0.0)
@@ -48,15 +72,19 @@ def test_a_line_has_what_matters():
 
 
 def test_who_waits_for_whom():
-    assert live.waits_for(status()) == (
+    assert waits_for(status()) == (
         "no push for 31 s: worker 0 waits; worker 1 (process 1, pid 471) has been "
         "computing for 45 s"
     )
-    stuck = status(workers=(worker(0, state="waiting", since=31.0),
-                            worker(1, state="waiting", since=40.0),
-                            worker(2, state="absent", since=5.0),
-                            worker(3, state="left", since=1.0)))  # fmt: skip
-    assert live.waits_for(stuck) == (
+    stuck = status(
+        workers=(
+            worker(0, state="waiting", since=31.0),
+            worker(1, state="waiting", since=40.0),
+            worker(2, state="absent", since=5.0),
+            worker(3, state="left", since=1.0),
+        )
+    )
+    assert waits_for(stuck) == (
         "no push for 31 s: workers 0, 1 wait; worker 2 (process 2, pid 472) has been "
         "absent for 5 s; nobody computes"
     )
@@ -154,12 +182,13 @@ def test_metrics_are_served_on_loopback_and_end_with_their_thread():
         served.update(status())
         lines = fetch(served.port).splitlines()
         for line in (
-            "abs_dssp_pushes_total 300.0", "abs_dssp_commits_total 290.0",
+            "abs_dssp_pushes_total 300.0",
+            "abs_dssp_commits_total 290.0",
             'abs_dssp_worker_clock{worker="1"} 6.0',
             'abs_dssp_worker_state{state="waiting",worker="0"} 1.0',
             'abs_dssp_worker_state{state="computing",worker="0"} 0.0',
             'abs_dssp_evaluation{measure="accuracy"} 0.9125',
-        ):  # fmt: skip
+        ):
             assert line in lines
         served.update(status(pushes=301))
         assert "abs_dssp_pushes_total 301.0" in fetch(served.port)

@@ -41,9 +41,11 @@ def test_transfers_are_shown_as_sending():
     from abs_dssp import communication
 
     trace = simulate.schedule(
-        policies.asp(2), delays.constant([1.0, 2.0]), 12,
+        policies.asp(2),
+        delays.constant([1.0, 2.0]),
+        12,
         communication=communication.link(1, bandwidth=2),
-    )  # fmt: skip
+    )
     sent = [s for s in timeline.spans(trace) if s.kind == "sending"]
     np.testing.assert_allclose([s.end - s.start for s in sent], 0.5)
     assert len(sent) == 12
@@ -84,8 +86,11 @@ def test_pictures_are_written_whole_and_reproducibly(trace, tmp_path):
         curves.save_staleness({"x": trace}, tmp_path / folder / "staleness.png")
     first = sorted((tmp_path / "a").iterdir())
     assert [p.name for p in first] == [
-        "rounds.png", "staleness.png", "time.png", "timeline.png"
-    ]  # fmt: skip
+        "rounds.png",
+        "staleness.png",
+        "time.png",
+        "timeline.png",
+    ]
     for path in first:
         width, height = size(path)
         assert width >= 1000 and height >= 200  # 200 dots per inch
@@ -95,10 +100,16 @@ def test_pictures_are_written_whole_and_reproducibly(trace, tmp_path):
 def result(accuracies):
     trace = simulate.schedule(policies.bsp(2), delays.constant([1.0, 3.0]), 8)
     records = tuple(
-        {"push": 2 * i, "version": i, "seconds": 3.0 * i, "epoch": 0.1 * i,
-         "accuracy": a, "loss": 1 - a}
+        {
+            "push": 2 * i,
+            "version": i,
+            "seconds": 3.0 * i,
+            "epoch": 0.1 * i,
+            "accuracy": a,
+            "loss": 1 - a,
+        }
         for i, a in enumerate(accuracies)
-    )  # fmt: skip
+    )
     variables = tasks.Variables({"w": jnp.zeros(25)}, {})  # 100 bytes
     return Result(trace, variables, History(records, np.empty(0)))
 
@@ -106,14 +117,20 @@ def result(accuracies):
 def test_a_summary_holds_what_a_schedule_worked_out_by_hand_gives():
     found = summary.summarise(result([0.1, 0.4, 0.6, 0.5, 0.7]), 0.5)
     assert found == {
-        "seconds_to_target": 6.0, "pushes_to_target": 4, "commits_to_target": 2,
-        "final_accuracy": 0.7, "final_loss": pytest.approx(0.3),
-        "pushes_per_second": 8 / 12, "commits": 4, "mean_staleness": 0.0,
-        "p95_staleness": 0.0, "max_staleness": 0,
+        "seconds_to_target": 6.0,
+        "pushes_to_target": 4,
+        "commits_to_target": 2,
+        "final_accuracy": 0.7,
+        "final_loss": pytest.approx(0.3),
+        "pushes_per_second": 8 / 12,
+        "commits": 4,
+        "mean_staleness": 0.0,
+        "p95_staleness": 0.0,
+        "max_staleness": 0,
         "waiting_share": pytest.approx(2 / 6),  # the fast one waits 2 of 3 seconds
         "cancelled_share": 0.0,
         "bytes_sent": 100 * (8 + 2 + 8),  # pushes, first pulls, releases
-    }  # fmt: skip
+    }
     assert tuple(found) == summary.FIELDS
     json.dumps(found, allow_nan=False)
 

@@ -5,10 +5,12 @@ import json
 
 import numpy as np
 import pytest
-from reproduction import scales, study
-from reproduction.runs import Run, Runner, load
 
 from abs_dssp import delays, optimizers, policies, simulate, tasks
+from abs_dssp.experiment import statistics
+from abs_dssp.experiment.reproduction import scales, study
+from abs_dssp.experiment.reproduction.runs import Runner, load
+from abs_dssp.experiment.run import Run
 from abs_dssp.report import document
 
 RUN = Run(
@@ -42,9 +44,13 @@ def test_a_run_is_what_simulate_trains(made):
         2, model="mlp(hidden=[8])", batch_size=16, limit_train=320, limit_test=50
     )
     result = simulate.train(
-        task, policies.asp(2), delays.constant([1.0, 1.5]), optimizers.sgd(0.1),
-        until_epochs=1, eval_every_seconds=10.0,
-    )  # fmt: skip
+        task,
+        policies.asp(2),
+        delays.constant([1.0, 1.5]),
+        optimizers.sgd(0.1),
+        until_epochs=1,
+        eval_every_seconds=10.0,
+    )
     np.testing.assert_allclose(
         made.history.column("accuracy"), result.history.column("accuracy"), rtol=1e-6
     )
@@ -65,11 +71,16 @@ def test_a_finished_run_is_not_made_again(out, made):
 @pytest.mark.parametrize(
     "change",
     [
-        {"seed": 1}, {"learning_rate": 0.05}, {"policy": "bsp()"}, {"drops": (0.5,)},
-        {"validation": 40}, {"limit_train": 319}, {"delays": "constant(seconds=1.0)"},
+        {"seed": 1},
+        {"learning_rate": 0.05},
+        {"policy": "bsp()"},
+        {"drops": (0.5,)},
+        {"validation": 40},
+        {"limit_train": 319},
+        {"delays": "constant(seconds=1.0)"},
     ],
     ids=str,
-)  # fmt: skip
+)
 def test_whatever_decides_a_result_is_in_its_key(change):
     assert dataclasses.replace(RUN, **change).key != RUN.key
 
@@ -127,17 +138,17 @@ def test_tuning_takes_the_best_of_the_grid_on_samples_that_are_not_trained_on(ou
 
 def test_differences_need_two_standard_errors():
     a = np.array([0.50, 0.52, 0.51])
-    assert study.separate(a, a - 0.1)
-    assert not study.separate(a, a - 0.005)
-    assert not study.separate(a - 0.1, a)
-    assert not study.separate(a, a - 0.1, margin=0.2)
+    assert statistics.separate(a, a - 0.1)
+    assert not statistics.separate(a, a - 0.005)
+    assert not statistics.separate(a - 0.1, a)
+    assert not statistics.separate(a, a - 0.1, margin=0.2)
 
 
 def test_times_are_means_only_where_every_seed_got_there():
-    assert study.mean_time([1.0, 3.0]) == 2.0
-    assert study.mean_time([1.0, None]) is None
-    assert study.time_text([1.0, 3.0, None]) == "2 ± 1 (2/3)"
-    assert study.time_text([None]) == "never"
+    assert statistics.mean_time([1.0, 3.0]) == 2.0
+    assert statistics.mean_time([1.0, None]) is None
+    assert statistics.time_text([1.0, 3.0, None]) == "2 ± 1 (2/3)"
+    assert statistics.time_text([None]) == "never"
 
 
 def test_every_scale_can_be_described_and_drops_fall_within_it():

@@ -1,13 +1,9 @@
 """All figures at the smallest scale, in a process of its own, as a user runs them."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from scripts import run
+
 FIGURES = {
     "dssp_fig4_table1": ("figure4", "fragility"),
     "dssp_fig3": ("figure3", "clocks", "rough"),
@@ -19,25 +15,21 @@ FIGURES = {
 
 
 def reproduce(out, *more):
-    return subprocess.run(
-        [sys.executable, ROOT / "experiments" / "reproduce.py", "--scale=smoke",
-         "--seeds=1", f"--out={out}", *more],
-        capture_output=True, text=True, timeout=500,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-    )  # fmt: skip
+    given = ("--scale=smoke", "--seeds=1", f"--out={out}", *more)
+    return run("reproduce.py", *given, timeout=500)
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     out = tmp_path_factory.mktemp("reproduction")
-    done = reproduce(out)
-    assert done.returncode == 0, done.stderr[-2000:]
-    return out, done
+    code, printed, errors = reproduce(out)
+    assert code == 0, errors[-2000:]
+    return out, printed
 
 
 def test_every_figure_is_there(made):
-    out, done = made
-    assert "claims:" in done.stdout
+    out, printed = made
+    assert "claims:" in printed
     page = (out / "smoke" / "report.html").read_text()
     report = (out / "smoke" / "report.md").read_text()
     for name, pictures in FIGURES.items():
@@ -55,14 +47,14 @@ def test_what_is_finished_is_kept(made):
     runs = sorted((out / "smoke" / "runs").glob("*.json"))
     before = [run.stat().st_mtime_ns for run in runs]
     assert len(runs) > 40
-    again = reproduce(out, "--only=abs_fig2")
-    assert again.returncode == 0, again.stderr[-2000:]
+    code, _, errors = reproduce(out, "--only=abs_fig2")
+    assert code == 0, errors[-2000:]
     after = sorted((out / "smoke" / "runs").glob("*.json"))
     assert after == runs and [run.stat().st_mtime_ns for run in after] == before
 
 
 def test_an_unknown_figure_is_named():
-    done = reproduce("/nowhere", "--only=abs_fig9")
-    assert done.returncode == 1
-    assert "unknown 'abs_fig9'; known: dssp_fig4_table1" in done.stderr
-    assert "Traceback" not in done.stderr
+    code, _, errors = reproduce("/nowhere", "--only=abs_fig9")
+    assert code == 1
+    assert "unknown 'abs_fig9'; known: dssp_fig4_table1" in errors
+    assert "Traceback" not in errors

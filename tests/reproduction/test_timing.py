@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
-from reproduction import papers, timing
 
 from abs_dssp import delays, policies, simulate
+from abs_dssp.experiment.reproduction import papers, timing
 
 
 @pytest.fixture(scope="module")
@@ -52,9 +52,11 @@ def test_schedules_take_what_the_formulas_say(cluster, network):
         ("bsp()", "asp()"), timing.round_seconds(cluster, network), strict=True
     ):
         trace = simulate.schedule(
-            policies.parse(text, timing.WORKERS), speed, pushes,
+            policies.parse(text, timing.WORKERS),
+            speed,
+            pushes,
             communication=timing.link(cluster, network),
-        )  # fmt: skip
+        )
         assert trace.seconds == pytest.approx(rounds * seconds, rel=0.01)
 
 
@@ -86,7 +88,7 @@ def test_table_1_follows_from_one_speed_ratio():
 
 
 def test_readings_are_consistent():
-    """The drops at a sixth and at two thirds of the run, as papers.md reads them."""
+    """The drops at a sixth and at two thirds of the run, as read off the plots."""
     for network in ("resnet50", "resnet110"):
         figure = papers.FIGURE_3[network]
         assert figure.stale_jump / figure.dssp_end == pytest.approx(1 / 6, abs=0.01)

@@ -2,13 +2,15 @@
 
 import dataclasses
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from abs_dssp.report import curves, style
+from abs_dssp.experiment.reproduction.runs import Outcome
+from abs_dssp.report import curves as curves_lib
+from abs_dssp.report import style
 from abs_dssp.training.evaluation import History
 
 
@@ -50,52 +52,74 @@ def shades(count: int) -> list[dict[str, Any]]:
     ]
 
 
+def curves(
+    outcomes: Mapping[str, Sequence[Outcome]],
+    looks: Sequence[dict[str, Any]] | None = None,
+) -> list[Curve]:
+    """A line for every method, in order.
+
+    Args:
+      outcomes: by method, one per seed.
+      looks: of the lines; `look` of their numbers by default.
+    """
+    looks = looks or [look(number) for number in range(len(outcomes))]
+    return [
+        Curve(name, [outcome.history for outcome in made], style)
+        for (name, made), style in zip(outcomes.items(), looks, strict=True)
+    ]
+
+
+def time_and_epochs(lines: Sequence[Curve]) -> list[Panel]:
+    """The same lines against time and against epochs."""
+    return [
+        Panel("against time", lines),
+        Panel("against epochs", lines, "epoch", "epochs of samples"),
+    ]
+
+
 def save(panels: Sequence[Panel], path: Path, columns: int = 2) -> Path:
-    """Draws panels side by side with one legend per row of equal legends."""
+    """Draws panels side by side, with one legend below every row.
+
+    A row's legend is that of its first panel.
+    """
     rows = -(-len(panels) // columns)
-    lines = [panels[r * columns : (r + 1) * columns] for r in range(rows)]
+    shown = [panels[r * columns : (r + 1) * columns] for r in range(rows)]
     with style.figure() as plt:
         width = 3.3 * columns if columns < 3 else 2.45 * columns
         figure = plt.figure(figsize=(width, 2.95 * rows))
         parts = np.atleast_1d(figure.subfigures(rows, 1))
         numbers = itertools.count()
-        for part, line in zip(parts, lines, strict=True):
+        for part, row in zip(parts, shown, strict=True):
             axes = np.atleast_1d(part.subplots(1, columns))
-            for place, panel in zip(axes, line, strict=False):
-                _draw(place, panel, next(numbers), len(panels) > 1)
-            for place in axes[len(line) :]:
-                place.set_visible(False)
+            for axis, panel in zip(axes, row, strict=False):
+                _draw(axis, panel, next(numbers), len(panels) > 1)
+            for axis in axes[len(row) :]:
+                axis.set_visible(False)
             axes[0].set_ylabel("test accuracy")
             handles, labels = axes[0].get_legend_handles_labels()
-            count = min(len(labels), 7 if columns > 2 else 4)
             part.legend(
-                handles, labels, loc="outside lower center", ncols=count,
-                columnspacing=1.0, handlelength=1.8,
-            )  # fmt: skip
+                handles,
+                labels,
+                loc="outside lower center",
+                ncols=min(len(labels), 7 if columns > 2 else 4),
+                columnspacing=1.0,
+                handlelength=1.8,
+            )
         return style.save(figure, path)
 
 
 def together(histories: Sequence[History]) -> tuple[np.ndarray, np.ndarray]:
     """Seconds and accuracies of several seeds on one grid."""
-    return curves.together(histories, "seconds", "accuracy")
+    return curves_lib.together(histories, "seconds", "accuracy")
 
 
 def _draw(axes, panel: Panel, number: int, lettered: bool) -> None:
-    lowest = []
     for curve in panel.curves:
-        x, values = curves.together(curve.histories, panel.against, "accuracy")
-        if not x.size:
+        x, values = curves_lib.together(curve.histories, panel.against, "accuracy")
+        if x.size:
+            curves_lib.draw_mean(axes, x, values, curve.label, curve.look, curve.band)
+        else:  # every run diverged: the legend names it all the same
             axes.plot([], [], label=curve.label, **curve.look)
-            continue
-        mean = values.mean(axis=0)
-        axes.plot(x, mean, label=curve.label, **curve.look)
-        lowest.append(mean[len(mean) // 5])
-        if len(values) > 1 and curve.band:
-            spread = values.std(axis=0, ddof=1)
-            axes.fill_between(
-                x, mean - spread, mean + spread, color=curve.look["color"], alpha=0.12,
-                linewidth=0,
-            )  # fmt: skip
     if panel.target is not None:
         axes.axhline(panel.target, color="0.5", linewidth=0.7, linestyle=":")
     if panel.log:

@@ -7,13 +7,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import outputs
-import run_flags
 from absl import flags
 
-from abs_dssp import delays, simulate
+from abs_dssp import simulate
 from abs_dssp.cluster import settings as settings_lib
 from abs_dssp.cluster import transport
+from abs_dssp.experiment import outputs, run_flags
+from abs_dssp.experiment.run import Run
 from abs_dssp.replay import Result
 from abs_dssp.training import flat
 
@@ -137,56 +137,41 @@ def join(out: Path):
 
 def settings() -> settings_lib.Settings:
     """The cluster's times, changed by --times."""
-    fields = {f.name: f for f in dataclasses.fields(settings_lib.Settings)}
+    fields = dataclasses.fields(settings_lib.Settings)
+    kinds: dict[str, Any] = {field.name: type(field.default) for field in fields}
     changed: dict[str, Any] = {}
-    for setting in _TIMES.value:
-        name, _, value = setting.partition("=")
-        if name not in fields:
-            known = ", ".join(sorted(fields))
-            raise ValueError(f"--times: unknown setting {name!r}; known: {known}.")
-        try:
-            number = ast.literal_eval(value)
-            kind: Any = type(fields[name].default)
-            changed[name] = kind(number)
-        except (ValueError, SyntaxError, TypeError):
-            raise ValueError(
-                f"--times: {name} must be a number, got {value!r}."
-            ) from None
+    for text in _TIMES.value:
+        changed |= run_flags.assignment("times", text, kinds)
     return settings_lib.Settings(**changed)
 
 
-def train(
-    cluster, task, contender, seed: int, out: Path, target: float | None
-) -> Result | None:
-    """Takes part in one run; a result in process 0 only."""
-    from abs_dssp.cluster import run
+def train(cluster, task, run: Run, out: Path, target: float | None) -> Result | None:
+    """Takes part in a run; gives its result in process 0 only."""
+    from abs_dssp.cluster import run as cluster_run
 
-    limits = run_flags.limits()
+    num_pushes = simulate.push_limit(
+        task, None, run.until_seconds, run.epochs, run.local_steps
+    )
     views = _Views(out) if cluster.is_server else None
     try:
-        return run.train(
+        return cluster_run.train(
             cluster,
             task,
-            contender.policy,
-            run_flags.optimizer(contender.learning_rate),
-            seed,
+            run.make_policy(),
+            run.make_optimizer(),
+            run.seed,
             out=out,
-            num_pushes=simulate.push_limit(
-                task,
-                None,
-                limits["until_seconds"],
-                limits["until_epochs"],
-                contender.local_steps,
-            ),
-            until_seconds=limits["until_seconds"],
+            num_pushes=num_pushes,
+            until_seconds=run.until_seconds,
             target_accuracy=target,
-            local_steps=contender.local_steps,
-            local_optimizer=run_flags.optimizer(contender.learning_rate, local=True),
-            aggregate=flags.FLAGS.aggregate,
-            identity=_agreed(contender),
+            local_steps=run.local_steps,
+            local_optimizer=run.make_optimizer(local=True),
+            aggregate=run.aggregate,
+            identity=_compared(run),
             settings=settings(),
             slowdown=_slowdown(),
-            pace=_pace(contender),
+            # Durations as in virtual time, where asked for.
+            pace=None if flags.FLAGS.delays is None else run.make_delays(),
             watch=None if views is None else views.show,
             recorder=None if views is None else views.record,
             say=None if views is None else views.say,
@@ -197,7 +182,7 @@ def train(
 
 
 class _Views:
-    """Everything that shows a run while it runs."""
+    """The live table, /metrics, TensorBoard and evaluations.jsonl of a run."""
 
     def __init__(self, out: Path):
         from abs_dssp.report import live, metrics, scalars
@@ -233,9 +218,9 @@ class _Views:
                 part.close()
 
 
-def _agreed(contender) -> dict[str, Any]:
-    """What every process must be given alike, beside what the library compares."""
-    same = run_flags.settings() | {"learning_rate": contender.learning_rate}
+def _compared(run: Run) -> dict[str, Any]:
+    """The flags that all processes must be given alike."""
+    same = run_flags.settings() | {"learning_rate": run.learning_rate}
     return {"flags": {k: v for k, v in same.items() if k not in ("workers", "width")}}
 
 
@@ -249,13 +234,6 @@ def _slowdown() -> list[float] | None:
         raise ValueError(
             f"--slowdown: expected a list such as [1,1,1,2.7], got {text!r}."
         ) from None
-
-
-def _pace(contender):
-    """Durations as in virtual time, where asked for."""
-    if flags.FLAGS.delays is None:
-        return None
-    return delays.per_step(run_flags.build_delays(), contender.local_steps)
 
 
 def _for_processes(words: list[str]) -> list[str]:

@@ -5,8 +5,10 @@ all of ABS's setting) is our choice; `describe` and the reports name it.
 """
 
 import dataclasses
+from typing import Any
 
-from reproduction import papers
+from abs_dssp.experiment.reproduction import papers
+from abs_dssp.experiment.run import Run
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,9 +57,30 @@ class Scale:
         """Training samples in an epoch."""
         return self.limit_train or {"digits": 1437}.get(self.task, 50_000)
 
-    def augmented(self, task: str) -> bool | None:
-        """What `Run.augment` is for a task."""
-        return None if task == "digits" else self.augment
+    def run(self, task: str, **settings: Any) -> Run:
+        """A run on a task of this scale, with what is common to both papers."""
+        return Run(
+            task=task,
+            augment=None if task == "digits" else self.augment,
+            limit_train=self.limit_train,
+            limit_test=self.limit_test,
+            shrink=self.shrink,
+            **settings,
+        )
+
+    def dssp_run(self, network: str, **settings: Any) -> Run:
+        """A run of one of DSSP's networks, without its policy."""
+        return self.run(
+            self.task if network == "alexnet" else self.resnet_task,
+            policy="",
+            model=self.networks[network],
+            batch_size=self.batch_size,
+            learning_rate=self.rates[network],
+            epochs=self.epochs,
+            momentum=self.momentum,
+            weight_decay=self.weight_decay,
+            **settings,
+        )
 
     def describe(self) -> str:
         """The sizes in one sentence."""

@@ -1,4 +1,4 @@
-"""How an experiment begins and ends: flags, mistakes of users, Ctrl-C."""
+"""How a script begins and ends: arguments, mistakes of users, Ctrl-C."""
 
 import sys
 from collections.abc import Callable, Sequence
@@ -23,7 +23,7 @@ def run(main: Callable[[Sequence[str]], None], positional: str = "") -> None:
         try:
             main(argv)
         except (ValueError, TypeError, OSError) as error:
-            if _ours(error):
+            if isinstance(error, OSError) or _raised_here(error):
                 sys.exit(f"error: {error}")
             raise
         except KeyboardInterrupt:
@@ -32,16 +32,12 @@ def run(main: Callable[[Sequence[str]], None], positional: str = "") -> None:
     app.run(guarded)
 
 
-def _ours(error: BaseException) -> bool:
-    """Whether an error was raised by this project, and not inside a library."""
+def _raised_here(error: BaseException) -> bool:
+    """Whether this project raised an error, rather than a library that it called."""
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
     if trace is None:
         return False
-    module = trace.tb_frame.f_globals.get("__name__", "").split(".")[0]
-    ours = (
-        "abs_dssp", "outputs", "run_flags", "cluster_flags", "contestants",
-        "reproduction", "__main__",
-    )  # fmt: skip
-    return module in ours or isinstance(error, OSError)
+    module = trace.tb_frame.f_globals.get("__name__", "")
+    return module.split(".")[0] in ("abs_dssp", "__main__")

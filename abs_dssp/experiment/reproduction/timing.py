@@ -21,8 +21,8 @@ import jax.numpy as jnp
 
 from abs_dssp import communication
 from abs_dssp.communication import Communication
+from abs_dssp.experiment.reproduction import papers
 from abs_dssp.tasks import models
-from reproduction import papers
 
 WORKERS = 4
 # Epochs are shared by the workers, as MXNet's example training script does it.
@@ -85,10 +85,9 @@ def calibrate() -> Cluster:
 def link(cluster: Cluster, network: str) -> Communication:
     """The network and server of that cluster, for one of its networks."""
     size = footprint(network)
-    return communication.link(
-        2 * size.num_bytes, cluster.bandwidth, shared=True,
-        update=size.arrays * cluster.seconds_per_array,
-    )  # fmt: skip
+    update = size.arrays * cluster.seconds_per_array
+    num_bytes = 2 * size.num_bytes
+    return communication.link(num_bytes, cluster.bandwidth, shared=True, update=update)
 
 
 def round_seconds(cluster: Cluster, network: str) -> tuple[float, float]:

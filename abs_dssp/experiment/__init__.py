@@ -1,0 +1,4 @@
+"""What the scripts of `experiments/` share: flags, runs, outputs, reports.
+
+Modules whose names end in `flags` define absl flags when they are imported.
+"""

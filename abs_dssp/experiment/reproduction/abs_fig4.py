@@ -1,0 +1,89 @@
+"""ABS's Figure 4: the parameter a, at K^0 = 5 and N = 20.
+
+What a means is not in the text available to us; two readings are shown: rounds per
+additional worker, and the power of the loss ratio.
+"""
+
+import dataclasses
+
+from abs_dssp.experiment.reproduction import abs_setting, study
+from abs_dssp.experiment.reproduction.study import Context, Figure, finals, verdict
+from abs_dssp.experiment.statistics import mean_time, spread
+from abs_dssp.report.document import Claim, Part, Section
+
+WORKERS, K0 = 20, 5
+POWERS = (0.25, 0.5, 1.0)
+
+
+def build(context: Context) -> Section:
+    """All runs, pictures, tables and claims of the figure."""
+    scale = context.scale
+    folder = context.folder("abs_fig4")
+    steps = scale.abs_local_steps
+
+    def run(text):
+        return abs_setting.run(context, WORKERS, text, steps)
+
+    readings = {
+        "a = rounds per worker": {
+            f"a = {a}": run(f"abs(k0={K0},a={a})") for a in scale.abs_as
+        }
+        | {"K fixed": run(f"abs(k0={K0})")},
+        "a = power of the loss ratio": {
+            f"a = {a}": dataclasses.replace(
+                run(f'abs(k0={K0},a={a},growth="loss")'), loss_every=2 * WORKERS
+            )
+            for a in POWERS
+        },
+    }
+    parts: list[Part] = [
+        f"{abs_setting.NOTE} N = {WORKERS}, K^0 = {K0}, U = {steps}, step size "
+        "tuned for a fixed K and used for every a, so that only a differs."
+    ]
+    first = {"K fixed": readings["a = rounds per worker"]["K fixed"]}
+    rates, tuning = context.tune(first, scale.abs_grid, "ABS Figure 4")
+    kinds = {
+        kind: context.over_seeds(
+            study.at_rates(runs, dict.fromkeys(runs, rates["K fixed"])),
+            f"ABS Figure 4, {kind}",
+        )
+        for kind, runs in readings.items()
+    }
+    parts += [abs_setting.results(made, kind) for kind, made in kinds.items()]
+    parts.append(tuning)
+    for letter, (kind, made) in zip("ab", kinds.items(), strict=True):
+        caption = f"ABS, Figure 4: K^0 = {K0}, N = {WORKERS}; {kind}."
+        path = folder / f"figure4{letter}.png"
+        parts.append(abs_setting.picture({kind: made}, path, caption))
+    claims = [_claim(kind, made) for kind, made in kinds.items()]
+    return Section("ABS, Figure 4: the effect of a", parts, claims)
+
+
+def _claim(kind: str, made) -> Claim:
+    target = abs_setting.common_target(made)
+    grown = {name: runs for name, runs in made.items() if name != "K fixed"}
+    names = list(grown)  # from the smallest a to the largest
+    rounds, seconds = (
+        [mean_time(study.times_to(grown[n], target, column)) for n in names]
+        for column in ("version", "seconds")
+    )
+    shown = "; ".join(
+        f"{n}: {s:.0f} s, {r:.0f} rounds, {spread(finals(grown[n]))} at the end"
+        for n, s, r in zip(names, seconds, rounds, strict=True)
+    )
+    first, last = rounds[0], rounds[-1]
+    assert first is not None and last is not None  # every seed reached the target
+    # A small number of rounds per worker grows fast, and so does a large power.
+    fewer = last <= first if kind.startswith("a = power") else first <= last
+    return Claim(
+        f"a trades time against rounds ({kind})",
+        "curves for several a; no number in the text",
+        f"to {target:.0%}: {shown}",
+        verdict(fewer),
+        "faster growth needs fewer rounds, each of them longer"
+        if fewer
+        else "faster growth did not save rounds here",
+    )
+
+
+FIGURE = Figure("abs_fig4", build)

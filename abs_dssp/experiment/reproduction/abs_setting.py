@@ -1,0 +1,97 @@
+"""What the figures of ABS share. The paper's own setting is not known to us.
+
+We start from the same group's later one (STSyn, IEEE TSP 2024, and its public code):
+times of a local step i.i.d. exponential, SGD without momentum, CIFAR-10.
+"""
+
+import math
+
+from abs_dssp.experiment.reproduction import panels, study
+from abs_dssp.experiment.reproduction.panels import Panel
+from abs_dssp.experiment.reproduction.study import Context, Outcomes, finals
+from abs_dssp.experiment.run import Run
+from abs_dssp.experiment.statistics import spread, time_text
+from abs_dssp.report.document import Picture, Table
+
+NOTE = (
+    "Our setting: ABS's delays, model, step sizes and U are not in the text available "
+    "to us. Times of a local step are i.i.d. exponential with mean 1, as in the same "
+    "group's STSyn."
+)
+EXPONENTIAL = "exponential(mean=1.0)"
+
+
+def run(
+    context: Context,
+    workers: int,
+    policy: str,
+    local_steps: int,
+    delays: str = EXPONENTIAL,
+) -> Run:
+    """One method in that setting."""
+    scale = context.scale
+    return scale.run(
+        scale.abs_task,
+        policy=policy,
+        model=scale.abs_model,
+        workers=workers,
+        delays=delays,
+        batch_size=scale.abs_batch,
+        learning_rate=scale.abs_rate,
+        epochs=None,
+        eval_seconds=scale.abs_seconds / scale.evaluations,
+        until_seconds=scale.abs_seconds,
+        local_steps=local_steps,
+    )
+
+
+def common_target(made: Outcomes) -> float:
+    """The highest whole percentage that every seed of every method reached.
+
+    A rule and not a choice: with it every method has a time.
+    """
+    best = [
+        float(outcome.history.column("accuracy").max())
+        for outcomes in made.values()
+        for outcome in outcomes
+    ]
+    return math.floor(100 * min(best)) / 100
+
+
+def results(made: Outcomes, kind: str) -> Table:
+    """One row per method."""
+    target = common_target(made)
+    header = ["method", "seconds", "rounds", "pushes", "accuracy at the end"]
+    columns = ("seconds", "version", "push")
+    rows = []
+    for name, runs in made.items():
+        measures = runs[0].measures
+        rows.append(
+            [
+                name,
+                *(time_text(study.times_to(runs, target, c)) for c in columns),
+                spread(finals(runs)),
+                f"{measures['mean_staleness']:.2f}",
+                f"{measures['waiting_share']:.0%}",
+                f"{measures['cancelled_share']:.0%}",
+            ]
+        )
+    return Table(
+        f"To {target:.0%} test accuracy, the highest that every seed of every method "
+        f"reached, {kind}.",
+        [*header, "staleness", "waiting", "cancelled"],
+        rows,
+    )
+
+
+def picture(kinds, path, caption: str) -> Picture:
+    """Two panels per kind: accuracy against time and against rounds."""
+    shown = []
+    for kind, made in kinds.items():
+        target, lines = common_target(made), panels.curves(made)
+        rounds = "communication rounds (commits)"
+        shown += [
+            Panel(f"{kind}: time", lines, target=target),
+            Panel(f"{kind}: rounds", lines, "version", rounds, True, target),
+        ]
+    return Picture(panels.save(shown, path), caption)

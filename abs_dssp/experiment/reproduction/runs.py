@@ -1,0 +1,249 @@
+"""Runs that are kept by their description, and made in parallel.
+
+A run that is on disk is never made twice: its file is named by a digest of all that
+decides its result, package versions included. Runs whose traces are equal, as those of
+rules that never had to act, are trained once, because training is a function of the
+trace.
+"""
+
+import concurrent.futures
+import dataclasses
+import functools
+import hashlib
+import json
+import multiprocessing
+import os
+import signal
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from abs_dssp import replay, simulate, traces
+from abs_dssp.experiment import outputs
+from abs_dssp.experiment.progress import Progress
+from abs_dssp.experiment.run import Run
+from abs_dssp.report import files
+from abs_dssp.training.evaluation import History
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What is kept of a run."""
+
+    history: History
+    stopped: str  # "end", or why the loss was not finite
+    measures: Mapping[str, float]  # of the trace
+    took: float  # seconds of this machine
+    trained: str  # digest of what was trained: equal for equal traces
+
+    @property
+    def final(self) -> float:
+        """The mean accuracy of the last five evaluations; 0 if the run diverged."""
+        if self.stopped != "end":
+            return 0.0
+        return float(np.mean(self.history.column("accuracy")[-5:]))
+
+    def reaching(self, accuracy: float, column: str = "seconds") -> float | None:
+        """A column of the first evaluation of at least this accuracy, or None."""
+        record = self.history.first_reaching(accuracy)
+        return None if record is None else float(record[column])
+
+
+class Runner:
+    """Makes runs, several at a time, and keeps them. Close it, or use `with`."""
+
+    def __init__(self, out: Path, processes: int = 1, data_dir: str | None = None):
+        """A runner.
+
+        Args:
+          out: folder that keeps runs, shared by all figures.
+          processes: runs at a time; each takes one core where there are several.
+          data_dir: folder of prepared TFDS data.
+        """
+        self.out, self.processes, self.data_dir = out, processes, data_dir
+        self._pool: concurrent.futures.ProcessPoolExecutor | None = None
+        _share_programs(str(out / "programs"))
+
+    def execute(self, runs: Iterable[Run], label: str) -> dict[Run, Outcome]:
+        """Makes the runs that are not on disk yet; gives all of them.
+
+        Args:
+          runs: what to make; equal ones once.
+          label: for progress.
+
+        Raises:
+          ValueError: for a setting that cannot be read.
+        """
+        unique = list(dict.fromkeys(runs))
+        outcomes = {r: kept for r in unique if (kept := load(r, self.out)) is not None}
+        missing = [run for run in unique if run not in outcomes]
+        note = f", {len(outcomes)} kept from before" if outcomes else ""
+        if missing:
+            print(f"{label}: {len(unique)} runs{note}", flush=True)
+        progress = Progress(label, "runs", every=0.0)
+        for done, (run, outcome) in enumerate(self._make(missing), 1):
+            outcomes[run] = outcome
+            ending = "" if outcome.stopped == "end" else f", {outcome.stopped}"
+            progress.update(
+                done,
+                len(missing),
+                f"{run.policy} {run.model} rate {run.learning_rate:g} seed {run.seed}: "
+                f"accuracy {outcome.final:.3f} ({outcome.took:.0f} s{ending})",
+            )
+        progress.close()
+        return {run: outcomes[run] for run in unique}
+
+    def _make(self, runs: Sequence[Run]) -> Iterator[tuple[Run, Outcome]]:
+        make = functools.partial(_make, out=str(self.out), data_dir=self.data_dir)
+        if self.processes == 1:
+            yield from ((run, make(run)) for run in runs)
+            return
+        if self._pool is None:
+            self._pool = concurrent.futures.ProcessPoolExecutor(
+                self.processes,
+                multiprocessing.get_context("spawn"),
+                initializer=_begin,
+                initargs=(str(self.out / "programs"),),
+            )
+        waiting = {self._pool.submit(make, run): run for run in runs}
+        for done in concurrent.futures.as_completed(waiting):
+            yield waiting[done], done.result()
+
+    def close(self) -> None:
+        """Ends the processes; runs that have not begun are not made."""
+        if self._pool is not None:
+            self._pool.shutdown(wait=False, cancel_futures=True)
+            self._pool = None
+
+    def __enter__(self) -> "Runner":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+
+def _share_programs(cache: str) -> None:
+    """Lets processes, and later calls, find each other's compiled programs."""
+    jax.config.update("jax_compilation_cache_dir", cache)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+
+def _begin(cache: str) -> None:
+    """A process of the pool, before it touches a device."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends it
+    jax.config.update("jax_platforms", "cpu")
+    _share_programs(cache)
+    # A process per core: threads of one would only slow down another.
+    flags = os.environ.get("XLA_FLAGS", "")
+    os.environ["XLA_FLAGS"] = f"{flags} --xla_cpu_multi_thread_eigen=false"
+
+
+def load(run: Run, out: Path) -> Outcome | None:
+    """A finished run, or None."""
+    record = outputs.load_json(out / "runs" / f"{run.key}.json")
+    try:
+        return None if record is None else _outcome(record)
+    except KeyError:
+        return None
+
+
+def _make(run: Run, out: str, data_dir: str | None) -> Outcome:
+    """Makes one run and keeps it."""
+    begun = time.monotonic()
+    folder = Path(out) / "runs"
+    folder.mkdir(parents=True, exist_ok=True)
+    task = run.make_task(data_dir)
+    # Enough versions for most traces, so that they share a compiled program.
+    slots = 1 << (4 * run.workers).bit_length()
+    if run.reads_loss() or run.until_seconds is not None:
+        result = run.train(task, slots=slots)
+        record = _record(result) | _made(result.trace, run.key, begun)
+    else:
+        trace = _schedule(run, task)
+        trained = _training_key(run, trace)
+        shared = folder / f"{trained}.trained.json"
+        kept = outputs.load_json(shared)
+        if kept is not None:
+            record = kept | _made(trace, trained, begun)
+        else:
+            result = replay.replay(
+                task,
+                run.make_optimizer(),
+                trace,
+                run.seed,
+                local_optimizer=run.make_optimizer(local=True),
+                aggregate=run.aggregate,
+                eval_every_seconds=run.eval_interval(task),
+                slots=slots,
+            )
+            record = _record(result) | _made(trace, trained, begun)
+            _write(shared, record, run)
+    _write(folder / f"{run.key}.json", record, run)
+    return _outcome(record)
+
+
+def _schedule(run: Run, task) -> traces.Trace:
+    """The trace of a run whose decisions do not depend on the training."""
+    pushes = simulate.push_limit(task, None, None, run.epochs, run.local_steps)
+    assert pushes is not None
+    return simulate.schedule(
+        run.make_policy(),
+        run.make_delays(),
+        pushes,
+        run.seed,
+        communication=run.make_communication(task),
+        local_steps=run.local_steps,
+        task=task.name,
+    )
+
+
+def _training_key(run: Run, trace: traces.Trace) -> str:
+    """A digest of what training depends on: the trace, and not whose it is."""
+    columns = [getattr(trace, name).tobytes() for name in sorted(traces.COLUMNS)]
+    decided = dict.fromkeys(("policy", "communication", "delays"), "")
+    decided["trace"] = hashlib.sha256(b"".join(columns)).hexdigest()
+    return outputs.digest(run.settings | decided, length=20)
+
+
+def _record(result: replay.Result) -> dict[str, Any]:
+    """What is kept of a training."""
+    records = [
+        {name: float(f"{value:.7g}") for name, value in record.items()}
+        for record in result.history.records
+    ]
+    return {"records": records, "stopped": result.stopped}
+
+
+def _made(trace: traces.Trace, trained: str, begun: float) -> dict[str, Any]:
+    """What is kept of the trace, and of how the run was made."""
+    took = time.monotonic() - begun
+    return {"measures": _measures(trace), "took": took, "trained": trained}
+
+
+def _measures(trace: traces.Trace) -> dict[str, float]:
+    staleness = trace.staleness
+    return {
+        "pushes": len(trace),
+        "commits": trace.commits,
+        "seconds": trace.seconds,
+        "mean_staleness": float(staleness.mean()) if len(trace) else 0.0,
+        "max_staleness": int(staleness.max(initial=0)),
+        "max_gap": int(trace.gaps.max(initial=0)),
+        "waiting_share": trace.waiting_share,
+        "cancelled_share": trace.cancelled_share,
+        "restarts": int(trace.restarts.sum()),
+    }
+
+
+def _outcome(record: Mapping[str, Any]) -> Outcome:
+    history = History(tuple(record["records"]), np.empty(0))
+    names = ("stopped", "measures", "took", "trained")
+    return Outcome(history, **{name: record[name] for name in names})
+
+
+def _write(path: Path, record: Mapping[str, Any], run: Run) -> None:
+    files.write(path, json.dumps(dict(record) | {"run": run.settings}))

@@ -1,0 +1,88 @@
+"""The flags of the papers' figures, and what every such script does with them.
+
+Importing this module defines the flags.
+"""
+
+import dataclasses
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import jax
+from absl import flags
+
+from abs_dssp.experiment import entry, outputs
+from abs_dssp.experiment.reproduction import scales
+from abs_dssp.experiment.reproduction.runs import Runner
+from abs_dssp.experiment.reproduction.study import Context, Figure
+from abs_dssp.report.document import Section
+
+_SCALE = flags.DEFINE_enum(
+    "scale", "smoke", sorted(scales.SCALES), "How large: seconds, hours or days."
+)
+_OUT = flags.DEFINE_string("out", "out/reproduction", "Output folder.")
+_PROCESSES = flags.DEFINE_integer(
+    "processes",
+    None,
+    "Runs at a time; as many as there are cores by default, 1 on a GPU.",
+    lower_bound=1,
+)
+_SEEDS = flags.DEFINE_integer("seeds", None, "Instead of the scale's.", lower_bound=1)
+_DATA = flags.DEFINE_string("data_dir", None, "Folder of prepared TFDS data.")
+_RATIO = flags.DEFINE_float(
+    "ratio",
+    2.6,
+    "Figure 4: how many times as long the slow worker takes.",
+    lower_bound=1.0,
+)
+
+
+def context() -> Context:
+    """What the flags ask for.
+
+    Raises:
+      ValueError: for a folder that cannot be written, or missing data.
+    """
+    scale = scales.SCALES[_SCALE.value]
+    if _SEEDS.value is not None:
+        scale = dataclasses.replace(scale, seeds=_SEEDS.value)
+    on_cpu = jax.default_backend() == "cpu"
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+    processes = _PROCESSES.value or (cores if on_cpu else 1)
+    data_dir = None if _DATA.value is None else str(Path(_DATA.value).resolve())
+    out = outputs.folder(str(outputs.folder(_OUT.value) / scale.name))
+    return Context(scale, out, Runner(out, processes, data_dir), _RATIO.value)
+
+
+def setting(
+    context: Context, took: float, each: Mapping[str, float] | None = None
+) -> Section:
+    """Where and with what a report was made, and how long it and each figure took."""
+    return Section(
+        "Setting",
+        [
+            f"Scale `{context.scale.name}`: {context.scale.describe()}",
+            f"Made on {outputs.today()}, {outputs.machine(jax.devices()[0])}. Seeds 0 "
+            f"to {context.scale.seeds - 1}. This call took {took:.0f} s; runs kept "
+            f"from before are not made again."
+            + "".join(f" {name}: {s:.0f} s." for name, s in (each or {}).items()),
+        ],
+    )
+
+
+def main(figure: Figure) -> None:
+    """Runs the script of one figure."""
+
+    def run(argv):
+        del argv
+        begun = time.monotonic()
+        here = context()
+        with here.runner:
+            section = figure.build(here)
+        folder = here.folder(figure.name)
+        sections = [section, setting(here, time.monotonic() - begun)]
+        outputs.save_report(section.title, sections, folder)
+        print(f"\nWritten to {folder}: report.md, report.html and PNGs")
+
+    entry.run(run)

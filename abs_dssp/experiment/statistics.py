@@ -1,0 +1,45 @@
+"""Means and spreads over seeds."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+
+def spread(
+    values: Sequence[float] | np.ndarray, form: str = "{:.3f}", deviation: str = ""
+) -> str:
+    """Mean and sample standard deviation, as `0.512 ± 0.004`.
+
+    Args:
+      values: one per seed; a single one has no deviation.
+      form: of the mean.
+      deviation: form of the deviation, that of the mean by default.
+    """
+    values = np.asarray(values, float)
+    text = form.format(values.mean())
+    if len(values) < 2:
+        return text
+    return f"{text} ± {(deviation or form).format(values.std(ddof=1))}"
+
+
+def mean_time(times: Sequence[float | None]) -> float | None:
+    """The mean over seeds; None unless every seed reached the target."""
+    known = [t for t in times if t is not None]
+    return float(np.mean(known)) if known and len(known) == len(times) else None
+
+
+def time_text(times: Sequence[float | None], form: str = "{:.0f}") -> str:
+    """Mean and spread of the seeds that reached the target, and how many did."""
+    known = [t for t in times if t is not None]
+    if not known:
+        return "never"
+    text = spread(known, form)
+    return text if len(known) == len(times) else f"{text} ({len(known)}/{len(times)})"
+
+
+def separate(a: np.ndarray, b: np.ndarray, margin: float = 0.0) -> bool:
+    """Whether a's mean exceeds b's by `margin` and two standard errors."""
+    if len(a) < 2 or len(b) < 2:
+        return bool(a.mean() - b.mean() > margin)
+    error = np.sqrt(a.var(ddof=1) / len(a) + b.var(ddof=1) / len(b))
+    return bool(a.mean() - b.mean() > margin + 2 * error)

@@ -1,1 +1,0 @@
-"""What the scripts of the papers' figures share: numbers, settings, runs, tuning."""

@@ -1,0 +1,49 @@
+"""The description of a run, and the digest that finds it again."""
+
+import dataclasses
+import hashlib
+import json
+
+import pytest
+
+from abs_dssp import tasks, traces
+from abs_dssp.experiment.run import Run
+
+RUN = Run(
+    policy="bsp()",
+    task="quadratic(dim=4)",
+    model=None,
+    workers=2,
+    delays="constant(seconds=[1.0,3.0])",
+    batch_size=8,
+    learning_rate=0.1,
+    epochs=2.0,
+    eval_seconds=None,
+    evaluations=4,
+)
+OLD = dataclasses.replace(RUN, eval_seconds=5.0, evaluations=None)
+
+
+def test_a_run_kept_before_a_field_existed_is_found_again():
+    """The digest that runs had before `drop_factor` and the like were described."""
+    added = {"drop_factor", "evaluations", "eval_commits"}
+    before = {k: v for k, v in dataclasses.asdict(OLD).items() if k not in added}
+    text = json.dumps([before, traces.package_versions()], sort_keys=True)
+    assert OLD.key == hashlib.sha256(text.encode()).hexdigest()[:20]
+
+
+@pytest.mark.parametrize(
+    "change", [{"drop_factor": 0.5}, {"evaluations": 3}, {"eval_commits": 7}], ids=str
+)
+def test_a_field_that_was_added_later_decides_all_the_same(change):
+    assert dataclasses.replace(OLD, **change).key != OLD.key
+
+
+def test_evaluations_are_at_equal_times_of_the_slowest_worker():
+    task = tasks.quadratic(2, dim=4)
+    # Every worker makes this many pushes in lockstep, 3 s each.
+    rounds = 2.0 * task.samples_per_epoch / 8 / 2
+    assert RUN.eval_interval(task) == pytest.approx(3.0 * rounds / 4)
+    timed = dataclasses.replace(RUN, until_seconds=10.0)
+    assert timed.eval_interval(task) == 2.5
+    assert OLD.eval_interval(task) == 5.0
