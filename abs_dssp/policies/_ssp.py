@@ -54,9 +54,9 @@ def ssp(num_workers: int, *, s: base.Whole) -> base.Policy:
         released = release(clocks, clocks.waiting)
         return state, base.no_push(jnp.bool_(False), released, nobody)
 
-    # A worker released at clock c has every other at c - s or more, and nobody pushes
-    # beyond c + s + 1 before it has pushed: 2 s + 1 pushes of each other at most. A
-    # life of a worker that joins again counts as one worker more.
+    # A worker released at clock c has every other at c - s or more, and none of them
+    # pushes beyond c + s + 1 before it has pushed itself: each makes at most 2 s + 1
+    # pushes meanwhile. A worker that joins again counts as one worker more.
     each = 2 * s + 1
     properties = base.EVERY_PUSH._replace(
         max_staleness=each * (num_workers - 1), max_gap=s, staleness_per_join=each

@@ -231,14 +231,18 @@ def test_unknown_rules_are_named():
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("bsp()", (4, 0)), ("asp()", (1, math.inf)), ("ssp(s=1)", (1, 9)),
-        ("k_sync(k=2)", (2, 0)), ("k_async(k=2)", (2, math.inf)),
-        ("abs(k0=2)", (2, 2)), ("abs(k0=1,a=3,tau_max=5)", (1, 5)),
+        ("bsp()", (4, 0)),
+        ("asp()", (1, math.inf)),
+        ("ssp(s=1)", (1, 9)),
+        ("k_sync(k=2)", (2, 0)),
+        ("k_async(k=2)", (2, math.inf)),
+        ("abs(k0=2)", (2, 2)),
+        ("abs(k0=1,a=3,tau_max=5)", (1, 5)),
         ('dssp(s_lower=1,s_upper=4,variant="bounded")', (1, 27)),
         ("dssp()", (1, math.inf)),
         ("malenia(batch_size=2)", (2, 0)),
     ],
-)  # fmt: skip
+)
 def test_promises_hold_in_schedules(text, expected):
     promise = theory.promise(text, 4)
     assert (promise.k_min, promise.tau_max) == expected
