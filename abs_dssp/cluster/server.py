@@ -33,7 +33,7 @@ from abs_dssp.cluster.transport import Peer, Sizes
 from abs_dssp.history import loss_estimate, transition
 from abs_dssp.policies import Policy
 from abs_dssp.tasks.base import Task
-from abs_dssp.training import compiled, evaluation, flat
+from abs_dssp.training import evaluation, flat, row_by_row
 
 ABSENT, COMPUTING, WAITING, LEFT, EXPELLED = (
     "absent", "computing", "waiting", "left", "expelled"
@@ -145,7 +145,7 @@ class Server:
         self.sizes = Sizes(size * push.itemsize, push, size * pull.itemsize, pull)
         self._same = pull == np.float32
         self.members = [Member(i) for i in range(self.num_workers)]
-        self.parameters = flat.parameters(functions, functions.initial(self._key))
+        self.parameters = flat.Parameters(functions, functions.initial(self._key))
         self.version = 0
         self.epoch = 0.0  # of the present version
         self.pushes = 0
@@ -484,7 +484,7 @@ class Server:
     def _commit(self) -> None:
         self.parameters.commit(self.epoch, self.version)
         self.version += 1
-        samples = self.task.batch_size * self.functions.rule.local_steps
+        samples = self.task.batch_size * self.functions.config.local_steps
         share = samples / self.task.samples_per_epoch
         self.epoch = float(np.float32(self.pushes * share))
 
@@ -749,7 +749,7 @@ class Server:
 
     def _record(self, vector, version: int, pushes: int, seconds: float) -> None:
         measures = self.functions.evaluate(self.task.data, vector)
-        samples = self.task.batch_size * self.functions.rule.local_steps
+        samples = self.task.batch_size * self.functions.config.local_steps
         record = {
             "push": pushes,
             "version": version,
@@ -864,8 +864,8 @@ class Server:
             for name in ("worker", "clock", "pulled", "weight", "committed")
         }
         done = sum(r.kind == "push" for r in records[:first])
-        machine = compiled.HostEngine(
-            self.task, self.functions.rule, 0, 1, self.functions.wire
+        machine = row_by_row.HostEngine(
+            self.task, self.functions.config, 0, 1, self.functions.wire
         )
         machine.key = self._key
         machine.parameters = self.parameters
@@ -886,7 +886,7 @@ class Server:
                 self.parameters.vector
             )
         # Whatever a push to come was pulled from must still be there then.
-        machine.slots = len(records) + 2
+        machine.num_versions = len(records) + 2
         row = done
         for number, record in enumerate(records):
             self._again(record, number >= first)
@@ -1006,7 +1006,7 @@ class Server:
     def _warm_up(self) -> None:
         """Compiles what a push needs, before the first one."""
         functions = self.functions
-        scratch = flat.parameters(functions, functions.initial(self._key))
+        scratch = flat.Parameters(functions, functions.initial(self._key))
         like = np.zeros(functions.layout.size, np.dtype(self.sizes.push_dtype))
         pulled = np.zeros(functions.layout.size, np.dtype(self.sizes.pull_dtype))
         # As they come over a transport, and from this process.
@@ -1032,7 +1032,7 @@ class Server:
         acceptors = [a for a in (self._shared, self._network) if a is not None]
         record = self.records[-1] if self.records else {}
         basic = evaluation.BASIC
-        samples = self.task.batch_size * self.functions.rule.local_steps
+        samples = self.task.batch_size * self.functions.config.local_steps
         pulls = sum(m.ticket for m in self.members)
         latest = self.losses[-10 * self.num_workers :]
         return Status(
