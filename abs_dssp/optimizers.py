@@ -5,8 +5,10 @@ from abs_dssp.training.optimizers import (
     DelayedNesterovState,
     delayed_nesterov,
     drops,
+    elementwise,
     on_clock,
     sgd,
+    step_decay,
 )
 
 __all__ = [
@@ -14,6 +16,8 @@ __all__ = [
     "DelayedNesterovState",
     "delayed_nesterov",
     "drops",
+    "elementwise",
     "on_clock",
     "sgd",
+    "step_decay",
 ]

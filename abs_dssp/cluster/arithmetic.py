@@ -31,7 +31,7 @@ class Arithmetic:
         self._device = jax.local_devices()[0]
         self._travels_as_it_is = functions.wire.pull == "float32"
         self._scratch: np.ndarray | None = None  # a push at an address to be read from
-        self._parameters = flat.parameters(functions, functions.initial(self._key))
+        self._parameters = flat.Parameters(functions, functions.initial(self._key))
 
     @property
     def vector(self) -> Any:
@@ -111,7 +111,7 @@ class Arithmetic:
     def warm_up(self, push_dtype: np.dtype, pull_dtype: np.dtype) -> None:
         """Compiles what a push needs, before the first one."""
         functions = self.functions
-        scratch = flat.parameters(functions, functions.initial(self._key))
+        scratch = flat.Parameters(functions, functions.initial(self._key))
         like = np.zeros(functions.layout.size, push_dtype)
         pulled = np.zeros(functions.layout.size, pull_dtype)
         # As they come over a transport, and from this process.

@@ -18,13 +18,8 @@ from abs_dssp.history.loss_estimate import LossEstimate
 from abs_dssp.history.machine import HostTransition, Machine
 from abs_dssp.policies import Policy
 
-ABSENT, COMPUTING, WAITING, LEFT, EXPELLED = (
-    "absent",
-    "computing",
-    "waiting",
-    "left",
-    "expelled",
-)
+STATES = ("computing", "waiting", "absent", "left", "expelled")
+COMPUTING, WAITING, ABSENT, LEFT, EXPELLED = STATES
 _STATES = {"absent": ABSENT, "expelled": EXPELLED}  # after a leave, by its reason
 
 LEAVING = {

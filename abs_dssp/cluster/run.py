@@ -201,7 +201,7 @@ def _serve(
         {
             "num_workers": task.num_workers,
             "policy": policies.describe(policy),
-            "local_steps": functions.rule.local_steps,
+            "local_steps": functions.config.local_steps,
             "seed": seed,
             "task": task.name,
             "versions": traces.package_versions(),

@@ -110,7 +110,7 @@ class Server:
         self.sizes = Sizes(size * push.itemsize, push, size * pull.itemsize, pull)
         self.arithmetic = Arithmetic(task, functions, training.seed)
         self.arithmetic.warm_up(push, pull)
-        samples = task.batch_size * functions.rule.local_steps
+        samples = task.batch_size * functions.config.local_steps
         epochs_per_push = samples / task.samples_per_epoch
         self.core = Core(
             training.policy,

@@ -5,6 +5,10 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from abs_dssp.cluster.core import COMPUTING, STATES, WAITING
+
+__all__ = ["STATES", "Status", "WorkerStatus", "of", "waits_for"]
+
 
 @dataclasses.dataclass(frozen=True)
 class WorkerStatus:
@@ -70,7 +74,7 @@ def of(membership: Any, now: float, policy: str = "") -> Status:
 
 def _of_worker(worker: Any, session: Any, seconds: float) -> WorkerStatus:
     waited = worker.waited
-    if worker.state == "waiting":
+    if worker.state == WAITING:
         waited += seconds - worker.since
     return WorkerStatus(
         index=session.index,
@@ -90,8 +94,8 @@ def _of_worker(worker: Any, session: Any, seconds: float) -> WorkerStatus:
 
 def waits_for(status: Status) -> str:
     """Who waits for whom, for a run in which nothing happens."""
-    present = [w for w in status.workers if w.state in ("computing", "waiting")]
-    waiting = [str(w.index) for w in present if w.state == "waiting"]
+    present = [w for w in status.workers if w.state in (COMPUTING, WAITING)]
+    waiting = [str(w.index) for w in present if w.state == WAITING]
     others = [w for w in status.workers if w.state in ("computing", "absent")]
     # A worker's state may change without a push, but the last push changed one.
     quiet = min((w.since for w in present if w.clock), default=status.seconds)
@@ -107,6 +111,6 @@ def waits_for(status: Status) -> str:
         )
     if len(others) > 4:
         line += f"; {len(others) - 4} more compute or are absent"
-    if not any(w.state == "computing" for w in present):
+    if not any(w.state == COMPUTING for w in present):
         line += "; nobody computes"
     return line

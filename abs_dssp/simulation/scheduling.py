@@ -73,43 +73,62 @@ def sweep(
 
 
 class Source:
-    """A simulation that is asked for more pushes until a limit is reached."""
+    """A simulation that is asked for more pushes until a limit is reached.
+
+    Attributes:
+      pushes: in all; None where only time ends the run.
+      until: seconds; None where only the pushes end it.
+      settings: what the trace's header says, seed included.
+      ended: whether a limit is reached.
+    """
 
     def __init__(
-        self, policy, delays, communication, pushes, until, seed, local_steps, task
+        self,
+        policy: Policy,
+        delays: Delays,
+        communication: Communication,
+        pushes: int | None,
+        until: float | None,
+        seed: int,
+        local_steps: int,
+        task: str,
     ):
         self.policy, self.delays, self.communication = policy, delays, communication
         self.pushes, self.until, self.seed = pushes, until, seed
-        self.settings = _settings(policy, delays, local_steps, task.name)
+        self.settings = _settings(policy, delays, local_steps, task)
         self.settings["seed"] = seed
-        self.rows = np.empty((0, len(builder.ROW)))  # some may be past `until`
-        self.count = 0  # pushes within the limits
         self.ended = False
+        self._rows = np.empty((0, len(builder.ROW)))  # some may be past `until`
+        self._count = 0  # pushes within the limits
         with jax.enable_x64(True):
-            self.simulation = _start(policy, delays, communication, seed)
+            self._simulation = _start(policy, delays, communication, seed)
 
     def more(self, count: int, loss: float = math.nan) -> None:
         """Adds up to `count` pushes, decided with this loss estimate."""
         if self.pushes is not None:
-            count = min(count, self.pushes - len(self.rows))
+            count = min(count, self.pushes - len(self._rows))
         with jax.enable_x64(True):
-            self.simulation, rows = _advance(
+            self._simulation, rows = _advance(
                 self.policy,
                 self.delays,
                 self.communication,
-                event_loop.with_loss(self.simulation, loss),
+                event_loop.with_loss(self._simulation, loss),
                 jnp.int32(count),
                 _capacity(count),
             )
-        self.rows = np.concatenate([self.rows, np.asarray(rows)[:count]])
-        self.count = len(self.rows)
+        self._rows = np.concatenate([self._rows, np.asarray(rows)[:count]])
+        self._count = len(self._rows)
         if self.until is not None:
-            times = self.rows[:, 0]
-            self.count = int(np.searchsorted(times, self.until, side="right"))
-        self.ended = self.count < len(self.rows) or self.count == self.pushes
+            times = self._rows[:, 0]
+            self._count = int(np.searchsorted(times, self.until, side="right"))
+        self.ended = self._count < len(self._rows) or self._count == self.pushes
 
     def all(self) -> Trace:
-        """The whole trace."""
+        """The whole trace.
+
+        Raises:
+          DeadlockError: if every worker waits before a limit is reached.
+        """
         step = self.pushes or 64 * self.delays.num_workers
         while not self.ended:
             self.more(step)
@@ -117,16 +136,30 @@ class Source:
         return self.trace().validate()
 
     def trace(self) -> Trace:
-        """The pushes so far, within the limits."""
-        last = builder.ending(self.simulation.server)
-        trace = event_loop.to_trace(self.rows, last, self.settings)
-        return trace[: self.count]
+        """The pushes so far, within the limits.
+
+        Raises:
+          DeadlockError: as `all`.
+        """
+        rows, last = self._rows, builder.ending(self._simulation.server)
+        past = rows[self._count : self._count + 1, 0]
+        if past.size and np.isfinite(past[0]):
+            # A deadlock behind the limit is none of this run: from there on all wait.
+            stuck = np.isinf(rows[:, 0])
+            rows = rows[~stuck]
+            last = last._replace(waiting=last.waiting | stuck.any())
+        trace = event_loop.to_trace(rows, last, self.settings)
+        return trace[: self._count]
 
     def oldest(self) -> int:
-        """Least version that a computation still under way was started from."""
-        clocks = self.simulation.server.clocks
+        """Least version that a computation still under way was started from.
+
+        The present version if everybody waits.
+        """
+        clocks = self._simulation.server.clocks
         running = ~np.asarray(clocks.waiting)
-        return int(np.asarray(clocks.pulled)[running].min())
+        pulled = np.asarray(clocks.pulled)[running]
+        return int(pulled.min(initial=int(clocks.version)))
 
 
 def _schedule(policy, delays, num_pushes, seeds, communication, local_steps, task):

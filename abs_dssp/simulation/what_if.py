@@ -11,7 +11,6 @@ as the worker's median if that is longer. Who left or came back stays from the s
 """
 
 import dataclasses
-import functools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -22,12 +21,12 @@ import numpy as np
 from jaxtyping import Float
 
 from abs_dssp import policies
-from abs_dssp.history import builder, loss_estimate, traces
+from abs_dssp.history import loss_estimate
 from abs_dssp.history.traces import Trace, rows_of_workers
 from abs_dssp.policies import Policy
 from abs_dssp.simulation import communication as communication_lib
 from abs_dssp.simulation import delays as delays_lib
-from abs_dssp.simulation import event_loop, recording, scheduling
+from abs_dssp.simulation import recording, scheduling
 from abs_dssp.simulation.delays import Delays
 from abs_dssp.simulation.recording import Times, recorded_times
 
@@ -148,16 +147,17 @@ def reschedule(
         )
     if num_pushes < 1:
         raise ValueError(f"whatif: num_pushes must be at least 1, got {num_pushes}.")
-    settings = {
-        "num_workers": trace.num_workers,
-        "policy": policies.describe(policy),
-        "local_steps": steps,
-        "seed": trace.seed,
-        "task": trace.task,
-        "versions": traces.package_versions(),
-    }
-    found = _with_losses(policy, model, num_pushes, losses, first, settings)
-    return _told_apart(found, table)
+    source = scheduling.Source(
+        policy,
+        model,
+        communication_lib.none(),
+        num_pushes,
+        None,
+        trace.seed,
+        steps,
+        trace.task,
+    )
+    return _told_apart(_with_losses(source, losses, first), table)
 
 
 def version_times(trace: Trace) -> Float[np.ndarray, " V"]:
@@ -278,33 +278,14 @@ def _check_workers(policy: Policy, num_workers: int) -> None:
         )
 
 
-@functools.cache
-def _start() -> Any:
-    return jax.jit(event_loop.start, static_argnums=0)
-
-
-@functools.cache
-def _advance() -> Any:
-    return jax.jit(event_loop.advance, static_argnums=(0, 5))
-
-
-def _with_losses(policy, model, num_pushes, losses, first, settings) -> Trace:
-    """`simulate.schedule` for a policy that is told the recorded losses on the way."""
-    num_workers = settings["num_workers"]
-    every = 10 * num_workers  # pushes between which the estimate stays
-    estimate = loss_estimate.LossEstimate(num_workers, first)
-    transfers = communication_lib.none()
-    pieces = []
-    with jax.enable_x64(True):
-        simulation = _start()(policy, model, transfers, settings["seed"])
-        for done in range(0, num_pushes, every):
-            count = min(every, num_pushes - done)
-            simulation = event_loop.with_loss(simulation, estimate.value)
-            simulation, rows = _advance()(
-                policy, model, transfers, simulation, jnp.int32(count), every
-            )
-            pieces.append(np.asarray(rows)[:count])
-            for loss in losses[done : done + count]:
-                estimate.add(float(loss))
-    last = builder.ending(simulation.server)
-    return event_loop.to_trace(np.concatenate(pieces), last, settings).validate()
+def _with_losses(source: scheduling.Source, losses, first: float) -> Trace:
+    """All pushes of a source whose policy is told the recorded losses on the way."""
+    every = 10 * source.delays.num_workers  # pushes between which the estimate stays
+    estimate = loss_estimate.LossEstimate(source.delays.num_workers, first)
+    done = 0
+    while not source.ended:
+        source.more(every, estimate.value)
+        for loss in losses[done : done + every]:
+            estimate.add(float(loss))
+        done += every
+    return source.trace().validate()

@@ -1,8 +1,8 @@
-"""How a commit combines its pushes, where a weighted mean or sum will not do.
+"""What a commit makes of its pushes: mean, sum, and what some papers need instead.
 
-`"mean"` and `"sum"` are built into `update` and `flat`; an `Aggregate` sees more of a
-push: who made it, and the version it was computed from. All functions are pure and work
-on pytrees, of which one flat vector is one.
+An aggregator sees who made a push and the version it was computed from. All functions
+are pure and work on pytrees, of which one flat vector is one: the compiled loop of a
+replay calls them on the parameters' pytree, a server on its buffer.
 """
 
 import functools
@@ -16,125 +16,222 @@ from jaxtyping import Array, Bool, Float, Int
 from abs_dssp import literals
 
 PyTree = Any
-BUILT_IN = ("mean", "sum")
 
 
 class Arrival(NamedTuple):
     """A push as it reaches the server."""
 
-    gradient: PyTree
+    gradient: PyTree  # like the parameters
     stats: PyTree  # BatchNorm statistics; averaged, never compensated
-    weight: Float[Array, ""]
-    worker: Int[Array, ""]
+    weight: Float[Array, ""]  # above 0
+    worker: Int[Array, ""]  # 0..N-1
     committed: Bool[Array, ""]  # whether it causes a commit
     present: PyTree  # parameters of the present version
     pulled: PyTree  # parameters it was computed from
 
 
-class Aggregate(NamedTuple):
-    """What the server keeps between commits, and what a commit applies; static."""
+class Aggregator(NamedTuple):
+    """How the pushes between two commits become one gradient. Static.
 
-    init: Callable[[PyTree, PyTree, int], PyTree]  # (params, stats, N) -> state
-    receive: Callable[[PyTree, Arrival], PyTree]
-    commit: Callable[[PyTree, PyTree], tuple[PyTree, PyTree, PyTree]]
-    # (state, present stats) -> (gradient, stats, state)
+    A discarded push, one of weight 0, never reaches `accumulate`: not in the compiled
+    loop, not row by row, and not on a server. So its values, which may be NaN, change
+    nothing, and an aggregator need not look at the weight for that.
+
+    Attributes:
+      init: `(params, stats, N) -> accumulator`, before the first push; the accumulator
+        is a pytree of arrays.
+      accumulate: `(accumulator, arrival) -> accumulator`.
+      finalize: `(accumulator, stats) -> (gradient, stats, accumulator)`: what a commit
+        applies, and the accumulator after it. `stats` are the present ones, to be given
+        back where nothing was accumulated.
+      single: `(gradient, weight) -> gradient`: what the commit of a single push
+        applies, if that takes no accumulator; only for an `accumulate` that looks at
+        nothing but gradient, statistics and weight. None otherwise.
+    """
+
+    init: Callable[[PyTree, PyTree, int], PyTree]
+    accumulate: Callable[[PyTree, Arrival], PyTree]
+    finalize: Callable[[PyTree, PyTree], tuple[PyTree, PyTree, PyTree]]
+    single: Callable[[PyTree, Float[Array, ""]], PyTree] | None = None
+
+
+class Sums(NamedTuple):
+    """Weighted sums of the pushes since the last commit."""
+
+    gradient: PyTree
+    stats: PyTree
+    weight: Float[Array, ""]  # sum of the weights
 
 
 class Table(NamedTuple):
-    """Sums by worker."""
+    """Weighted sums by worker. A row without weight is empty, whatever it holds."""
 
-    gradient: PyTree  # leaves (N, ...)
-    stats: PyTree  # leaves (N, ...)
-    weight: Float[Array, " N"]
+    gradient: PyTree  # leaves (..., N, *leaf)
+    stats: PyTree  # leaves (..., N, *leaf)
+    weight: Float[Array, "... N"]  # sum of the weights
 
 
 class Tables(NamedTuple):
-    """Ringleader's present and coming table, and who has moved in this round."""
+    """The tables of two rounds."""
 
-    now: Table
-    coming: Table
-    moved: Bool[Array, " N"]
+    sums: Table  # leaves with a leading axis of 2 tables
+    round: Float[Array, " 2"]  # whose pushes each table holds; 0 for none
+    latest: Int[Array, ""]  # the table of the latest push
 
 
 class Compensated(NamedTuple):
     """Sums of compensated pushes, and the running mean square of the gradients."""
 
-    gradient: PyTree
-    stats: PyTree
-    weight: Float[Array, ""]
-    square: PyTree  # 0-d where lambda is constant
+    sums: Sums
+    square: PyTree  # like the parameters; 0-d where lambda is constant
 
 
 @functools.cache
-def parse(text: str) -> Aggregate | None:
-    """The aggregate that `text` names; None for `"mean"` and `"sum"`.
+def parse(text: str) -> Aggregator:
+    """The aggregator that `text` names, with or without brackets.
+
+    Args:
+      text: for instance `"mean"`, `"table()"` or `"compensated(strength=0.04)"`.
 
     Raises:
       ValueError: for an unknown name or argument (the known ones are listed).
     """
-    if text in BUILT_IN:
-        return None
     try:
         name = literals.parse_call(text, "aggregate").name
     except ValueError:
         name = ""
     if name not in KNOWN:
-        known = ", ".join([*(repr(name) for name in BUILT_IN), *KNOWN])
+        known = ", ".join(map(repr, KNOWN))
         raise ValueError(f"aggregate must be one of {known}, got {text!r}.")
     return literals.build(text, "aggregate", KNOWN)
 
 
-def workers() -> Aggregate:
+def mean() -> Aggregator:
+    """The weighted mean of the pushes, sum_i w_i g_i / sum_i w_i.
+
+    A push that is committed alone is applied as it is, for any weight.
+
+    Example:
+
+      >>> import jax.numpy as jnp
+      >>> from abs_dssp.training import aggregators
+      >>> mean = aggregators.mean()
+      >>> sums = mean.init(jnp.zeros(2), {}, 1)
+      >>> for slope, weight in (([1.0, 0.0], 1.0), ([0.0, 4.0], 3.0)):
+      ...     push = aggregators.Arrival(
+      ...         jnp.array(slope), {}, jnp.float32(weight), 0, False, None, None
+      ...     )
+      ...     sums = mean.accumulate(sums, push)
+      >>> print(mean.finalize(sums, {})[0])
+      [0.25 3.  ]
+    """
+    return _weighted(lambda total, scale: total * scale, lambda gradient, _: gradient)
+
+
+def weighted_sum() -> Aggregator:
+    """The weighted sum of the pushes, sum_i w_i g_i; `parse` knows it as `"sum"`.
+
+    Statistics are averaged as under `mean`.
+    """
+    return _weighted(
+        lambda total, _: total,
+        lambda gradient, weight: jax.tree.map(
+            lambda g: weight.astype(g.dtype) * g, gradient
+        ),
+    )
+
+
+def _weighted(scaled, single) -> Aggregator:
+    """Sums of weighted pushes; a commit applies `scaled(sum, 1 / sum of weights)`."""
+
+    def init(params, stats, num_workers):
+        del num_workers
+        return Sums(_zeros(params), _zeros(stats), jnp.float32(0))
+
+    def accumulate(sums, arrival):
+        gradient, stats = jax.tree.map(
+            lambda total, value: total + arrival.weight.astype(value.dtype) * value,
+            (sums.gradient, sums.stats),
+            (arrival.gradient, arrival.stats),
+        )
+        return Sums(gradient, stats, sums.weight + arrival.weight)
+
+    def finalize(sums, stats):
+        filled = sums.weight > 0
+        scale = jnp.where(filled, 1 / jnp.where(filled, sums.weight, 1), 0)
+        gradient = jax.tree.map(
+            lambda total: scaled(total, scale.astype(total.dtype)), sums.gradient
+        )
+        stats = jax.tree.map(
+            lambda total, old: jnp.where(filled, total * scale.astype(old.dtype), old),
+            sums.stats,
+            stats,
+        )
+        return gradient, stats, _zeros(sums)
+
+    return Aggregator(init, accumulate, finalize, single)
+
+
+def workers() -> Aggregator:
     """The mean over workers of each one's weighted mean since the last commit.
 
     Malenia SGD's: unbiased for the mean of the workers' objectives, however many pushes
-    each made. Workers without a push do not count.
+    each made. Workers without a push do not count. Tyurin and Richtárik, "Optimal Time
+    Complexities of Parallel Stochastic Optimization Methods Under a Fixed Computation
+    Model", NeurIPS 2023 (arXiv 2305.12387), Algorithm 6.
     """
 
     def init(params, stats, num_workers):
-        return _table(params, stats, num_workers)
+        return _table((num_workers,), params, stats)
 
-    def commit(table, stats):
-        gradient, stats = _mean_of_means(table, stats)
-        return gradient, stats, jax.tree.map(jnp.zeros_like, table)
+    def accumulate(sums, arrival):
+        return _add(sums, (arrival.worker,), arrival, arrival.weight)
 
-    return Aggregate(init, _add, commit)
+    def finalize(sums, stats):
+        empty = sums._replace(weight=jnp.zeros_like(sums.weight))
+        return *_mean_of_means(sums, stats), empty
+
+    return Aggregator(init, accumulate, finalize)
 
 
-def table() -> Aggregate:
-    """Ringleader ASGD's two tables: a commit applies the mean of means of the first.
+def table() -> Aggregator:
+    """Ringleader ASGD's two tables of gradients, each of one round.
 
-    A commit's push goes into the present table; one without a commit into the present
-    table while nobody has moved, and else into the next one. A commit by a worker that
-    has moved already begins a new round: the next table becomes the present one.
+    The weight of a push is the number of its round, 1, 2, 3, ...: the policy decides
+    which round a push belongs to, and this aggregator infers nothing else. A push of
+    round r goes into the table of round r; if there is none, that table takes the place
+    of the one with the lower round. A commit applies the mean over workers of each
+    one's (unweighted) mean in the table of the latest push, and empties nothing.
+
+    Maranjyan and Richtárik, "Ringleader ASGD", 2025 (arXiv 2509.22860).
     """
 
     def init(params, stats, num_workers):
-        empty = _table(params, stats, num_workers)
-        return Tables(empty, empty, jnp.zeros(num_workers, bool))
+        sums = _table((2, num_workers), params, stats)
+        return Tables(sums, jnp.zeros(2, jnp.float32), jnp.int32(0))
 
-    def receive(tables, arrival):
-        new = arrival.committed & tables.moved[arrival.worker]
-        empty = jax.tree.map(jnp.zeros_like, tables.coming)
-        now = _choose(new, tables.coming, tables.now)
-        coming = _choose(new, empty, tables.coming)
-        moved = tables.moved & ~new
-        later = ~arrival.committed & jnp.any(moved)
-        mine = jnp.arange(moved.shape[0], dtype=jnp.int32) == arrival.worker
+    def accumulate(tables, arrival):
+        known = tables.round == arrival.weight
+        latest = jnp.where(
+            jnp.any(known), jnp.argmax(known), jnp.argmin(tables.round)
+        ).astype(jnp.int32)
+        sums, old = tables.sums, tables.sums.weight[latest]
+        kept = jnp.where(known[latest], old, jnp.zeros_like(old))
+        sums = sums._replace(weight=sums.weight.at[latest].set(kept))
         return Tables(
-            _choose(later, now, _add(now, arrival)),
-            _choose(later, _add(coming, arrival), coming),
-            moved | (mine & arrival.committed),
+            _add(sums, (latest, arrival.worker), arrival, jnp.float32(1)),
+            tables.round.at[latest].set(arrival.weight),
+            latest,
         )
 
-    def commit(tables, stats):
-        gradient, stats = _mean_of_means(tables.now, stats)
-        return gradient, stats, tables
+    def finalize(tables, stats):
+        chosen = jax.tree.map(lambda rows: rows[tables.latest], tables.sums)
+        return *_mean_of_means(chosen, stats), tables
 
-    return Aggregate(init, receive, commit)
+    return Aggregator(init, accumulate, finalize)
 
 
-def compensated(strength: float = 0.04, adaptive: bool = False) -> Aggregate:
+def compensated(strength: float = 0.04, adaptive: bool = False) -> Aggregator:
     """Delay compensation: g + lambda g * g * (w - w_pulled), then the weighted mean.
 
     Zheng et al., "Asynchronous Stochastic Gradient Descent with Delay Compensation",
@@ -149,107 +246,92 @@ def compensated(strength: float = 0.04, adaptive: bool = False) -> Aggregate:
     Raises:
       ValueError: for a negative strength.
     """
-    if strength < 0:
+    if not strength >= 0:
         raise ValueError(f"compensated: strength must be at least 0, got {strength}.")
+    average = mean()
 
     def init(params, stats, num_workers):
-        del num_workers
-        zeros = functools.partial(jax.tree.map, jnp.zeros_like)
-        square = zeros(params) if adaptive else jnp.float32(0)
-        return Compensated(zeros(params), zeros(stats), jnp.float32(0), square)
+        square = _zeros(params) if adaptive else jnp.float32(0)
+        return Compensated(average.init(params, stats, num_workers), square)
 
-    def receive(state, arrival):
+    def accumulate(state, arrival):
         gradient, square = arrival.gradient, state.square
+        by = jax.tree.map(lambda g: jnp.full_like(g, strength), gradient)
         if adaptive:
             square = jax.tree.map(
                 lambda old, g: 0.95 * old + 0.05 * g * g, square, gradient
             )
-            strengths = jax.tree.map(
+            by = jax.tree.map(
                 lambda mean: strength * jax.lax.rsqrt(mean + 1e-7), square
             )
-        else:
-            strengths = jax.tree.map(lambda g: jnp.full_like(g, strength), gradient)
         moved = jax.tree.map(
-            lambda g, by, w, old: g + by * g * g * (w - old),
-            gradient, strengths, arrival.present, arrival.pulled,
-        )  # fmt: skip
-        used = arrival.weight > 0
-        return Compensated(
-            _weighted(state.gradient, moved, arrival.weight),
-            _weighted(state.stats, arrival.stats, arrival.weight),
-            state.weight + arrival.weight,
-            _choose(used, square, state.square),
-        )
-
-    def commit(state, stats):
-        positive = state.weight > 0
-        scale = jnp.where(positive, 1 / jnp.where(positive, state.weight, 1), 0)
-        gradient = jax.tree.map(lambda total: total * scale, state.gradient)
-        mean = jax.tree.map(lambda total: total * scale, state.stats)
-        zeros = functools.partial(jax.tree.map, jnp.zeros_like)
-        return (
+            lambda g, factor, w, old: g + factor * g * g * (w - old),
             gradient,
-            _choose(positive, mean, stats),
-            Compensated(
-                zeros(state.gradient),
-                zeros(state.stats),
-                jnp.float32(0),
-                state.square,
-            ),
+            by,
+            arrival.present,
+            arrival.pulled,
         )
+        sums = average.accumulate(state.sums, arrival._replace(gradient=moved))
+        return Compensated(sums, square)
 
-    return Aggregate(init, receive, commit)
+    def finalize(state, stats):
+        gradient, stats, sums = average.finalize(state.sums, stats)
+        return gradient, stats, Compensated(sums, state.square)
+
+    return Aggregator(init, accumulate, finalize)
 
 
-KNOWN: dict[str, Callable[..., Aggregate]] = {
-    "compensated": compensated,
-    "table": table,
+KNOWN: dict[str, Callable[..., Aggregator]] = {
+    "mean": mean,
+    "sum": weighted_sum,
     "workers": workers,
+    "table": table,
+    "compensated": compensated,
 }
 
 
-def _table(params, stats, num_workers: int) -> Table:
+def _zeros(tree: PyTree) -> PyTree:
+    return jax.tree.map(jnp.zeros_like, tree)
+
+
+def _table(axes: tuple[int, ...], params: PyTree, stats: PyTree) -> Table:
     def rows(leaf):
-        return jnp.zeros((num_workers, *leaf.shape), leaf.dtype)
+        return jnp.zeros((*axes, *leaf.shape), leaf.dtype)
 
-    return Table(
-        jax.tree.map(rows, params),
-        jax.tree.map(rows, stats),
-        jnp.zeros(num_workers, jnp.float32),
-    )
+    weight = jnp.zeros(axes, jnp.float32)
+    return Table(jax.tree.map(rows, params), jax.tree.map(rows, stats), weight)
 
 
-def _add(table: Table, arrival: Arrival) -> Table:
+def _add(table: Table, row: tuple[Any, ...], arrival: Arrival, weight) -> Table:
+    """Adds a push to the row at this index; what an empty row holds is overwritten."""
+    kept = table.weight[row]
+
     def add(rows, value):
-        share = jnp.where(arrival.weight > 0, arrival.weight * value, 0)
-        return rows.at[arrival.worker].add(share.astype(rows.dtype))
+        old = jnp.where(kept > 0, rows[row], jnp.zeros_like(rows[row]))
+        return rows.at[row].set(old + weight.astype(rows.dtype) * value)
 
     return Table(
         jax.tree.map(add, table.gradient, arrival.gradient),
         jax.tree.map(add, table.stats, arrival.stats),
-        table.weight.at[arrival.worker].add(arrival.weight),
+        table.weight.at[row].add(weight),
     )
 
 
-def _mean_of_means(table: Table, stats):
+def _mean_of_means(table: Table, stats: PyTree) -> tuple[PyTree, PyTree]:
+    """Mean of sum / weight over the filled rows; `stats` as they are if none is."""
     filled = table.weight > 0
     count = jnp.maximum(jnp.sum(filled), 1).astype(jnp.float32)
     scale = jnp.where(filled, 1 / jnp.where(filled, table.weight, 1), 0) / count
 
     def mean(rows):
-        return jnp.tensordot(scale.astype(rows.dtype), rows, axes=1)
+        axes = (slice(None), *(None,) * (rows.ndim - 1))
+        shares = jnp.where(filled[axes], scale[axes].astype(rows.dtype) * rows, 0)
+        return jnp.sum(shares, axis=0)
 
     gradient = jax.tree.map(mean, table.gradient)
-    averaged = jax.tree.map(mean, table.stats)
-    return gradient, _choose(jnp.any(filled), averaged, stats)
-
-
-def _weighted(total, value, weight):
-    return jax.tree.map(
-        lambda t, v: t + jnp.where(weight > 0, weight * v, 0).astype(t.dtype),
-        total, value,
-    )  # fmt: skip
-
-
-def _choose(condition, one, other):
-    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), one, other)
+    stats = jax.tree.map(
+        lambda rows, old: jnp.where(jnp.any(filled), mean(rows), old),
+        table.stats,
+        stats,
+    )
+    return gradient, stats

@@ -16,16 +16,16 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True)
 class Checkpoint:
-    """What a store holds of one moment."""
+    """A state at one moment."""
 
-    leaves: list[np.ndarray]
-    note: dict[str, Any]
+    leaves: list[Any]  # arrays, NumPy's where they come from a store
+    note: dict[str, Any]  # whatever JSON can hold
 
 
 class Store:
     """A folder of checkpoints of one run; owns Orbax's saving thread until `close`.
 
-    `run` identifies the run; None reads those of any.
+    `run` identifies the run (see `identity`); None reads those of any.
     """
 
     def __init__(self, folder: Path, run: str | None):
@@ -100,8 +100,3 @@ class Store:
         """Waits for what is being saved."""
         self._manager.wait_until_finished()
         self._manager.close()
-
-
-def open_store(folder: str | Path | None, run: str) -> Store | None:
-    """A store in `folder` for the run that `run` identifies; None without a folder."""
-    return None if folder is None else Store(Path(folder), run)

@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from abs_dssp.history import traces
+from abs_dssp.training.config import EvaluationConfig
 
 # Every record has these; a task's own measures follow.
 BASIC = ("push", "version", "seconds", "epoch")
@@ -51,27 +52,36 @@ class History:
 
 def points(
     trace: traces.Trace,
-    every_commits: int | None,
-    every_seconds: float | None,
+    config: EvaluationConfig = EvaluationConfig(),  # noqa: B008
 ) -> list[tuple[int, float]]:
-    """When to evaluate: `(pushes received, seconds)`, in order.
+    """When to evaluate: at the start, at the end, and where `config` asks for it.
 
-    After every `every_commits`-th commit, and at every multiple of `every_seconds`
-    with the parameters that the server has then; always at the start and at the end.
+    At a multiple of `every_seconds` the server has the parameters of the pushes that
+    arrived up to and including that time.
 
-    Raises:
-      ValueError: for an interval that is not above 0.
+    Args:
+      trace: who pushed when.
+      config: the intervals.
+
+    Returns:
+      `(pushes received, seconds)` of every evaluation, in order.
+
+    Example:
+
+      >>> from abs_dssp import delays, policies, simulate
+      >>> from abs_dssp.training import config, evaluation
+      >>> trace = simulate.schedule(policies.asp(1), delays.constant([2.0]), 4)
+      >>> evaluation.points(trace, config.EvaluationConfig(every_commits=3))
+      [(0, 0.0), (3, 6.0), (4, 8.0)]
     """
-    for name, value in (("commits", every_commits), ("seconds", every_seconds)):
-        if value is not None and not value > 0:
-            raise ValueError(f"eval_every_{name} must be above 0, got {value}.")
     found: dict[tuple[int, float], None] = {(0, 0.0): None}
-    if every_commits is not None:
+    if config.every_commits is not None:
         made = np.cumsum(trace.committed)
-        rows = np.flatnonzero(trace.committed & (made % every_commits == 0))
+        rows = np.flatnonzero(trace.committed & (made % config.every_commits == 0))
         found.update({(int(r) + 1, float(trace.time[r])): None for r in rows})
-    if every_seconds is not None:
-        grid = np.arange(1, int(trace.seconds / every_seconds) + 1) * every_seconds
+    if config.every_seconds is not None:
+        count = int(trace.seconds / config.every_seconds)
+        grid = np.arange(1, count + 1) * config.every_seconds
         rows = np.searchsorted(trace.time, grid, side="right")
         found.update(
             {(int(r), float(s)): None for r, s in zip(rows, grid, strict=True)}
@@ -82,9 +92,15 @@ def points(
 
 
 def versions_epochs(
-    committed: np.ndarray, samples_per_push: int, samples_per_epoch: int
+    committed: Bool[np.ndarray, " P"], samples_per_push: int, samples_per_epoch: int
 ) -> Float[np.ndarray, " V"]:
-    """Epochs processed when each version was made; version 0 at 0."""
+    """When each version was made, in epochs of samples processed; version 0 at 0.
+
+    Args:
+      committed: which pushes caused a commit, (P,) bool.
+      samples_per_push: batch size times local steps.
+      samples_per_epoch: training examples in all.
+    """
     rows = np.flatnonzero(committed) + 1
     return np.concatenate([[0.0], rows * (samples_per_push / samples_per_epoch)])
 
@@ -92,7 +108,7 @@ def versions_epochs(
 def to_rows(
     history: History, names: Sequence[str] | None = None
 ) -> tuple[list[str], list[list[Any]]]:
-    """Header and rows for a table."""
+    """Header and rows for a table; NaN where a record lacks a measure."""
     header = list(names or history.names)
     rows = [
         [record.get(name, math.nan) for name in header] for record in history.records
@@ -100,6 +116,6 @@ def to_rows(
     return header, rows
 
 
-def commits_before(committed: np.ndarray) -> Int[np.ndarray, " P1"]:
+def commits_before(committed: Bool[np.ndarray, " P"]) -> Int[np.ndarray, " P1"]:
     """Commits made before each row, and after the last one."""
     return np.concatenate([[0], np.cumsum(committed)])

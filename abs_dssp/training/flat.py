@@ -2,8 +2,9 @@
 
 A cluster's workers and server call these, and so does the replay of a cluster's run:
 the same executables on the same numbers give the same bits. Parameters and BatchNorm
-statistics lie in one float32 vector, in the order of the pytree's leaves; a push lies
-in a vector of the same length, gradients in the place of parameters.
+statistics lie in one float32 vector of length D, in the order of the pytree's leaves;
+a push lies in a vector of the same length, gradients where the parameters are. The
+formulas are those of `update` and `aggregators`; this module cuts vectors for them.
 """
 
 import functools
@@ -14,33 +15,14 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jaxtyping import Array, Float
 
 from abs_dssp.tasks.base import Task, Variables
-from abs_dssp.training import aggregators, update
-
-DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
-
-
-class Wire(NamedTuple):
-    """Number formats of what travels; static."""
-
-    push: str = "float32"
-    pull: str = "float32"
-
-
-def wire(push: str = "float32", pull: str = "float32") -> Wire:
-    """Checks the formats of pushes and pulls: `"float32"` or `"bfloat16"`.
-
-    Raises:
-      ValueError: for another format.
-    """
-    for name, value in (("push", push), ("pull", pull)):
-        if value not in DTYPES:
-            known = ", ".join(DTYPES)
-            raise ValueError(f"{name} format must be one of {known}, got {value!r}.")
-    return Wire(push, pull)
+from abs_dssp.training import update
+from abs_dssp.training.aggregators import Arrival
+from abs_dssp.training.config import DTYPES, UpdateConfig, Wire
+from abs_dssp.training.config import wire as wire
+from abs_dssp.training.elementwise import is_elementwise
 
 
 class Layout(NamedTuple):
@@ -52,23 +34,23 @@ class Layout(NamedTuple):
     num_parameters: int  # values before the statistics
 
     def unflatten(self, vector: Float[Array, " D"]) -> Variables:
-        """The pytree of a vector."""
-        leaves, at = [], 0
+        """The pytree of a vector; the inverse of `flatten`."""
+        leaves, start = [], 0
         for shape in self.shapes:
-            size = math.prod(shape)
-            leaves.append(vector[at : at + size].reshape(shape))
-            at += size
+            stop = start + math.prod(shape)
+            leaves.append(vector[start:stop].reshape(shape))
+            start = stop
         return jax.tree.unflatten(self.structure, leaves)
 
 
 def flatten(variables: Variables) -> Float[Array, " D"]:
-    """The vector of a pytree."""
+    """The vector of a pytree, leaf after leaf; float32 if the leaves are."""
     leaves = [jnp.ravel(leaf) for leaf in jax.tree.leaves(variables)]
     return leaves[0] if len(leaves) == 1 else jnp.concatenate(leaves)
 
 
 def layout(task: Task) -> Layout:
-    """The layout of a task's variables.
+    """The layout of a task's variables, parameters first.
 
     Raises:
       ValueError: if a leaf is not float32.
@@ -91,38 +73,63 @@ def layout(task: Task) -> Layout:
     )
 
 
-class Functions:
-    """The compiled functions of a task and a rule. Stateless; shared by threads."""
+class Plan(NamedTuple):
+    """What a commit depends on besides its arrays. Static."""
 
-    def __init__(self, task: Task, rule: update.Rule, formats: Wire = Wire()):  # noqa: B008
-        functions = task._replace(data=None, constants=None)
-        rule = rule._replace(unroll=False)
-        self.task, self.rule, self.wire = functions, rule, formats
+    config: UpdateConfig
+    layout: Layout
+    elementwise: bool  # whether the optimiser may run over the vector as it is
+    num_workers: int
+
+
+class Functions:
+    """The compiled functions of a task. Stateless; shared by threads.
+
+    Every vector has length D, `layout.size`. A donated argument is used up.
+
+    Attributes:
+      initial: `(key) -> vector`, version 0.
+      push: `(vector, data, key, context) -> (push, loss)`, for one local step.
+      begin, step, finish: the same for several, as in `update`.
+      pulled: `(vector) -> vector`, a copy of a version in the format of pulls.
+      copy: `(vector) -> vector`.
+      start_optimizer: `(vector) -> state`.
+      init: `(vector) -> accumulator`, see `aggregators.Aggregator`.
+      accumulate: `(accumulator, arrival) -> accumulator`, donating the first. The
+        arrival's `gradient`, `present` and `pulled` are whole vectors, its `stats` ().
+      commit: `(vector, state, accumulator, epoch, version)`, donating the first three,
+        gives the next three.
+      commit_single: `(vector, state, push, weight, epoch, version)`, donating the first
+        two, gives the next two: the commit of a single push.
+      evaluate, objective: `(data, vector)`, as in the task.
+    """
+
+    def __init__(self, task: Task, config: UpdateConfig, formats: Wire = Wire()):  # noqa: B008
+        functions = task._replace(data=None, constants=None)  # hashable
+        self.task, self.config, self.wire = functions, config, formats
         self.layout = layout(task)
-        self.whole = elementwise(rule.optimizer)
-        static = (functions, rule, self.layout, formats.push)
+        whole = is_elementwise(config.optimizer)
+        plan = Plan(config, self.layout, whole, task.num_workers)
         self.initial = functools.partial(_initial, functions)
-        self.push = functools.partial(_push, *static)
-        self.begin = functools.partial(_begin, rule, self.layout)
-        self.step = functools.partial(_step, functions, rule)
+        self.push = functools.partial(_push, functions, self.layout, formats.push)
+        self.begin = functools.partial(_begin, config, self.layout)
+        self.step = functools.partial(_step, functions, config)
         self.finish = functools.partial(_finish, formats.push)
-        place = (rule, self.layout, self.whole)
-        self.start_optimizer = functools.partial(_start_optimizer, *place)
-        self.apply = functools.partial(_apply, *place)
-        self.commit = functools.partial(_commit, *place)
         self.pulled = functools.partial(_pulled, formats.pull)
-        self.hold = functools.partial(_hold, rule, self.layout, task.num_workers)
-        self.take = functools.partial(_take, rule, self.layout)
-        self.combine = functools.partial(_combine, *place)
         self.copy = _copy
+        self.start_optimizer = functools.partial(_start_optimizer, plan)
+        self.init = functools.partial(_init, plan)
+        self.accumulate = functools.partial(_accumulate, plan)
+        self.commit = functools.partial(_commit, plan)
+        self.commit_single = functools.partial(_commit_single, plan)
         self.evaluate = functools.partial(_evaluate, functions, self.layout)
         self.objective = functools.partial(_objective, functions, self.layout)
 
     def compute(self, vector, data, key, worker, clock, version, epoch, pause=None):
-        """One push from a pulled version: `(vector, loss)`.
+        """One push from a pulled version.
 
         Args:
-          vector: the pulled version, as it travelled.
+          vector: the pulled version as it travelled, (D,) in the format of pulls.
           data: the task's arrays, on the device that computes.
           key: of the run's seed.
           worker: 0..N-1.
@@ -132,85 +139,95 @@ class Functions:
           pause: called after every local step but the last; true cancels.
 
         Returns:
-          Push vector and mean loss, both on the device; None if cancelled.
+          Push, (D,) in the format of pushes, and mean loss, float32, both on the
+          device; None if cancelled.
         """
-        numbers: Any = (
-            np.int32(worker), np.int32(clock), np.int32(version), np.float32(epoch)
-        )  # fmt: skip
-        origin = update.Origin(*numbers)
-        if self.rule.local_steps == 1:
-            return self.push(vector, data, key, origin)
-        work = self.begin(vector)
-        for number in range(self.rule.local_steps):
-            work = self.step(data, key, work, origin, np.int32(number))
-            if pause is not None and number + 1 < self.rule.local_steps:
-                jax.block_until_ready(work.losses)
+        integers = (np.int32(worker), np.int32(clock), np.int32(version))
+        context: Any = update.PushContext._make((*integers, np.float32(epoch)))
+        steps = self.config.local_steps
+        if steps == 1:
+            return self.push(vector, data, key, context)
+        state = self.begin(vector)
+        for number in range(steps):
+            state = self.step(data, key, state, context, np.int32(number))
+            if pause is not None and number + 1 < steps:
+                jax.block_until_ready(state.losses)
                 if pause():
                     return None
-        return self.finish(work)
+        return self.finish(state)
 
 
-class _Present:
-    """The present version and the optimiser's state, on one device."""
+class Parameters:
+    """A server's parameters: receives pushes, makes versions. Not thread-safe.
 
-    def __init__(self, functions: Functions, vector):
+    `vector` and `optimizer` are donated at every commit: whoever keeps a version keeps
+    a copy. All arrays lie on the process's first device.
+
+    Attributes:
+      vector: the present version, (D,) float32.
+      optimizer: state of the server's optimiser.
+      accumulator: the aggregator's; None until a push goes into it.
+    """
+
+    def __init__(self, functions: Functions, vector: Any):
         self.functions = functions
         # On one device from the start: jit compiles anew for arrays that are not.
         self._device = jax.local_devices()[0]
-        self.vector = jax.device_put(vector, self._device)
-        self.optimizer = jax.device_put(
-            functions.start_optimizer(self.vector), self._device
-        )
+        self.vector = self._copied(vector)
+        start = functions.start_optimizer(self.vector)
+        self.optimizer = jax.device_put(start, self._device)
+        self.accumulator: Any = None
+        self._single = functions.config.aggregator.single is not None
+        self._count = 0  # pushes since the last commit that were not discarded
+        self._first: Arrival | None = None  # the only such push, not yet accumulated
 
-    def _placed(self, array: Any) -> Any:
-        """A copy on the device: what is given may change, and is donated."""
+    def _copied(self, array: Any) -> Any:
+        """A copy on the device: the caller keeps what it gave, and may change it."""
         return jnp.copy(jax.device_put(array, self._device))
 
-
-class Parameters(_Present):
-    """The server's parameters: receives pushes, makes versions. Not thread-safe.
-
-    `vector` is donated at every commit: whoever keeps a version keeps a copy. The only
-    push of a commit is applied as it is if pushes are averaged, whatever its weight.
-    """
-
-    def __init__(self, functions: Functions, vector):
-        super().__init__(functions, vector)
-        self.count = 0  # pushes with a weight since the last commit
-        self.weight = np.float32(0)  # the sum of their weights
-        self.held: Any = None  # that push itself if there is one, else the weighted sum
-
     def receive(self, push, weight: float, worker: int, committed: bool, pulled):
-        """Adds a push to the next commit; one of weight 0 adds nothing.
+        """Adds a push to the next commit; one of weight 0 is discarded.
 
-        Its buffer must not change until `commit` or `keep` was called.
+        `push` must not change until `commit` or `keep` was called.
 
         Args:
-          push: vector.
+          push: (D,), in the format of pushes.
           weight: the policy's.
-          worker: who pushed.
+          worker: who pushed, 0..N-1.
           committed: whether it causes a commit.
-          pulled: the version it was computed from, as it travelled.
+          pulled: the version it was computed from as it travelled, (D,).
         """
-        del worker, committed, pulled  # a mean or sum needs none of them
         if not weight > 0:
             return
-        added = np.float32(weight)
-        if self.count == 0:
-            self.held = push
-        else:
-            if self.count == 1:
-                self.held = _scaled(self.held, self.weight)
-            self.held = _add(self.held, push, added)
-        self.weight = np.float32(self.weight + added)
-        self.count += 1
+        numbers = (np.float32(weight), np.int32(worker), np.bool_(committed))
+        arrival = Arrival._make((push, (), *numbers, self.vector, pulled))
+        self._count += 1
+        if self._count == 1 and self._single:
+            self._first = arrival
+            return
+        if self._first is not None:
+            self._accumulate(self._first)
+            self._first = None
+        self._accumulate(arrival)
+
+    def _accumulate(self, arrival: Arrival) -> None:
+        held = self._started_accumulator()
+        self.accumulator = self.functions.accumulate(held, arrival)
+
+    def _started_accumulator(self) -> Any:
+        if self.accumulator is None:
+            start = self.functions.init(self.vector)
+            self.accumulator = jax.device_put(start, self._device)
+        return self.accumulator
 
     def keep(self) -> None:
         """Makes sure that no pushed buffer is read after this."""
-        if self.count == 1:
-            self.held = _copy(self.held)
-        if self.count:
-            jax.block_until_ready(self.held)
+        if self._first is not None:
+            push = self.functions.copy(self._first.gradient)
+            self._first = self._first._replace(gradient=push)
+            jax.block_until_ready(push)
+        else:
+            jax.block_until_ready(self.accumulator)
 
     def commit(self, epoch: float, version: int) -> None:
         """Makes the next version.
@@ -219,128 +236,46 @@ class Parameters(_Present):
           epoch: samples processed when the present version was made, in epochs.
           version: the present version's number.
         """
-        functions = self.functions
+        functions, first = self.functions, self._first
         numbers = (np.float32(epoch), np.int32(version))
-        if self.count == 1:
-            mean = functions.rule.aggregate == "mean"
-            weight = np.float32(1) if mean else self.weight
-            self.vector, self.optimizer = functions.apply(
-                self.vector, self.optimizer, self.held, weight, *numbers
+        if first is not None:
+            self.vector, self.optimizer = functions.commit_single(
+                self.vector, self.optimizer, first.gradient, first.weight, *numbers
             )
         else:
-            sums = self.held if self.count else _zeros(self.vector)
-            self.vector, self.optimizer = functions.commit(
-                self.vector, self.optimizer, sums, self.weight, *numbers
+            self.vector, self.optimizer, self.accumulator = functions.commit(
+                self.vector, self.optimizer, self._started_accumulator(), *numbers
             )
-        self.count, self.weight, self.held = 0, np.float32(0), None
+        self._count, self._first = 0, None
 
     def leaves(self) -> list[Any]:
-        """State for a checkpoint, which `restore` takes. Arrays are not copied."""
-        held = self.held if self.count else _zeros(self.vector)
-        numbers = [np.int32(self.count), self.weight]
-        return [self.vector, held, *numbers, *jax.tree.leaves(self.optimizer)]
+        """The state as arrays, for `restore`; not copied, and without empty ones.
+
+        The first is `vector`, the second the number of pushes since the last commit.
+        """
+        first = self._first
+        push = [] if first is None else [first.gradient, first.weight]
+        rest = jax.tree.leaves((self._started_accumulator(), self.optimizer))
+        filled = [leaf for leaf in rest if leaf.size]
+        return [self.vector, np.int32(self._count), *push, *filled]
 
     def restore(self, leaves: Sequence[Any]) -> None:
-        """Takes up what `leaves` gave."""
-        vector, held, count, weight, *rest = leaves
-        old, structure = jax.tree.flatten(self.optimizer)
-        self.vector = self._placed(vector)
-        self.optimizer = jax.tree.unflatten(
-            structure,
-            [
-                self._placed(new).astype(leaf.dtype)
-                for new, leaf in zip(rest, old, strict=True)
-            ],
+        """Continues from a state that `leaves` returned; the arrays are copied."""
+        vector, count, *rest = leaves
+        self.vector = self._copied(vector)
+        self._count, self._first = int(count), None
+        if self._count == 1 and self._single:
+            push, weight, *rest = rest
+            push = self._copied(push)
+            numbers = (np.float32(np.asarray(weight)), np.int32(0), np.bool_(0))
+            self._first = Arrival._make((push, (), *numbers, self.vector, push))
+        state = (self._started_accumulator(), self.optimizer)
+        old, structure = jax.tree.flatten(state)
+        filled = [leaf for leaf in old if leaf.size]
+        new = iter([self._copied(leaf) for _, leaf in zip(filled, rest, strict=True)])
+        self.accumulator, self.optimizer = jax.tree.unflatten(
+            structure, [next(new) if leaf.size else leaf for leaf in old]
         )
-        self.count, self.weight = int(count), np.float32(np.asarray(weight))
-        self.held = self._placed(held) if self.count else None
-
-
-class Aggregated(_Present):
-    """The same where `aggregates` combine the pushes. Not thread-safe."""
-
-    def __init__(self, functions: Functions, vector):
-        super().__init__(functions, vector)
-        self.held = jax.device_put(functions.hold(self.vector), self._device)
-
-    def receive(self, push, weight: float, worker: int, committed: bool, pulled):
-        """See `Parameters.receive`."""
-        self.held = self.functions.take(
-            self.held, push, np.float32(weight), np.int32(worker), np.bool_(committed),
-            self.vector, pulled,
-        )  # fmt: skip
-
-    def keep(self) -> None:
-        """See `Parameters.keep`."""
-        jax.block_until_ready(self.held)
-
-    def commit(self, epoch: float, version: int) -> None:
-        """See `Parameters.commit`."""
-        self.vector, self.optimizer, self.held = self.functions.combine(
-            self.vector, self.optimizer, self.held, np.float32(epoch), np.int32(version)
-        )
-
-    def leaves(self) -> list[Any]:
-        """See `Parameters.leaves`. Empty leaves are left out: Orbax refuses them."""
-        leaves = jax.tree.leaves((self.held, self.optimizer))
-        return [self.vector, *(leaf for leaf in leaves if leaf.size)]
-
-    def restore(self, leaves: Sequence[Any]) -> None:
-        """See `Parameters.restore`."""
-        old, structure = jax.tree.flatten((self.held, self.optimizer))
-        self.vector = self._placed(leaves[0])
-        saved = iter(leaves[1:])
-        rest = [
-            self._placed(next(saved)).astype(leaf.dtype) if leaf.size else leaf
-            for leaf in old
-        ]
-        self.held, self.optimizer = jax.tree.unflatten(structure, rest)
-
-
-def parameters(functions: Functions, vector) -> Parameters | Aggregated:
-    """The server's parameters, as the rule's `aggregate` needs them."""
-    if aggregators.parse(functions.rule.aggregate) is None:
-        return Parameters(functions, vector)
-    return Aggregated(functions, vector)
-
-
-def elementwise(optimizer: optax.GradientTransformation) -> bool:
-    """Whether an optimiser treats a vector as it treats the leaves it consists of.
-
-    Then one step over one buffer does. Tried on small leaves of several shapes, since
-    a transformation does not tell.
-    """
-    random = np.random.default_rng(0)
-    shapes = [(3,), (4, 5), (2, 3, 2)]
-
-    def some():
-        return [random.normal(size=shape).astype(np.float32) for shape in shapes]
-
-    update_fn = optax.with_extra_args_support(optimizer).update
-    extra = {"epoch": np.float32(0), "server_updates": np.int32(0)}
-
-    def joined(leaves):
-        return np.concatenate([np.ravel(leaf) for leaf in leaves])
-
-    try:
-        with jax.numpy_dtype_promotion("standard"):
-            leaves: Any = some()
-            vector: Any = joined(leaves)
-            one, many = optimizer.init(vector), optimizer.init(leaves)
-            for _ in range(3):
-                gradient: Any = some()
-                change, one = update_fn(joined(gradient), one, vector, **extra)
-                changes, many = update_fn(gradient, many, leaves, **extra)
-                # Rounding may depend on where a value lies in a vector.
-                if not np.allclose(change, joined(changes), rtol=1e-4, atol=1e-7):
-                    return False
-                vector = np.asarray(vector + change)
-                leaves = [
-                    a + np.asarray(b) for a, b in zip(leaves, changes, strict=True)
-                ]
-    except Exception:  # it insists on a structure of its own
-        return False
-    return True
 
 
 @functools.partial(jax.jit, static_argnums=(0,))
@@ -352,26 +287,26 @@ def _variables(layout: Layout, vector) -> Variables:
     return layout.unflatten(vector.astype(jnp.float32))
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
-def _push(functions, rule, layout, dtype, vector, data, key, origin):
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _push(functions, layout, dtype, vector, data, key, context):
     variables = _variables(layout, vector)
-    push = update.single(rule, functions, data, key, variables, origin)
+    push = update.single_step(functions, data, key, variables, context)
     return _packed(push, dtype)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def _begin(rule, layout, vector):
-    return update.begin(rule, _variables(layout, vector))
+def _begin(config, layout, vector):
+    return update.begin(config, _variables(layout, vector))
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=(4,))
-def _step(functions, rule, data, key, work, origin, number):
-    return update.local_step(rule, functions, data, key, work, origin, number)
+def _step(functions, config, data, key, state, context, number):
+    return update.local_step(config, functions, data, key, state, context, number)
 
 
 @functools.partial(jax.jit, static_argnums=(0,))
-def _finish(dtype, work):
-    return _packed(update.finish(work), dtype)
+def _finish(dtype, state):
+    return _packed(update.finish(state), dtype)
 
 
 def _packed(push: update.Push, dtype):
@@ -379,115 +314,76 @@ def _packed(push: update.Push, dtype):
     return vector.astype(DTYPES[dtype]), push.loss.astype(jnp.float32)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
-def _start_optimizer(rule, layout, whole, vector):
-    if whole:
-        return rule.optimizer.init(vector[: layout.num_parameters])
-    return rule.optimizer.init(layout.unflatten(vector).params)
-
-
-def _moved(rule, layout, whole, vector, state, gradient, stats, epoch, version):
-    """One optimiser step; `gradient` and `stats` as parts of a vector."""
-    cut = layout.num_parameters
-    if whole:
-        present = Variables(vector[:cut], vector[cut:])
-        new, state = update.apply(rule, present, state, gradient, stats, epoch, version)
-        if cut == layout.size:
-            return new.params, state
-        return jnp.concatenate([new.params, new.stats]), state
-    present = layout.unflatten(vector)
-    slopes = layout.unflatten(jnp.concatenate([gradient, stats]))
-    new, state = update.apply(
-        rule, present, state, slopes.params, slopes.stats, epoch, version
-    )
-    return flatten(new), state
-
-
-@functools.partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=(3, 4))
-def _apply(rule, layout, whole, vector, state, push, weight, epoch, version):
-    cut = layout.num_parameters
-    push = push.astype(jnp.float32)
-    gradient = push[:cut]
-    if rule.aggregate == "sum":
-        gradient = weight * gradient
-    return _moved(
-        rule, layout, whole, vector, state, gradient, push[cut:], epoch, version
-    )
-
-
-@functools.partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=(3, 4))
-def _commit(rule, layout, whole, vector, state, sums, weight, epoch, version):
-    cut = layout.num_parameters
-    positive = weight > 0
-    scale = jnp.where(positive, 1 / jnp.where(positive, weight, 1), 0)
-    gradient = sums[:cut] * scale if rule.aggregate == "mean" else sums[:cut]
-    stats = jnp.where(positive, sums[cut:] * scale, vector[cut:])
-    return _moved(rule, layout, whole, vector, state, gradient, stats, epoch, version)
-
-
-def _aggregate(rule: update.Rule) -> aggregators.Aggregate:
-    found = aggregators.parse(rule.aggregate)
-    assert found is not None  # `Parameters` does means and sums
-    return found
-
-
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
-def _hold(rule, layout, num_workers, vector):
-    cut = layout.num_parameters
-    return _aggregate(rule).init(vector[:cut], vector[cut:], num_workers)
-
-
-@functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=(2,))
-def _take(rule, layout, held, push, weight, worker, committed, vector, pulled):
-    cut = layout.num_parameters
-    push, pulled = push.astype(jnp.float32), pulled.astype(jnp.float32)
-    arrival = aggregators.Arrival(
-        push[:cut], push[cut:], weight, worker, committed, vector[:cut], pulled[:cut]
-    )
-    return _aggregate(rule).receive(held, arrival)
-
-
-@functools.partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=(3, 4, 5))
-def _combine(rule, layout, whole, vector, state, held, epoch, version):
-    stats = vector[layout.num_parameters :]
-    gradient, stats, held = _aggregate(rule).commit(held, stats)
-    vector, state = _moved(
-        rule, layout, whole, vector, state, gradient, stats, epoch, version
-    )
-    return vector, state, held
+@functools.partial(jax.jit, static_argnums=(0,))
+def _pulled(dtype, vector):
+    return jnp.copy(vector).astype(DTYPES[dtype])
 
 
 @jax.jit
-def _scaled(push, weight):
-    return weight * push.astype(jnp.float32)
-
-
-@functools.partial(jax.jit, donate_argnums=(0,))
-def _add(sums, push, weight):
-    return sums + weight * push.astype(jnp.float32)
-
-
-@jax.jit
-def _copy(push):
-    return jnp.copy(push)
-
-
-@jax.jit
-def _zeros(vector):
-    return jnp.zeros_like(vector)
+def _copy(vector):
+    return jnp.copy(vector)
 
 
 @functools.partial(jax.jit, static_argnums=(0,))
-def _pulled(dtype, vector):
-    """A copy of a version as workers receive it."""
-    return jnp.copy(vector).astype(DTYPES[dtype])
+def _start_optimizer(plan, vector):
+    if plan.elementwise:
+        return plan.config.optimizer.init(vector[: plan.layout.num_parameters])
+    return plan.config.optimizer.init(plan.layout.unflatten(vector).params)
+
+
+@functools.partial(jax.jit, static_argnums=(0,))
+def _init(plan, vector):
+    cut = plan.layout.num_parameters
+    return plan.config.aggregator.init(vector[:cut], vector[cut:], plan.num_workers)
+
+
+@functools.partial(jax.jit, static_argnums=(0,), donate_argnums=(1,))
+def _accumulate(plan, accumulator, arrival):
+    cut = plan.layout.num_parameters
+    push, pulled = (v.astype(jnp.float32) for v in (arrival.gradient, arrival.pulled))
+    arrival = arrival._replace(
+        gradient=push[:cut],
+        stats=push[cut:],
+        present=arrival.present[:cut],
+        pulled=pulled[:cut],
+    )
+    return plan.config.aggregator.accumulate(accumulator, arrival)
+
+
+@functools.partial(jax.jit, static_argnums=(0,), donate_argnums=(1, 2, 3))
+def _commit(plan, vector, state, accumulator, epoch, version):
+    stats = vector[plan.layout.num_parameters :]
+    gradient, stats, accumulator = plan.config.aggregator.finalize(accumulator, stats)
+    vector, state = _moved(plan, vector, state, gradient, stats, epoch, version)
+    return vector, state, accumulator
+
+
+@functools.partial(jax.jit, static_argnums=(0,), donate_argnums=(1, 2))
+def _commit_single(plan, vector, state, push, weight, epoch, version):
+    cut = plan.layout.num_parameters
+    push = push.astype(jnp.float32)
+    gradient = plan.config.aggregator.single(push[:cut], weight)
+    return _moved(plan, vector, state, gradient, push[cut:], epoch, version)
+
+
+def _moved(plan, vector, state, gradient, stats, epoch, version):
+    """`update.apply` on vectors; `gradient` and `stats` are the parts of one."""
+    config, layout = plan.config, plan.layout
+    if plan.elementwise:
+        cut = layout.num_parameters
+        present = Variables(vector[:cut], vector[cut:])
+    else:
+        present = layout.unflatten(vector)
+        gradient, stats = layout.unflatten(jnp.concatenate([gradient, stats]))
+    new, state = update.apply(config, present, state, gradient, stats, epoch, version)
+    return flatten(new), state
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _evaluate(functions, layout, data, vector):
-    return functions.evaluate(data, layout.unflatten(vector.astype(jnp.float32)))
+    return functions.evaluate(data, _variables(layout, vector))
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _objective(functions, layout, data, vector):
-    return functions.objective(data, layout.unflatten(vector.astype(jnp.float32)))
+    return functions.objective(data, _variables(layout, vector))

@@ -13,6 +13,8 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int
 
+from abs_dssp.training.elementwise import mark as elementwise
+
 CLOCKS = ("epoch", "server_updates")
 
 Schedule = Callable[[Float[Array, ""]], Float[Array, ""]]  # clock -> learning rate
@@ -31,6 +33,17 @@ def on_clock(
 
     Raises:
       ValueError: for an unknown clock.
+
+    Example:
+
+      >>> import jax.numpy as jnp
+      >>> from abs_dssp import optimizers
+      >>> halved = optimizers.on_clock(lambda epoch: 0.5**epoch)
+      >>> step, _ = halved.update(
+      ...     jnp.ones(2), halved.init(jnp.ones(2)), epoch=2.0, server_updates=7
+      ... )
+      >>> print(step)
+      [-0.25 -0.25]
     """
     if clock not in CLOCKS:
         known = ", ".join(CLOCKS)
@@ -47,7 +60,7 @@ def on_clock(
         rate = jnp.asarray(rate, jnp.float32)
         return jax.tree.map(lambda u: -rate.astype(u.dtype) * u, updates), state
 
-    return optax.GradientTransformationExtraArgs(init, update)
+    return elementwise(optax.GradientTransformationExtraArgs(init, update))
 
 
 def sgd(
@@ -66,6 +79,15 @@ def sgd(
       nesterov: Nesterov's variant.
       weight_decay: added to the gradient, times the parameters, before momentum.
       clock: what the schedule follows, `"epoch"` or `"server_updates"`.
+
+    Raises:
+      ValueError: for an unknown clock.
+
+    Example:
+
+      >>> from abs_dssp import optimizers
+      >>> rate = optimizers.step_decay(0.1, at=[60, 120])
+      >>> optimizer = optimizers.sgd(rate, momentum=0.9, weight_decay=1e-4)
     """
     parts: list[optax.GradientTransformation] = []
     if weight_decay:
@@ -78,11 +100,11 @@ def sgd(
 
 
 class DelayedNesterovState(NamedTuple):
-    """Between two pushes of `delayed_nesterov`."""
+    """The state of `delayed_nesterov`."""
 
-    momentum: optax.Updates
-    total: optax.Updates  # of the gradients since the momentum's last update
-    pending: Int[Array, ""]  # how many
+    momentum: optax.Updates  # like the parameters
+    total: optax.Updates  # sum of the gradients since the momentum's last move
+    pending: Int[Array, ""]  # how many these are
 
 
 def delayed_nesterov(
@@ -108,15 +130,24 @@ def delayed_nesterov(
     Args:
       learning_rate: a number, or a schedule on `clock`.
       every: N, commits between two moves of the momentum; at least 1.
-      momentum: 0..1.
+      momentum: at least 0 and below 1.
       share: c, of the momentum's step that every commit takes; 0..1/N.
       clock: see `sgd`.
 
     Raises:
       ValueError: for numbers out of range.
+
+    Example:
+
+      >>> from abs_dssp import optimizers
+      >>> optimizer = optimizers.delayed_nesterov(0.7, every=4, share=0.1)
     """
     if every < 1:
         raise ValueError(f"delayed_nesterov: every must be at least 1, got {every}.")
+    if not 0 <= momentum < 1:
+        raise ValueError(
+            f"delayed_nesterov: momentum must be in 0..1 and below 1, got {momentum}."
+        )
     if not 0 <= share <= 1 / every:
         raise ValueError(f"delayed_nesterov: share must be in 0..1/every, got {share}.")
 
@@ -131,8 +162,9 @@ def delayed_nesterov(
         total = jax.tree.map(jnp.add, state.total, updates)
         moved = jax.tree.map(
             lambda m, t: jnp.where(moves, momentum * m + t / every, m),
-            state.momentum, total,
-        )  # fmt: skip
+            state.momentum,
+            total,
+        )
         part = jnp.where(moves, 1 - share * every + share, share) * momentum
         step = jax.tree.map(
             lambda m, g: part.astype(g.dtype) * m + g / every, moved, updates
@@ -140,27 +172,42 @@ def delayed_nesterov(
         total = jax.tree.map(lambda t: jnp.where(moves, 0, t), total)
         return step, DelayedNesterovState(moved, total, jnp.where(moves, 0, count))
 
-    first = optax.GradientTransformation(init, update)
+    first = elementwise(optax.GradientTransformation(init, update))
     return optax.with_extra_args_support(
         optax.chain(first, on_clock(learning_rate, clock))
     )
 
 
-def drops(
+def step_decay(
     learning_rate: float, at: Sequence[float] = (), factor: float = 0.1
 ) -> Schedule:
-    """A constant rate, multiplied by `factor` at each of `at` (in units of the clock).
+    """A constant rate that is multiplied by `factor` at each of `at`.
+
+    Args:
+      learning_rate: the rate at the start.
+      at: times in units of the clock, above 0 and increasing.
+      factor: above 0.
+
+    Returns:
+      The schedule: a function of the clock, float32.
 
     Raises:
       ValueError: if `at` is not increasing, or `factor` not above 0.
+
+    Example:
+
+      >>> from abs_dssp import optimizers
+      >>> rate = optimizers.step_decay(0.5, at=[10, 20], factor=0.5)
+      >>> print(rate(0), rate(10), rate(25))
+      0.5 0.25 0.125
     """
-    if any(b <= a for a, b in zip(at[:-1], at[1:], strict=True)) or any(
-        a <= 0 for a in at
-    ):
-        raise ValueError(f"drops: at must be positive and increasing, got {list(at)}.")
-    if factor <= 0:
-        raise ValueError(f"drops: factor must be above 0, got {factor}.")
-    edges = tuple(float(a) for a in at)
+    edges = tuple(float(time) for time in at)
+    if any(b <= a for a, b in zip((0.0, *edges), edges, strict=False)):
+        raise ValueError(
+            f"step_decay: at must be positive and increasing, got {list(at)}."
+        )
+    if not factor > 0:
+        raise ValueError(f"step_decay: factor must be above 0, got {factor}.")
 
     def schedule(time):
         time = jnp.asarray(time, jnp.float32)
@@ -168,3 +215,6 @@ def drops(
         return learning_rate * jnp.float32(factor) ** past
 
     return schedule
+
+
+drops = step_decay

@@ -1,10 +1,9 @@
 """Replay: a trace and a seed determine the parameters.
 
-The server's work is one compiled loop over the rows of the trace. Versions that a later
-push was computed from are kept in a ring of max-staleness + 1 slots, never in N copies.
-Pushes whose pulled versions exist already can be computed side by side (a wavefront);
-width 1 gives the sequential order that a real server follows. Batches and random keys
-are functions of (seed, worker, clock, local step), so it does not matter who computes.
+Only the max-staleness + 1 latest versions are kept, never one copy per worker. Pushes
+whose pulled versions exist already can be computed side by side (a wavefront); width 1
+gives the sequential order that a real server follows. Batches and random keys are
+functions of (seed, worker, clock, local step), so it does not matter who computes.
 """
 
 import dataclasses
@@ -13,17 +12,23 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 
 from abs_dssp.history import traces
 from abs_dssp.history.traces import Trace
 from abs_dssp.tasks.base import Task, Variables
-from abs_dssp.training import checkpoints, evaluation, flat, update
-from abs_dssp.training import compiled as engines
-from abs_dssp.training.compiled import Engine, HostEngine
+from abs_dssp.training import engines, evaluation, identity
+from abs_dssp.training.checkpoints import Checkpoint, Store
+from abs_dssp.training.compiled import CompiledEngine
+from abs_dssp.training.config import (
+    CheckpointConfig,
+    EngineConfig,
+    EvaluationConfig,
+    ReplayConfig,
+    UpdateConfig,
+    Wire,
+)
 from abs_dssp.training.evaluation import History
 
 Progress = Callable[[int, int, Mapping[str, float]], None]  # done, total, last record
@@ -36,7 +41,7 @@ class Result:
     trace: Trace  # the pushes that were replayed
     variables: Variables  # after the last of them
     history: History
-    stopped: str = "end"  # "end", "target", or why the loss was not finite
+    stopped: str = "end"  # "end", "target", or where the loss was not finite
 
 
 def replay(
@@ -51,7 +56,7 @@ def replay(
     width: int | None = None,
     slots: int | None = None,
     loop: str = "auto",
-    formats: flat.Wire | None = None,
+    formats: Wire | None = None,
     eval_every_commits: int | None = None,
     eval_every_seconds: float | None = None,
     target_accuracy: float | None = None,
@@ -66,14 +71,15 @@ def replay(
       optimizer: the server's; `optimizers.sgd` has schedules on either clock.
       trace: who pushed what when.
       seed: for the initial parameters, the batches and the tasks' noise.
-      local_optimizer: see `update.rule`.
+      local_optimizer: makes the local steps of a push; the server's by default.
       local_steps: U; the trace's by default.
-      aggregate: `"mean"` or `"sum"`, see `update.rule`.
+      aggregate: what a commit makes of its pushes: `"mean"`, `"sum"`, `"workers"`,
+        `"table"` or `"compensated(strength=0.04)"`.
       width: gradients computed side by side; 1 on a CPU and N elsewhere by default.
       slots: versions kept at least, so that several traces share one compiled program;
         as many as the trace needs by default.
       loop: `"compiled"`, `"host"`, or `"auto"`: what gives the bits of the run if a
-        cluster recorded the trace, and what is faster otherwise; see `engine`.
+        cluster recorded the trace, and what is faster otherwise.
       formats: number formats of pushes and pulls in that run; float32 by default.
       eval_every_commits: evaluate after every so many commits.
       eval_every_seconds: evaluate at every multiple of this virtual time.
@@ -87,37 +93,47 @@ def replay(
       which push, worker and staleness.
 
     Raises:
-      ValueError: if task and trace do not fit, or for a setting out of range.
+      ValueError: if task and trace do not fit, for a setting out of range, or if
+        `checkpoint_dir` holds another run.
+
+    Example:
+
+      >>> from abs_dssp import delays, optimizers, policies, replay, simulate, tasks
+      >>> task = tasks.quadratic(2, dim=3, noise=0.0)
+      >>> trace = simulate.schedule(policies.bsp(2), delays.constant([1.0, 2.0]), 20)
+      >>> result = replay.replay(task, optimizers.sgd(0.1), trace)
+      >>> result.history.last("version")
+      10.0
     """
-    if task.num_workers != trace.num_workers:
-        raise ValueError(
-            f"replay: the trace has {trace.num_workers} workers, "
-            f"the task {task.num_workers}."
-        )
     steps = trace.local_steps if local_steps is None else local_steps
-    rule = update.rule(optimizer, local_optimizer, steps, aggregate)
     needed = int(trace.staleness.max(initial=0)) + 1
-    slots = max(needed, slots or 0)
-    alone = bool(np.all(trace.committed & trace.accepted))
-    engine = engines.make(
-        task, rule, seed, slots, len(trace), alone, width, loop,
-        formats=formats or flat.Wire(), recorded=trace.recorded,
-    )  # fmt: skip
-    run = Run(
-        engine,
-        eval_every_commits=eval_every_commits,
-        eval_every_seconds=eval_every_seconds,
-        target_accuracy=target_accuracy,
-        store=checkpoints.open_store(
-            checkpoint_dir,
-            traces.fingerprint(trace) + f" seed={seed} {rule.local_steps} {aggregate}",
+    config = ReplayConfig(
+        UpdateConfig(optimizer, local_optimizer, steps, aggregate),
+        EngineConfig(
+            width, max(needed, slots or 0), loop, formats or Wire(), trace.recorded
         ),
-        checkpoint_every=checkpoint_every,
-        progress=progress,
+        EvaluationConfig(eval_every_commits, eval_every_seconds, target_accuracy),
+        CheckpointConfig(checkpoint_dir, checkpoint_every),
     )
-    run.resume()
-    run.follow(trace, total=len(trace), final=True)
-    return run.result(trace)
+    return run(task, trace, seed, config, progress)
+
+
+def run(
+    task: Task,
+    trace: Trace,
+    seed: int,
+    config: ReplayConfig,
+    progress: Progress | None = None,
+) -> Result:
+    """`replay` with its settings as one value; `config.engine` must fit the trace."""
+    _require_same_workers(task, trace)
+    alone = _commits_every_push(trace)
+    engine = engines.make(task, config.update, seed, len(trace), alone, config.engine)
+    known = (traces.fingerprint(trace), engine.loop, tuple(config.engine.formats))
+    found = Run(engine, config, progress)
+    found.open(lambda: identity.of_run(task, config.update, seed, *known))
+    found.follow(trace, total=len(trace), final=True)
+    return found.result(trace)
 
 
 def trajectory(
@@ -136,78 +152,92 @@ def trajectory(
       optimizer: the server's.
       trace: who pushed what when.
       seed: see `replay`.
-      local_optimizer: see `update.rule`.
-      aggregate: see `update.rule`.
+      local_optimizer: see `replay`.
+      aggregate: see `replay`.
 
     Returns:
       Variables whose leaves have a leading axis of `trace.commits + 1` versions.
 
     Raises:
       ValueError: if task and trace do not fit.
+
+    Example:
+
+      >>> from abs_dssp import delays, optimizers, policies, replay, simulate, tasks
+      >>> task = tasks.quadratic(2, dim=3)
+      >>> trace = simulate.schedule(policies.asp(2), delays.constant([1.0, 2.0]), 5)
+      >>> replay.trajectory(task, optimizers.sgd(0.1), trace).params.shape
+      (6, 3)
     """
+    _require_same_workers(task, trace)
+    update = UpdateConfig(optimizer, local_optimizer, trace.local_steps, aggregate)
+    alone = _commits_every_push(trace)
+    versions = trace.commits + 1
+    engine = CompiledEngine(task, update, seed, versions, len(trace), alone)
+    engine.load(_columns(trace))
+    engine.run(0, len(trace))
+    return engine.server.ring
+
+
+def _require_same_workers(task: Task, trace: Trace) -> None:
     if task.num_workers != trace.num_workers:
         raise ValueError(
             f"replay: the trace has {trace.num_workers} workers, "
             f"the task {task.num_workers}."
         )
-    rule = update.rule(optimizer, local_optimizer, trace.local_steps, aggregate)
-    alone = bool(np.all(trace.committed & trace.accepted))
-    versions = trace.commits + 1
-    engine = Engine(task, rule, seed, versions, len(trace), alone)
-    engine.load({name: getattr(trace, name) for name in traces.COLUMNS})
-    engine.run(0, len(trace))
-    return engine.server.ring
+
+
+def _commits_every_push(trace: Trace) -> bool:
+    return bool(np.all(trace.committed & trace.accepted))
+
+
+def _columns(trace: Trace) -> dict[str, np.ndarray]:
+    return {name: getattr(trace, name) for name in traces.COLUMNS}
 
 
 class Run:
-    """Drives an engine over a trace: evaluations, limits, checkpoints, progress."""
+    """Drives an engine over a trace: evaluations, limits, checkpoints, progress.
+
+    Attributes:
+      engine: computes.
+      done: pushes replayed.
+      records: evaluations.
+      stopped: why the run is over; empty before that.
+      notes: what a caller wants to find again after a resume.
+    """
 
     def __init__(
         self,
-        engine: Engine | HostEngine,
-        *,
-        eval_every_commits: int | None,
-        eval_every_seconds: float | None,
-        target_accuracy: float | None,
-        store: checkpoints.Store | None,
-        checkpoint_every: int | None,
-        progress: Progress | None,
+        engine: engines.Engine,
+        config: ReplayConfig,
+        progress: Progress | None = None,
     ):
-        if checkpoint_every is not None and checkpoint_every < 1:
-            raise ValueError(
-                f"checkpoint_every must be at least 1, got {checkpoint_every}."
-            )
-        self.engine = engine
-        self.every = (eval_every_commits, eval_every_seconds)
-        self.target_accuracy = target_accuracy
-        self.store, self.checkpoint_every = store, checkpoint_every
-        self.progress = progress
+        self.engine, self.done, self.stopped = engine, 0, ""
         self.records: list[dict[str, float]] = []
-        self.done = 0  # pushes replayed
-        self.stopped = ""
-        self.notes: dict[str, Any] = {}  # what a caller wants back after a resume
-        self._evaluated = (0, -1.0)  # the last point in (pushes, seconds)
-        self._saved = 0
+        self.notes: dict[str, Any] = {}
+        self._config, self._progress = config, progress
+        self._store: Store | None = None
+        self._evaluated = (0, -1.0)  # the latest evaluation in (pushes, seconds)
+        self._saved = 0  # pushes in the latest checkpoint
 
-    def resume(self) -> None:
-        """Takes up the newest checkpoint, if there is one."""
-        if self.store is None:
+    def open(self, identify: Callable[[], str]) -> None:
+        """Opens the folder of checkpoints, if there is to be one, and resumes.
+
+        Args:
+          identify: gives the run's identity; called where there is a folder.
+
+        Raises:
+          ValueError: if the folder holds another run.
+        """
+        folder = self._config.checkpoint.folder
+        if folder is None:
             return
-        found = self.store.latest()
-        if found is None:
+        self._store = Store(Path(folder), identify())
+        saved = self._store.latest()
+        if saved is None:
             return
-        note = found.note
-        engine = self.engine
-        engine.grow(note["slots"], 0)
-        engine.reserve(note["capacity"])
-        leaves, structure = jax.tree.flatten(engine.server)
-        engine.server = jax.tree.unflatten(
-            structure,
-            [
-                jnp.asarray(saved, leaf.dtype)
-                for saved, leaf in zip(found.leaves, leaves, strict=True)
-            ],
-        )
+        note = saved.note
+        self.engine.restore(Checkpoint(saved.leaves, note["engine"]))
         self.done, self.records = note["done"], note["records"]
         self.stopped, self.notes = note["stopped"], note["notes"]
         self._evaluated = tuple(note["evaluated"])
@@ -224,101 +254,105 @@ class Run:
         if self.stopped:
             return
         try:
-            self._follow(trace, total, final)
+            self.engine.load(_columns(trace))
+            for row, times in self._pieces(trace, final):
+                self._advance(trace, row, times)
+                self._save(bool(times))
+                if self._progress is not None:
+                    last = self.records[-1] if self.records else {}
+                    self._progress(self.done, total, last)
+                if self.stopped:
+                    break
+            if final:
+                self.stopped = self.stopped or "end"
+            if self.stopped:
+                self._save(True, force=True)
+                self._close()
         except BaseException:
             # What is being saved ends first: the same folder may be opened at once.
-            if self.store is not None:
-                self.store.close()
+            self._close()
             raise
 
-    def _follow(self, trace: Trace, total: int, final: bool) -> None:
-        columns = {name: getattr(trace, name) for name in traces.COLUMNS}
-        self.engine.load(columns)
-        made = evaluation.commits_before(trace.committed)
-        points = evaluation.points(trace, *self.every)
+    def _pieces(self, trace: Trace, final: bool) -> list[tuple[int, list[float]]]:
+        """Rows to stop at, and the times of the evaluations due there."""
+        points = evaluation.points(trace, self._config.evaluation)
         if not final:  # a later row may still arrive at the very time of the last one
             points = [p for p in points if p[1] < trace.seconds]
         due: dict[int, list[float]] = {len(trace): []}
         for row, seconds in points:
             if (row, seconds) > self._evaluated:
                 due.setdefault(row, []).append(seconds)
-        if self.checkpoint_every is not None:
-            marks = range(self.checkpoint_every, len(trace), self.checkpoint_every)
-            for row in marks:
+        every = self._config.checkpoint.every
+        if every is not None:
+            for row in range(every, len(trace), every):
                 due.setdefault(row, [])
-        for row in sorted(r for r in due if r >= self.done):
-            if row > self.done:
-                self.engine.run(self.done, row)
-                self._check(trace, self.done, row)
-                self.done = row
-            if self.stopped:
-                break
-            if due[row]:
-                self._record(due[row], int(made[row]))
-            self._save(bool(due[row]))
-            if self.progress is not None:
-                self.progress(
-                    self.done, total, self.records[-1] if self.records else {}
-                )
-            if self.stopped:
-                break
-        if final:
-            self.stopped = self.stopped or "end"
-        if self.stopped:
-            self._save(True, force=True)
-            if self.store is not None:
-                self.store.close()
+        return sorted((row, times) for row, times in due.items() if row >= self.done)
 
-    def result(self, trace: Trace) -> Result:
-        """What has been replayed, as the caller gets it."""
-        version = int(trace.committed[: self.done].sum())
-        return Result(
-            trace=trace[: self.done],
-            variables=self.engine.variables(version),
-            history=History(tuple(self.records), self.engine.losses(0, self.done)),
-            stopped=self.stopped,
+    def _advance(self, trace: Trace, row: int, times: list[float]) -> None:
+        """Replays up to `row`, and evaluates there for each of `times`."""
+        start = self.done
+        if row > start:
+            self.engine.run(start, row)
+            self.done = row
+            self.stopped = self._diverged(trace, start, row)
+        if times and not self.stopped:
+            self._record(times)
+
+    def _diverged(self, trace: Trace, start: int, stop: int) -> str:
+        """Where the loss was not finite; empty if it was everywhere."""
+        losses = self.engine.losses(start, stop)
+        bad = np.flatnonzero(~np.isfinite(losses))
+        if not bad.size:
+            return ""
+        row = start + int(bad[0])
+        return (
+            f"loss is {float(losses[bad[0]])} at push {row + 1}: "
+            f"worker {trace.worker[row]}, clock {trace.clock[row]}, "
+            f"staleness {trace.staleness[row]}, {trace.time[row]:.6g} s"
         )
 
-    def _check(self, trace: Trace, start: int, stop: int) -> None:
-        bad = np.flatnonzero(~np.isfinite(self.engine.losses(start, stop)))
-        if bad.size:
-            row = start + int(bad[0])
-            loss = float(self.engine.losses(row, row + 1)[0])
-            self.stopped = (
-                f"loss is {loss} at push {row + 1}: worker {trace.worker[row]}, "
-                f"clock {trace.clock[row]}, staleness {trace.staleness[row]}, "
-                f"{trace.time[row]:.6g} s"
-            )
-
-    def _record(self, times: list[float], version: int) -> None:
+    def _record(self, times: list[float]) -> None:
         task = self.engine.task
-        samples = task.batch_size * self.engine.rule.local_steps
+        samples = task.batch_size * self.engine.config.local_steps
         basic = {
             "push": self.done,
-            "version": version,
+            "version": self.engine.version,
             "epoch": self.done * samples / task.samples_per_epoch,
         }
-        measures = self.engine.evaluate(version)
+        measures = self.engine.evaluate()
         self.records += [basic | {"seconds": t} | measures for t in sorted(times)]
         self._evaluated = (self.done, max(times))
-        accuracy = measures.get("accuracy", -math.inf)
-        if self.target_accuracy is not None and accuracy >= self.target_accuracy:
+        target = self._config.evaluation.target_accuracy
+        if target is not None and measures.get("accuracy", -math.inf) >= target:
             self.stopped = "target"
 
     def _save(self, evaluated: bool, force: bool = False) -> None:
-        if self.store is None or self.done == self._saved:
+        if self._store is None or self.done == self._saved:
             return
-        every = self.checkpoint_every
+        every = self._config.checkpoint.every
         due = evaluated if every is None else self.done - self._saved >= every
         if due or force:
+            saved = self.engine.checkpoint()
             note = {
-                "slots": self.engine.slots,
-                "capacity": self.engine.capacity,
+                "engine": saved.note,
                 "done": self.done,
                 "records": self.records,
                 "stopped": self.stopped,
                 "notes": self.notes,
                 "evaluated": list(self._evaluated),
             }
-            self.store.save(self.done, jax.tree.leaves(self.engine.server), note)
+            self._store.save(self.done, saved.leaves, note)
             self._saved = self.done
+
+    def _close(self) -> None:
+        if self._store is not None:
+            self._store.close()
+
+    def result(self, trace: Trace) -> Result:
+        """What has been replayed of a trace."""
+        return Result(
+            trace=trace[: self.done],
+            variables=self.engine.variables(),
+            history=History(tuple(self.records), self.engine.losses(0, self.done)),
+            stopped=self.stopped,
+        )

@@ -1,4 +1,4 @@
-"""The server's arithmetic row by row, with a cluster's own compiled functions.
+"""Rows of a trace in, parameters out: row by row, with a cluster's compiled functions.
 
 So it gives a cluster's bits. It is also faster where XLA runs a computation several
 times slower inside a loop than outside: gradients of convolutions on a CPU.
@@ -12,122 +12,115 @@ import jax.numpy as jnp
 import numpy as np
 
 from abs_dssp.tasks.base import Task, Variables
-from abs_dssp.training import evaluation, flat, update
+from abs_dssp.training import evaluation, flat
+from abs_dssp.training.checkpoints import Checkpoint
+from abs_dssp.training.config import UpdateConfig
 
 
 class HostEngine:
-    """The same, row by row, with the functions that a cluster's processes call.
+    """A server's parameters and the versions that are still needed.
 
-    Not thread-safe; the caller's thread uses it.
+    Not thread-safe; the caller's thread uses it. See `engines.Engine`.
     """
 
-    on_host = True
+    loop = "host"
     width = 1
 
     def __init__(
         self,
         task: Task,
-        rule: update.Rule,
+        config: UpdateConfig,
         seed: int,
-        slots: int,
+        num_versions: int,
         formats: flat.Wire = flat.Wire(),  # noqa: B008
     ):
-        self.task, self.rule, self.slots = task, rule, slots
+        self.task, self.config, self.num_versions = task, config, num_versions
         self.key = jax.random.key(seed)
-        self.functions = flat.Functions(task, rule, formats)
-        self.parameters = flat.parameters(
-            self.functions, self.functions.initial(self.key)
-        )
+        self.functions = flat.Functions(task, config, formats)
+        start = self.functions.initial(self.key)
+        self.parameters = flat.Parameters(self.functions, start)
         self.version = 0
-        self.capacity = 0
-        self.kept = {0: self.functions.pulled(self.parameters.vector)}
+        self.kept = {0: self.functions.pulled(start)}  # by version, as they travelled
         self.columns: Mapping[str, np.ndarray] = {}
-        self.epochs = np.zeros(1, np.float32)
+        self.epochs = np.zeros(1, np.float32)  # of the versions
         self._losses: list[Any] = []
 
     def load(self, columns: Mapping[str, np.ndarray]) -> None:
-        """See `Engine.load`."""
-        samples = self.task.batch_size * self.rule.local_steps
+        """Sets the rows: all of the trace that is known so far."""
+        samples = self.task.batch_size * self.config.local_steps
         self.columns = columns
         self.epochs = evaluation.versions_epochs(
             columns["committed"], samples, self.task.samples_per_epoch
         ).astype(np.float32)
 
     def run(self, start: int, stop: int) -> None:
-        """See `Engine.run`."""
+        """Computes and applies the rows `start` up to, not including, `stop`."""
         names = ("worker", "clock", "pulled", "weight", "committed")
-        rows = zip(
-            *(self.columns[name][start:stop].tolist() for name in names), strict=True
-        )
-        for worker, clock, pulled, weight, committed in rows:
+        rows = [self.columns[name][start:stop].tolist() for name in names]
+        for worker, clock, pulled, weight, committed in zip(*rows, strict=True):
+            vector, epoch = self.kept[pulled], self.epochs[pulled]
             push, loss = self.functions.compute(
-                self.kept[pulled], self.task.data, self.key,
-                worker, clock, pulled, self.epochs[pulled],
-            )  # fmt: skip
+                vector, self.task.data, self.key, worker, clock, pulled, epoch
+            )
             self._losses.append(loss)
-            self._receive(push, worker, pulled, weight, committed)
+            self.parameters.receive(push, weight, worker, committed, vector)
+            if committed:
+                self._commit()
 
-    def _receive(self, push, worker, pulled, weight: float, committed: bool) -> None:
-        """What the server does with one push."""
-        self.parameters.receive(push, weight, worker, committed, self.kept[pulled])
-        if committed:
-            self.parameters.commit(float(self.epochs[self.version]), self.version)
-            self.version += 1
-            self.kept[self.version] = self.functions.pulled(self.parameters.vector)
-            self.kept.pop(self.version - self.slots, None)
+    def _commit(self) -> None:
+        self.parameters.commit(float(self.epochs[self.version]), self.version)
+        self.version += 1
+        self.kept[self.version] = self.functions.pulled(self.parameters.vector)
+        self.kept.pop(self.version - self.num_versions, None)
 
-    def variables(self, version: int) -> Variables:
-        """See `Engine.variables`; versions before the present one as they travelled."""
-        vector = self.parameters.vector
-        if version != self.version:
-            vector = self.kept[version].astype(jnp.float32)
-        return jax.tree.map(jnp.copy, self.functions.layout.unflatten(vector))
+    def variables(self) -> Variables:
+        """A copy of the present version."""
+        vector = jnp.copy(self.parameters.vector)
+        return self.functions.layout.unflatten(vector)
 
-    def evaluate(self, version: int) -> dict[str, float]:
-        """See `Engine.evaluate`."""
-        assert version == self.version
+    def evaluate(self) -> dict[str, float]:
+        """The task's measures at the present version."""
         measures = self.functions.evaluate(self.task.data, self.parameters.vector)
         return {name: float(value) for name, value in measures.items()}
 
+    def objective(self) -> float:
+        """The training objective at the present version, as it travelled."""
+        vector = self.kept[self.version]
+        return float(self.functions.objective(self.task.data, vector))
+
     def losses(self, start: int, stop: int) -> np.ndarray:
-        """See `Engine.losses`."""
+        """Training losses of the rows `start` to `stop`."""
         self._losses[start:stop] = jax.device_get(self._losses[start:stop])
         return np.array(self._losses[start:stop], np.float32)
-
-    def objective(self) -> float:
-        """See `Engine.objective`."""
-        return float(self.functions.objective(self.task.data, self.kept[0]))
 
     def reserve(self, num_pushes: int) -> None:
         """Nothing to do: rows are kept in lists."""
 
-    def grow(self, slots: int, version: int) -> None:
-        """See `Engine.grow`."""
-        self.slots = max(slots, self.slots)
+    def grow(self, num_versions: int) -> None:
+        """Keeps at least so many versions from now on."""
+        self.num_versions = max(num_versions, self.num_versions)
 
-    @property
-    def server(self) -> Any:
-        """The state, as a checkpoint holds it."""
-        done = np.array(jax.device_get(self._losses), np.float32)
-        missing = jnp.zeros_like(self.kept[self.version])
-        numbers = range(self.version - self.slots + 1, self.version + 1)
-        return [
-            np.int32(self.version),
-            done,
-            *self.parameters.leaves(),
-            *(self.kept.get(number, missing) for number in numbers),
-        ]
-
-    @server.setter
-    def server(self, leaves: Any) -> None:
-        version, done, *rest = leaves
-        kept, rest = rest[-self.slots :], rest[: -self.slots]
-        self.version = int(version)
-        self._losses = list(np.asarray(done))
-        self.parameters.restore(rest)
-        first = self.version - self.slots + 1
-        self.kept = {
-            first + i: jnp.array(vector)
-            for i, vector in enumerate(kept)
-            if first + i >= 0
+    def checkpoint(self) -> Checkpoint:
+        """The state; its arrays are those that the next rows use up."""
+        losses = self.losses(0, len(self._losses))
+        parameters = self.parameters.leaves()
+        note = {
+            "version": self.version,
+            "num_versions": self.num_versions,
+            "kept": list(self.kept),
+            "parameters": len(parameters),
         }
+        return Checkpoint([*parameters, *self.kept.values(), losses], note)
+
+    def restore(self, saved: Checkpoint) -> None:
+        """Continues from a state; versions kept grow to what was asked for."""
+        cut = saved.note["parameters"]
+        *vectors, losses = saved.leaves[cut:]
+        self.parameters.restore(saved.leaves[:cut])
+        self.version = saved.note["version"]
+        self.kept = {
+            version: jnp.array(vector)
+            for version, vector in zip(saved.note["kept"], vectors, strict=True)
+        }
+        self._losses = list(np.asarray(losses))
+        self.grow(saved.note["num_versions"])

@@ -1,8 +1,8 @@
-"""What a push and a commit compute: the arithmetic shared by replay and cluster.
+"""What a push and a commit compute: the formulas shared by replay and cluster.
 
-A push is the sum over U local steps of mini-batch gradients; a commit applies the
-weighted mean (or sum) of the pushes since the one before. BatchNorm statistics travel
-with a push and are averaged at the commit like the gradients.
+A push is the sum over U local steps of mini-batch gradients. A commit applies what the
+aggregator makes of the pushes since the last one. BatchNorm statistics travel with a
+push and are averaged at the commit like the gradients.
 """
 
 from typing import Any, NamedTuple
@@ -13,214 +13,147 @@ import optax
 from jaxtyping import Array, Float, Int
 
 from abs_dssp.tasks.base import Task, Variables
-from abs_dssp.training import aggregators
+from abs_dssp.training.config import UpdateConfig
 
 PyTree = Any
+rule = UpdateConfig
 
 
-class Origin(NamedTuple):
+class PushContext(NamedTuple):
     """Where a push comes from: everything that its gradients depend on."""
 
     worker: Int[Array, ""]  # 0..N-1
     clock: Int[Array, ""]  # 1-based, this push included
-    version: Int[Array, ""]  # the version it was computed from
+    version: Int[Array, ""]  # the version it is computed from
     epoch: Float[Array, ""]  # samples processed when that version was made, in epochs
 
 
 class Push(NamedTuple):
     """A worker's result."""
 
-    gradient: PyTree  # sum over the local steps
+    gradient: PyTree  # like the parameters; sum over the local steps
     stats: PyTree  # BatchNorm statistics after the last local step
     loss: Float[Array, ""]  # mean over the local steps
 
 
-class Accumulated(NamedTuple):
-    """The server's sums since the last commit."""
-
-    gradient: PyTree
-    stats: PyTree
-    weight: Float[Array, ""]  # sum of the weights
-
-
-class Rule(NamedTuple):
-    """How pushes become updates; static."""
-
-    optimizer: optax.GradientTransformation
-    local_optimizer: optax.GradientTransformation
-    local_steps: int
-    aggregate: str  # "mean", "sum", or what `aggregates.parse` reads
-    unroll: bool = False  # whether local steps are written out instead of looped over
-
-
-def rule(
-    optimizer: optax.GradientTransformation,
-    local_optimizer: optax.GradientTransformation | None = None,
-    local_steps: int = 1,
-    aggregate: str = "mean",
-) -> Rule:
-    """Checks and bundles the settings of push and commit.
-
-    Args:
-      optimizer: the server's; its `update` is given `epoch` and `server_updates` as
-        extra arguments (see `optimizers.on_clock`).
-      local_optimizer: makes the local steps within a push, from a fresh state at every
-        pull; the server's by default, so that plain SGD has the same step size in both
-        places (gamma = eta).
-      local_steps: U, at least 1.
-      aggregate: divide a commit's weighted sum by the sum of weights (`"mean"`) or not
-        (`"sum"`); or one of `aggregates.KNOWN`, such as `"compensated(strength=0.04)"`.
-
-    Raises:
-      ValueError: for `local_steps` below 1 or an unknown `aggregate`.
-    """
-    if local_steps < 1:
-        raise ValueError(f"local_steps must be at least 1, got {local_steps}.")
-    aggregators.parse(aggregate)  # refuses what it does not know
-    return Rule(optimizer, local_optimizer or optimizer, local_steps, aggregate)
-
-
-class Work(NamedTuple):
+class LocalState(NamedTuple):
     """A computation between two local steps."""
 
     variables: Variables
     optimizer: PyTree  # state of the local optimiser
-    total: PyTree  # gradients so far, summed
-    losses: Float[Array, " U"]
+    gradient: PyTree  # sum of the gradients so far
+    losses: Float[Array, " U"]  # of the local steps; 0 before their turn
 
 
 def compute_push(
-    rule: Rule, task: Task, data: PyTree, key: Any, variables: Variables, origin: Origin
+    config: UpdateConfig,
+    task: Task,
+    data: PyTree,
+    key: Any,
+    variables: Variables,
+    context: PushContext,
 ) -> Push:
-    """The gradients of one push, taken at `variables` and after."""
-    if rule.local_steps == 1:
-        return single(rule, task, data, key, variables, origin)
+    """One push: U local steps from a pulled version. Pure.
 
-    def step(work, number):
-        return local_step(rule, task, data, key, work, origin, number), None
+    Args:
+      config: how pushes become updates.
+      task: model; its own `data` is not read.
+      data: the task's arrays.
+      key: of the run's seed.
+      variables: the pulled version.
+      context: worker, clock and version.
 
-    steps = jnp.arange(rule.local_steps, dtype=jnp.int32)
-    work, _ = jax.lax.scan(step, begin(rule, variables), steps, unroll=rule.unroll)
-    return finish(work)
+    Returns:
+      Gradients summed over the local steps, taken at `variables` first and then along
+      the local optimiser's path.
+    """
+    if config.local_steps == 1:
+        return single_step(task, data, key, variables, context)
+
+    def step(state, number):
+        return local_step(config, task, data, key, state, context, number), None
+
+    steps = jnp.arange(config.local_steps, dtype=jnp.int32)
+    state, _ = jax.lax.scan(step, begin(config, variables), steps)
+    return finish(state)
 
 
-def single(
-    rule: Rule, task: Task, data: PyTree, key: Any, variables: Variables, origin: Origin
+def single_step(
+    task: Task, data: PyTree, key: Any, variables: Variables, context: PushContext
 ) -> Push:
-    """A push of one local step."""
-    return Push(*_gradient(rule, task, data, key, variables, origin, jnp.int32(0)))
+    """A push of one local step; the arguments are those of `compute_push`."""
+    return Push(*_gradient(1, task, data, key, variables, context, jnp.int32(0)))
 
 
-def begin(rule: Rule, variables: Variables) -> Work:
-    """A computation of several local steps, before the first."""
-    local = optax.with_extra_args_support(rule.local_optimizer)
-    return Work(
+def begin(config: UpdateConfig, variables: Variables) -> LocalState:
+    """The state before the first of several local steps."""
+    return LocalState(
         variables,
-        local.init(variables.params),
+        config.local.init(variables.params),
         jax.tree.map(jnp.zeros_like, variables.params),
-        jnp.zeros(rule.local_steps, jnp.float32),
+        jnp.zeros(config.local_steps, jnp.float32),
     )
 
 
 def local_step(
-    rule: Rule, task: Task, data: PyTree, key: Any, work: Work, origin: Origin, number
-) -> Work:
+    config: UpdateConfig,
+    task: Task,
+    data: PyTree,
+    key: Any,
+    state: LocalState,
+    context: PushContext,
+    number: Int[Array, ""],
+) -> LocalState:
     """Local step `number`, 0..U-1: the local optimiser moves along one gradient."""
-    local = optax.with_extra_args_support(rule.local_optimizer)
-    variables = work.variables
-    slope, stats, loss = _gradient(rule, task, data, key, variables, origin, number)
-    change, state = local.update(
-        slope,
-        work.optimizer,
-        variables.params,
-        epoch=origin.epoch,
-        server_updates=origin.version,
+    variables = state.variables
+    gradient, stats, loss = _gradient(
+        config.local_steps, task, data, key, variables, context, number
     )
-    moved = Variables(optax.apply_updates(variables.params, change), stats)
-    total = jax.tree.map(jnp.add, work.total, slope)
-    losses = work.losses.at[number].set(loss.astype(jnp.float32))
-    return Work(moved, state, total, losses)
+    change, optimizer = config.local.update(
+        gradient,
+        state.optimizer,
+        variables.params,
+        epoch=context.epoch,
+        server_updates=context.version,
+    )
+    return LocalState(
+        Variables(optax.apply_updates(variables.params, change), stats),
+        optimizer,
+        jax.tree.map(jnp.add, state.gradient, gradient),
+        state.losses.at[number].set(loss.astype(jnp.float32)),
+    )
 
 
-def finish(work: Work) -> Push:
+def finish(state: LocalState) -> Push:
     """The push after the last local step."""
-    return Push(work.total, work.variables.stats, jnp.mean(work.losses))
+    return Push(state.gradient, state.variables.stats, jnp.mean(state.losses))
 
 
-def _gradient(rule, task, data, key, variables: Variables, origin: Origin, step):
+def _gradient(
+    local_steps: int,
+    task: Task,
+    data: PyTree,
+    key: Any,
+    variables: Variables,
+    context: PushContext,
+    step: Int[Array, ""],
+) -> tuple[PyTree, PyTree, Float[Array, ""]]:
     """Gradient, statistics and loss of one mini-batch."""
-    index = (origin.clock - 1) * rule.local_steps + step
-    batch = task.batch(data, key, origin.worker, index)
-    work_key = jax.random.fold_in(jax.random.fold_in(key, origin.worker), origin.clock)
+    index = (context.clock - 1) * local_steps + step
+    batch = task.batch(data, key, context.worker, index)
+    key = jax.random.fold_in(jax.random.fold_in(key, context.worker), context.clock)
 
     def loss(params):
         return task.loss(
-            variables._replace(params=params), batch, jax.random.fold_in(work_key, step)
+            variables._replace(params=params), batch, jax.random.fold_in(key, step)
         )
 
     (value, stats), slope = jax.value_and_grad(loss, has_aux=True)(variables.params)
     return slope, stats, value
 
 
-def nothing(variables: Variables) -> Accumulated:
-    """The sums right after a commit."""
-    zeros = jax.tree.map(jnp.zeros_like, variables)
-    return Accumulated(zeros.params, zeros.stats, jnp.float32(0))
-
-
-def accumulate(sums: Accumulated, push: Push, weight: Float[Array, ""]) -> Accumulated:
-    """Adds a push; one of weight 0 adds nothing, whatever it holds."""
-
-    def add(total, value):
-        share = jnp.where(weight > 0, weight.astype(value.dtype) * value, 0)
-        return total + share
-
-    return Accumulated(
-        jax.tree.map(add, sums.gradient, push.gradient),
-        jax.tree.map(add, sums.stats, push.stats),
-        sums.weight + weight,
-    )
-
-
-def commit(
-    rule: Rule,
-    variables: Variables,
-    state: PyTree,
-    sums: Accumulated,
-    epoch: Float[Array, ""],
-    version: Int[Array, ""],
-) -> tuple[Variables, PyTree]:
-    """The next version, and the optimiser's state.
-
-    Args:
-      rule: settings.
-      variables: the present version.
-      state: the optimiser's.
-      sums: what was accumulated; with a weight of 0 nothing moves but the version.
-      epoch: samples processed when the present version was made, in epochs.
-      version: the present version's number.
-    """
-    positive = sums.weight > 0
-    scale = jnp.where(positive, 1 / jnp.where(positive, sums.weight, 1), 0)
-
-    def mean(total):
-        return total * scale.astype(total.dtype)
-
-    gradient = sums.gradient
-    if rule.aggregate == "mean":
-        gradient = jax.tree.map(mean, gradient)
-    return apply(
-        rule, variables, state, gradient,
-        jax.tree.map(
-            lambda total, old: jnp.where(positive, mean(total), old),
-            sums.stats, variables.stats,
-        ),
-        epoch, version,
-    )  # fmt: skip
-
-
 def apply(
-    rule: Rule,
+    config: UpdateConfig,
     variables: Variables,
     state: PyTree,
     gradient: PyTree,
@@ -228,9 +161,21 @@ def apply(
     epoch: Float[Array, ""],
     version: Int[Array, ""],
 ) -> tuple[Variables, PyTree]:
-    """One step of the server's optimiser along an aggregated gradient."""
-    server = optax.with_extra_args_support(rule.optimizer)
-    change, state = server.update(
+    """One step of the server's optimiser: the formula of a commit. Pure.
+
+    Args:
+      config: how pushes become updates.
+      variables: the present version.
+      state: the optimiser's.
+      gradient: what the aggregator made of the pushes; like `variables.params`.
+      stats: statistics of the next version.
+      epoch: samples processed when the present version was made, in epochs.
+      version: the present version's number.
+
+    Returns:
+      The next version and the optimiser's next state.
+    """
+    change, state = config.server.update(
         gradient, state, variables.params, epoch=epoch, server_updates=version
     )
     return Variables(optax.apply_updates(variables.params, change), stats), state

@@ -1,8 +1,6 @@
 """Training in virtual time: schedule, replay, and again where the loss decides."""
 
-import math
 from pathlib import Path
-from typing import Any
 
 import optax
 
@@ -13,8 +11,15 @@ from abs_dssp.simulation.communication import Communication
 from abs_dssp.simulation.delays import Delays
 from abs_dssp.simulation.scheduling import Source
 from abs_dssp.tasks.base import Task
-from abs_dssp.training import checkpoints, replayer, update
-from abs_dssp.training import compiled as engines
+from abs_dssp.training import engines, identity, replayer
+from abs_dssp.training.config import (
+    CheckpointConfig,
+    EngineConfig,
+    EvaluationConfig,
+    ReplayConfig,
+    RunLimits,
+    UpdateConfig,
+)
 from abs_dssp.training.replayer import Progress, Result
 
 
@@ -60,8 +65,8 @@ def train(
       until_epochs: stop when so many epochs of samples have been processed.
       communication: time of a push on its way; none by default.
       local_steps: U, gradient steps per push.
-      local_optimizer: see `update.rule`.
-      aggregate: `"mean"` or `"sum"`, see `update.rule`.
+      local_optimizer: see `replay.replay`.
+      aggregate: see `replay.replay`.
       width: see `replay.replay`.
       slots: see `replay.replay`.
       loop: see `replay.replay`.
@@ -78,86 +83,86 @@ def train(
 
     Raises:
       ValueError: if no limit is given, or for a setting out of range.
-      DeadlockError: if the policy makes everybody wait.
+      DeadlockError: if the policy makes everybody wait before a limit is reached.
+
+    Example:
+
+      >>> from abs_dssp import delays, optimizers, policies, simulate, tasks
+      >>> task = tasks.quadratic(2, dim=3, noise=0.0)
+      >>> speeds = delays.constant([1.0, 2.7])
+      >>> result = simulate.train(
+      ...     task, policies.ssp(2, s=3), speeds, optimizers.sgd(0.1), 60
+      ... )
+      >>> len(result.trace), result.history.last("loss") < 1e-3
+      (60, True)
     """
     if task.num_workers != delays.num_workers:
         raise ValueError(
             f"train: the task has {task.num_workers} workers, "
             f"the delays {delays.num_workers}."
         )
-    pushes = push_limit(task, num_pushes, until_seconds, until_epochs, local_steps)
-    communication = communication or communication_lib.none()
-    rule = update.rule(optimizer, local_optimizer, local_steps, aggregate)
-    settings: dict[str, Any] = {
-        "local_optimizer": local_optimizer,
-        "aggregate": aggregate,
-        "width": width,
-        "loop": loop,
-        "eval_every_commits": eval_every_commits,
-        "eval_every_seconds": eval_every_seconds,
-        "target_accuracy": target_accuracy,
-        "checkpoint_dir": checkpoint_dir,
-        "checkpoint_every": checkpoint_every,
-        "progress": progress,
-    }
+    limits = RunLimits(num_pushes, until_seconds, until_epochs)
+    config = ReplayConfig(
+        UpdateConfig(optimizer, local_optimizer, local_steps, aggregate),
+        EngineConfig(width, slots or 1, loop),
+        EvaluationConfig(eval_every_commits, eval_every_seconds, target_accuracy),
+        CheckpointConfig(checkpoint_dir, checkpoint_every),
+    )
     source = Source(
-        policy, delays, communication, pushes, until_seconds, seed, local_steps, task
+        policy,
+        delays,
+        communication or communication_lib.none(),
+        limits.pushes(task, local_steps),
+        until_seconds,
+        seed,
+        local_steps,
+        task.name,
     )
     if policies.reads_loss(policy, delays.num_workers):
         every = loss_every or 10 * delays.num_workers
-        return _alternate(task, rule, source, every, slots or 1, settings)
-    trace = source.all()
-    return replayer.replay(task, optimizer, trace, seed, slots=slots, **settings)
+        return _alternate(task, source, every, config, progress)
+    return replayer.run(task, source.all(), seed, config, progress)
 
 
 def push_limit(
-    task, num_pushes, until_seconds, until_epochs, local_steps
+    task: Task,
+    num_pushes: int | None,
+    until_seconds: float | None,
+    until_epochs: float | None,
+    local_steps: int,
 ) -> int | None:
-    """Pushes that are enough for every limit; None where only time ends the run."""
-    limits = []
-    for name, value in (
-        ("num_pushes", num_pushes),
-        ("until_seconds", until_seconds),
-        ("until_epochs", until_epochs),
-    ):
-        if value is not None and not value > 0:
-            raise ValueError(f"train: {name} must be above 0, got {value}.")
-    if num_pushes is not None:
-        limits.append(num_pushes)
-    if until_epochs is not None:
-        samples = task.batch_size * local_steps
-        limits.append(math.ceil(until_epochs * task.samples_per_epoch / samples))
-    if not limits and until_seconds is None:
-        raise ValueError(
-            "train: give num_pushes, until_seconds or until_epochs; "
-            "the run would never end."
-        )
-    return min(limits) if limits else None
+    """Pushes that are enough for every limit; None where only time ends the run.
+
+    Raises:
+      ValueError: for a limit that is not above 0, or if there is none.
+    """
+    limits = RunLimits(num_pushes, until_seconds, until_epochs)
+    return limits.pushes(task, local_steps)
 
 
-def _alternate(task, rule, source: Source, every, slots, settings) -> Result:
-    """Schedule a segment, replay it, tell the policy the loss, and so on."""
-    store = checkpoints.open_store(
-        settings["checkpoint_dir"],
-        repr((source.settings, source.delays.spec, source.pushes, source.until, every)),
-    )
-    limit = source.pushes or 1024
+def _alternate(
+    task: Task,
+    source: Source,
+    every: int,
+    config: ReplayConfig,
+    progress: Progress | None,
+) -> Result:
+    """Schedules a segment, replays it, tells the policy the loss, and so on."""
     engine = engines.make(
-        task, rule, source.seed, slots, limit, False, settings["width"],
-        settings["loop"],
-    )  # fmt: skip
-    run = replayer.Run(
-        engine,
-        store=store,
-        **{
-            name: settings[name]
-            for name in (
-                "eval_every_commits", "eval_every_seconds", "target_accuracy",
-                "checkpoint_every", "progress",
-            )
-        },
-    )  # fmt: skip
-    run.resume()
+        task, config.update, source.seed, source.pushes or 1024, False, config.engine
+    )
+    run = replayer.Run(engine, config, progress)
+    policy = source.settings["policy"]
+    run.open(
+        lambda: identity.of_run(
+            task,
+            config.update,
+            source.seed,
+            *(policy, source.pushes, source.until, every, engine.loop),
+            delays=source.delays,
+            communication=source.communication,
+        )
+    )
     # The loss of every finished segment: with these the schedule can be made again.
     losses = run.notes.setdefault("losses", [])
     if not losses:
@@ -171,13 +176,10 @@ def _alternate(task, rule, source: Source, every, slots, settings) -> Result:
         trace = source.trace()
         if run.done < len(trace) or source.ended:
             version = int(trace.committed.sum())
-            needed = max(
-                int(trace.staleness[before:].max(initial=0)),
-                version - source.oldest(),
-            )
+            staleness = int(trace.staleness[before:].max(initial=0))
+            needed = max(staleness, version - source.oldest())
             # By powers of two: a compiled loop of each size is compiled anew.
-            room = 1 << needed.bit_length()
-            engine.grow(room, version=int(trace.committed[: run.done].sum()))
+            engine.grow(1 << needed.bit_length())
             engine.reserve(len(trace))
             total = source.pushes or len(trace)
             run.follow(trace, total=total, final=source.ended)

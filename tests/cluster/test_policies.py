@@ -12,7 +12,7 @@ import support
 from abs_dssp import policies, replay, tasks, whatif
 from abs_dssp.cluster import keys
 from abs_dssp.history import rederivation
-from abs_dssp.training import compiled, flat, update
+from abs_dssp.training import flat, row_by_row, update
 
 
 def texts():
@@ -37,7 +37,7 @@ def test_a_real_run_is_lawful_and_replays_bit_for_bit(text, tmp_path):
     first = 0.0
     if policies.reads_loss(policy, 4):
         rule = update.rule(harness.OPTIMIZER)
-        first = compiled.HostEngine(harness.task(), rule, 7, 1).objective()
+        first = row_by_row.HostEngine(harness.task(), rule, 7, 1).objective()
     again = rederivation.rederive(policy, trace, losses, first)
     assert rederivation.first_difference(trace, again) == ""
     # The recorded times, scheduled in virtual time, give the same rows.

@@ -86,10 +86,10 @@ def test_a_run_that_is_killed_twice_ends_as_its_trace_says(text, tmp_path):
 
 def objective() -> float:
     """At the initial parameters."""
-    from abs_dssp.training import compiled, update
+    from abs_dssp.training import row_by_row, update
 
     rule = update.rule(harness.OPTIMIZER)
-    return compiled.HostEngine(harness.task(), rule, 7, 1).objective()
+    return row_by_row.HostEngine(harness.task(), rule, 7, 1).objective()
 
 
 def test_nothing_acknowledged_is_lost_and_grants_are_made_again(tmp_path):

@@ -10,25 +10,6 @@ from abs_dssp import delays, optimizers, policies, replay, simulate, tasks
 from abs_dssp.training import flat, update
 
 
-def _matrices(params):
-    return jax.tree.map(lambda leaf: leaf.ndim > 1, params)
-
-
-@pytest.mark.parametrize(
-    ("optimizer", "whole"),
-    [
-        (optimizers.sgd(0.1, momentum=0.9, weight_decay=1e-3), True),
-        (optax.adam(1e-3), True),
-        (optax.lars(0.1), False),  # scales by the norm of each leaf
-        (optax.chain(optax.adaptive_grad_clip(0.1), optax.sgd(0.1)), False),
-        (optax.masked(optax.add_decayed_weights(0.1), _matrices), False),
-    ],
-    ids=["sgd", "adam", "lars", "clip", "masked"],
-)  # fmt: skip
-def test_whether_an_optimiser_may_see_one_vector(optimizer, whole):
-    assert flat.elementwise(optimizer) == whole
-
-
 def variables():
     return tasks.Variables(
         {"a": jnp.arange(6.0).reshape(2, 3), "b": jnp.ones(4)}, {"mean": jnp.zeros(2)}
@@ -137,3 +118,16 @@ def test_other_number_types_are_refused():
         flat.layout(half)
     with pytest.raises(ValueError, match="push format must be one of"):
         flat.wire(push="float16")
+
+
+def test_the_first_version_stays_the_callers():
+    """A commit uses up the parameters' buffer, which must not be the caller's."""
+    functions = flat.Functions(problem(), update.rule(optimizers.sgd(0.1)))
+    start = functions.initial(jax.random.key(0))
+    start = jax.device_put(start, jax.local_devices()[0])
+    before = np.array(start)
+    server = flat.Parameters(functions, start)
+    server.receive(np.ones_like(before), 1.0, 0, True, before)
+    server.commit(0.0, 0)
+    np.testing.assert_array_equal(start, before)
+    assert not np.array_equal(server.vector, before)

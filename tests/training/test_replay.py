@@ -174,13 +174,15 @@ def test_batchnorm_statistics_travel_with_the_push_and_are_averaged():
     key = jax.random.key(0)
     start = task.init(key)
     rule = update.rule(optimizers.sgd(0.0))
+
+    def context(worker):
+        numbers = jnp.array([worker, 1, 0], jnp.int32)  # worker, clock, version
+        return update.PushContext(*numbers, jnp.float32(0))
+
     pushes = [
-        update.compute_push(
-            rule, task, task.data, key, start,
-            update.Origin(jnp.int32(w), jnp.int32(1), jnp.int32(0), jnp.float32(0)),
-        ).stats
+        update.compute_push(rule, task, task.data, key, start, context(w)).stats
         for w in range(2)
-    ]  # fmt: skip
+    ]
     expected = jax.tree.map(lambda a, b: (a + b) / 2, *pushes)
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6),
@@ -328,17 +330,17 @@ def test_an_interrupted_run_resumes_to_the_same_bytes(digits, tmp_path, text):
 
 def test_the_ring_keeps_max_staleness_plus_one_versions(quadratic):
     trace = simulate.schedule(policies.asp(N), MODEL, 200)
-    engine_slots = []
-    begin = compiled.Engine.__init__
+    kept = []
+    begin = compiled.CompiledEngine.__init__
 
-    def spy(self, task, rule, seed, slots, *rest):
-        engine_slots.append(slots)
-        begin(self, task, rule, seed, slots, *rest)
+    def spy(self, task, config, seed, num_versions, *rest):
+        kept.append(num_versions)
+        begin(self, task, config, seed, num_versions, *rest)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(compiled.Engine, "__init__", spy)
+        patch.setattr(compiled.CompiledEngine, "__init__", spy)
         replay.replay(quadratic, optax.sgd(0.1), trace)
-    assert engine_slots == [trace.staleness.max() + 1]
+    assert kept == [trace.staleness.max() + 1]
 
 
 def test_task_and_trace_must_have_the_same_workers(quadratic):

@@ -1,4 +1,6 @@
-"""Aggregates against slow loops in plain NumPy, in both engines."""
+"""Aggregators against slow loops in plain NumPy, in both engines."""
+
+import dataclasses
 
 import jax
 import jax.numpy as jnp
@@ -7,7 +9,7 @@ import optax
 import pytest
 
 from abs_dssp import delays, optimizers, policies, replay, simulate, tasks
-from abs_dssp.training import aggregators
+from abs_dssp.training import aggregators, flat, update
 
 N, DIM, RATE = 4, 6, 0.05
 MODEL = delays.shifted_exponential([1, 1, 1, 2.7], 0.5)
@@ -72,26 +74,139 @@ def test_malenia_averages_workers_and_not_pushes(task):
     check(task, trace, "workers", server)
 
 
-def test_ringleader_keeps_two_tables(task):
-    trace = simulate.schedule(policies.ringleader(N), MODEL, 200)
-    now, coming, moved = {}, {}, set()
+class TwoTables:
+    """What `table` is to do, in plain Python."""
+
+    def __init__(self):
+        self.tables = [(0, {}), (0, {})]  # round, gradients by worker
+        self.latest = 0
+
+    def push(self, number, worker, gradient):
+        rounds = [number for number, _ in self.tables]
+        if number in rounds:
+            self.latest = rounds.index(number)
+        else:
+            self.latest = rounds.index(min(rounds))
+            self.tables[self.latest] = (number, {})
+        self.tables[self.latest][1].setdefault(worker, []).append(gradient)
+
+    def mean(self):
+        table = self.tables[self.latest][1]
+        return np.mean([np.mean(mine, axis=0) for mine in table.values()], axis=0)
+
+
+def numbered(seed, pushes=200):
+    """A trace whose weights are numbers of rounds: mostly one of two, at random."""
+    trace = simulate.schedule(policies.k_async(N, k=2), MODEL, pushes)
+    random = np.random.default_rng(seed)
+    rounds = 1 + np.arange(pushes) // 12 + random.integers(0, 2, pushes)
+    rounds[::17] += 3  # ahead of both tables
+    rounds[::23] = 0  # discarded
+    return dataclasses.replace(trace, weight=rounds.astype(np.float32))
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_a_table_holds_the_pushes_of_one_round(task, seed):
+    trace, model = numbered(seed), TwoTables()
 
     def server(row, gradient, versions):
-        nonlocal now, coming, moved
-        worker = int(trace.worker[row])
-        if worker in moved:
-            coming.setdefault(worker, []).append(gradient)
-            return None
-        now.setdefault(worker, []).append(gradient)
-        if not moved and len(now) < N:
-            return None
-        moved.add(worker)
-        step = np.mean([np.mean(now[i], axis=0) for i in range(N)], axis=0)
-        if len(moved) == N:
-            now, coming, moved = coming, {}, set()
-        return step
+        if trace.weight[row] > 0:
+            model.push(int(trace.weight[row]), int(trace.worker[row]), gradient)
+        return model.mean() if trace.committed[row] else None
 
     check(task, trace, "table", server)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_tables_follow_the_numbers_of_random_rounds(seed):
+    random, model = np.random.default_rng(seed), TwoTables()
+    aggregator = aggregators.parse("table")
+    tables = aggregator.init(jnp.zeros(2), {}, N)
+    for _ in range(60):
+        number, worker = int(random.integers(1, 7)), int(random.integers(N))
+        gradient = random.normal(size=2).astype(np.float32)
+        tables = aggregator.accumulate(tables, arrival(gradient, number, worker))
+        model.push(number, worker, gradient)
+        found, _, tables = aggregator.finalize(tables, {})
+        np.testing.assert_allclose(found, model.mean(), rtol=1e-5, atol=1e-6)
+
+
+def arrival(gradient, weight, worker=0):
+    return aggregators.Arrival(
+        jnp.asarray(gradient), {}, jnp.float32(weight), jnp.int32(worker),
+        jnp.bool_(False), jnp.zeros(2), jnp.zeros(2),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("text", ["mean", "sum"])
+def test_mean_and_sum_are_aggregators_like_the_others(text):
+    aggregator = aggregators.parse(text)
+    assert aggregators.parse(f"{text}()") is not None
+    pushes = [([1.0, 0.0], 2.0), ([1.0, 3.0], 1.0)]
+    total = np.array([3.0, 3.0])  # 2 g_1 + g_2
+    for count in (0, 1, 2):
+        sums = aggregator.init(jnp.zeros(2), {}, N)
+        for gradient, weight in pushes[:count]:
+            sums = aggregator.accumulate(sums, arrival(gradient, weight))
+        found, _, empty = aggregator.finalize(sums, {})
+        wanted = [np.zeros(2), np.array([2.0, 0.0]), total][count]
+        if text == "mean":
+            wanted = wanted / [1, 2, 3][count]
+        np.testing.assert_allclose(found, wanted, rtol=1e-6)
+        assert not any(leaf.any() for leaf in jax.tree.leaves(empty))
+
+
+def counting():
+    """Counts calls; a commit applies the number of them."""
+
+    def accumulate(count, arrival):
+        return count + 1
+
+    def finalize(count, stats):
+        return jnp.broadcast_to(count, (DIM,)), stats, count
+
+    return aggregators.Aggregator(
+        lambda params, stats, workers: jnp.float32(0), accumulate, finalize
+    )
+
+
+def test_a_discarded_push_never_reaches_an_aggregator(task, monkeypatch):
+    known = aggregators.KNOWN | {"counting": counting}
+    monkeypatch.setattr(aggregators, "KNOWN", known)
+    trace = simulate.schedule(policies.ringmaster(N, threshold=2), MODEL, 80)
+    assert 0 < (trace.weight == 0).sum() < 40
+    start, calls = task.init(jax.random.key(0)).params, np.cumsum(trace.weight > 0)
+    expected = start - RATE * calls[trace.committed].sum()
+    for loop, width in (("compiled", 1), ("compiled", N), ("host", None)):
+        found = replay.replay(
+            task, optax.sgd(RATE), trace, aggregate="counting", loop=loop, width=width
+        )
+        np.testing.assert_allclose(found.variables.params, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "text", ["mean", "sum", "workers", "table", "compensated(adaptive=True)"]
+)
+def test_what_a_discarded_push_holds_changes_nothing(text, task):
+    config = update.rule(optax.sgd(RATE), aggregate=text)
+    functions = flat.Functions(task, config)
+    random = np.random.default_rng(0)
+    pushes = random.normal(size=(8, functions.layout.size)).astype(np.float32)
+
+    def run(broken):
+        server = flat.Parameters(functions, functions.initial(jax.random.key(0)))
+        for number, push in enumerate(pushes):
+            bad = np.full_like(push, np.nan)
+            for _ in range(broken):
+                server.receive(bad, 0.0, number % N, False, bad)
+            server.receive(push, 1.0, number % N, number % 2 == 1, pushes[0])
+            server.keep()
+            if number % 2:
+                server.commit(0.0, number // 2)
+        return np.asarray(server.vector)
+
+    np.testing.assert_array_equal(run(0), run(2))
+    assert np.isfinite(run(2)).all()
 
 
 @pytest.mark.parametrize("adaptive", [False, True])
@@ -130,15 +245,16 @@ def test_without_staleness_compensation_changes_nothing(task):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
 
-def test_a_checkpoint_holds_the_tables(task, tmp_path):
-    policy, optimizer = policies.ringleader(N), optax.sgd(RATE)
+@pytest.mark.parametrize("loop", ["compiled", "host"])
+def test_a_checkpoint_holds_the_tables(task, tmp_path, loop):
+    trace, optimizer = numbered(2, 120), optax.sgd(RATE)
 
     class Interrupted(Exception):
         pass
 
     def run(folder, progress=None):
-        return simulate.train(
-            task, policy, MODEL, optimizer, 120, seed=2, aggregate="table",
+        return replay.replay(
+            task, optimizer, trace, seed=2, aggregate="table", loop=loop,
             eval_every_commits=10, checkpoint_dir=folder, checkpoint_every=25,
             progress=progress,
         )  # fmt: skip
@@ -192,7 +308,8 @@ def test_delayed_nesterov_is_its_formula():
             part = 1 - share * every + share
         wanted = -rate * (part * beta * momentum + gradient / every)
         np.testing.assert_allclose(step, wanted, rtol=1e-5, atol=1e-7)
-    for wrong in ({"every": 0}, {"every": 3, "share": 0.5}):
+    refused = {"every": 0}, {"every": 3, "share": 0.5}, {"every": 3, "momentum": 5}
+    for wrong in refused:
         with pytest.raises(ValueError, match="delayed_nesterov"):
             optimizers.delayed_nesterov(0.1, **wrong)
 

@@ -1,0 +1,208 @@
+"""The settings of training: frozen and checked once, when they are made."""
+
+import dataclasses
+import math
+from pathlib import Path
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import optax
+
+from abs_dssp.tasks.base import Task
+from abs_dssp.training import aggregators
+
+DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+LOOPS = ("auto", "compiled", "host")
+
+
+class Wire(NamedTuple):
+    """Number formats of what travels between worker and server."""
+
+    push: str = "float32"
+    pull: str = "float32"
+
+
+def wire(push: str = "float32", pull: str = "float32") -> Wire:
+    """Checks the formats of pushes and pulls: `"float32"` or `"bfloat16"`.
+
+    Raises:
+      ValueError: for another format.
+    """
+    for name, value in (("push", push), ("pull", pull)):
+        if value not in DTYPES:
+            known = ", ".join(DTYPES)
+            raise ValueError(f"{name} format must be one of {known}, got {value!r}.")
+    return Wire(push, pull)
+
+
+@dataclasses.dataclass(frozen=True)
+class UpdateConfig:
+    """How pushes become updates. Hashable: a static argument of compiled functions.
+
+    Attributes:
+      optimizer: the server's; its `update` is given `epoch` and `server_updates` as
+        extra arguments (see `optimizers.on_clock`).
+      local_optimizer: makes the local steps within a push, from a fresh state at every
+        pull; the server's by default, so that plain SGD has the same step size in both
+        places (gamma = eta).
+      local_steps: U, gradient steps per push; at least 1.
+      aggregate: what a commit makes of its pushes: a name of `aggregators.KNOWN`, with
+        arguments where it has any, such as `"mean"` or `"compensated(strength=0.04)"`.
+
+    Raises:
+      ValueError: for `local_steps` below 1 or an unknown `aggregate`.
+    """
+
+    optimizer: optax.GradientTransformation
+    local_optimizer: optax.GradientTransformation | None = None
+    local_steps: int = 1
+    aggregate: str = "mean"
+
+    def __post_init__(self):
+        if self.local_steps < 1:
+            raise ValueError(f"local_steps must be at least 1, got {self.local_steps}.")
+        aggregators.parse(self.aggregate)  # refuses what it does not know
+
+    @property
+    def aggregator(self) -> aggregators.Aggregator:
+        """What `aggregate` names."""
+        return aggregators.parse(self.aggregate)
+
+    @property
+    def server(self) -> optax.GradientTransformationExtraArgs:
+        """The server's optimiser; accepts extra arguments."""
+        return optax.with_extra_args_support(self.optimizer)
+
+    @property
+    def local(self) -> optax.GradientTransformationExtraArgs:
+        """The optimiser of the local steps; accepts extra arguments."""
+        return optax.with_extra_args_support(self.local_optimizer or self.optimizer)
+
+
+@dataclasses.dataclass(frozen=True)
+class EngineConfig:
+    """How a replay computes. Only `formats` changes more than the rounding.
+
+    Attributes:
+      width: gradients computed side by side; 1 on a CPU and N elsewhere by default.
+      num_versions: versions of the parameters that are kept at least.
+      loop: `"compiled"`, `"host"` (row by row) or `"auto"`.
+      formats: number formats of pushes and pulls.
+      recorded: whether a cluster wrote the trace, so that its bits are wanted.
+
+    Raises:
+      ValueError: for an unknown loop or a width below 1, or if two settings exclude
+        each other.
+    """
+
+    width: int | None = None
+    num_versions: int = 1
+    loop: str = "auto"
+    formats: Wire = Wire()
+    recorded: bool = False
+
+    def __post_init__(self):
+        if self.loop not in LOOPS:
+            known = ", ".join(map(repr, LOOPS))
+            raise ValueError(f"replay: loop must be one of {known}, got {self.loop!r}.")
+        if self.width is not None and self.width < 1:
+            raise ValueError(f"replay: width must be at least 1, got {self.width}.")
+        side_by_side = self.width not in (None, 1)
+        if self.loop == "host" and side_by_side:
+            raise ValueError(f"replay: loop 'host' has width 1, got {self.width}.")
+        if self.formats != Wire() and (self.loop == "compiled" or side_by_side):
+            raise ValueError(
+                "replay: formats other than float32 need loop='host' and width 1, "
+                f"got {self.loop!r} and {self.width}."
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationConfig:
+    """When the parameters are evaluated, besides the start and the end.
+
+    Attributes:
+      every_commits: after every so many commits.
+      every_seconds: at every multiple of this time of the trace.
+      target_accuracy: stop at the first evaluation of at least this accuracy.
+
+    Raises:
+      ValueError: for an interval that is not above 0.
+    """
+
+    every_commits: int | None = None
+    every_seconds: float | None = None
+    target_accuracy: float | None = None
+
+    def __post_init__(self):
+        for name in ("every_commits", "every_seconds"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ValueError(f"eval_{name} must be above 0, got {value}.")
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckpointConfig:
+    """Where and how often the state is saved.
+
+    Attributes:
+      folder: of the checkpoints; None saves nothing.
+      every: pushes between two checkpoints; at every evaluation by default.
+
+    Raises:
+      ValueError: if `every` is below 1.
+    """
+
+    folder: str | Path | None = None
+    every: int | None = None
+
+    def __post_init__(self):
+        if self.every is not None and self.every < 1:
+            raise ValueError(f"checkpoint_every must be at least 1, got {self.every}.")
+
+
+@dataclasses.dataclass(frozen=True)
+class RunLimits:
+    """Where a run in virtual time ends: at the first limit that it reaches.
+
+    Attributes:
+      num_pushes: pushes.
+      until_seconds: virtual time.
+      until_epochs: samples processed, in epochs.
+
+    Raises:
+      ValueError: for a limit that is not above 0, or if there is none.
+    """
+
+    num_pushes: int | None = None
+    until_seconds: float | None = None
+    until_epochs: float | None = None
+
+    def __post_init__(self):
+        given = dataclasses.asdict(self)
+        for name, value in given.items():
+            if value is not None and not value > 0:
+                raise ValueError(f"train: {name} must be above 0, got {value}.")
+        if all(value is None for value in given.values()):
+            raise ValueError(
+                f"train: give {', '.join(given)}; the run would never end."
+            )
+
+    def pushes(self, task: Task, local_steps: int) -> int | None:
+        """Pushes that are enough for every limit; None where only time ends the run."""
+        limits = [] if self.num_pushes is None else [self.num_pushes]
+        if self.until_epochs is not None:
+            samples = task.batch_size * local_steps
+            wanted = self.until_epochs * task.samples_per_epoch
+            limits.append(math.ceil(wanted / samples))
+        return min(limits, default=None)
+
+
+@dataclasses.dataclass(frozen=True)
+class ReplayConfig:
+    """All settings of a replay."""
+
+    update: UpdateConfig
+    engine: EngineConfig = EngineConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
