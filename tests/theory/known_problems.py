@@ -5,6 +5,7 @@ objective at a step size. Loss and noise are sums over runs and seeds, so that e
 is SGD of its own; they share the timing, as a mean over noise seeds asks for.
 """
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -14,11 +15,15 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from abs_dssp import replay, theory
+from abs_dssp import policies, replay, theory
 from abs_dssp.tasks.base import Task, Variables
 from abs_dssp.traces import Trace
 
 DIM = 10
+
+
+# One object for one text: jit compiles a schedule once per policy object.
+policy = functools.cache(policies.parse)
 
 
 class Problem(NamedTuple):

@@ -30,7 +30,7 @@ def the_bound_is_no_looser(measured: known.Measure, bound: float, factor: float)
 
 
 def scheduled(text, workers, speed, commits, local_steps=1, pushes_per_round=1):
-    policy = policies.parse(text, workers)
+    policy = known.policy(text, workers)
     pushes = math.ceil(commits * pushes_per_round)
     trace = simulate.schedule(policy, speed, pushes, local_steps=local_steps)
     return known.first_rounds(trace, commits)
@@ -85,7 +85,7 @@ ORACLES = {
 def test_the_table_of_oracles(name):
     workers, k, tau_max, local_steps, rows = ORACLES[name]
     if local_steps == 1:
-        policy = policies.parse(f"abs(k0={k},a=None,tau_max={tau_max})", workers)
+        policy = known.policy(f"abs(k0={k},a=None,tau_max={tau_max})", workers)
         speed = delays.exponential(1.0, workers)
         promise, pushes = theory.Promise(k, tau_max, False), 2000 * k
     else:

@@ -29,7 +29,7 @@ def scheduled(policy: policies.Policy, workers=N, pushes=6000):
 
 
 def real(text: str, workers=N):
-    return scheduled(policies.parse(text, workers), workers)
+    return scheduled(known.policy(text, workers), workers)
 
 
 def catches(check, true, mutant):
@@ -86,7 +86,7 @@ def conserves(rule, k):
 
 
 def test_abs_that_forgets_to_restart():
-    rule = policies.parse("abs(k0=2,a=None,tau_max=3)", N)
+    rule = known.policy("abs(k0=2,a=None,tau_max=3)", N)
     forgetful = altered(
         rule,
         lambda d, clocks, worker: d._replace(
@@ -121,7 +121,7 @@ def test_k_sync_that_accepts_stale_pushes():
             clocks, worker, jnp.int32(3), fresh=False, batch=False
         )
 
-    rule = policies.parse("k_sync(k=3)", N)
+    rule = known.policy("k_sync(k=3)", N)
     mutant = policies.Policy(rule.init, careless, rule.on_leave)
     catches(staleness_is_at_most(0), scheduled(rule), scheduled(mutant))
 
@@ -132,7 +132,7 @@ def test_k_async_that_commits_one_push_early():
 
 def test_k_async_that_loses_pushes():
     """Discards by staleness: no longer are all computations applied in the end."""
-    rule = policies.parse("k_async(k=3)", N)
+    rule = known.policy("k_async(k=3)", N)
     choosy = altered(
         rule,
         lambda d, clocks, worker: d._replace(
@@ -220,9 +220,7 @@ def test_the_leading_constants_of_theorem_a():
 def test_the_laws_of_round_times(rule, wrong):
     k = {"bsp": N, "asp": 1}.get(rule, 3)
     text = f"{rule}(k=3)" if k == 3 else f"{rule}()"
-    trace = simulate.schedule(
-        policies.parse(text, N), delays.exponential(1.0, N), 20_000
-    )
+    trace = scheduled_equal(text)
 
     def check(factor):
         expected = factor * float(theory.round_time(rule, N, k))
@@ -249,7 +247,7 @@ def test_the_restart_law(place, wrong):
 @functools.cache
 def scheduled_equal(text: str):
     speed = delays.exponential(1.0, N)
-    return simulate.schedule(policies.parse(text, N), speed, 20_000)
+    return simulate.schedule(known.policy(text, N), speed, 20_000)
 
 
 def test_the_bounds_of_the_collection_time():

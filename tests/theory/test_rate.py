@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from known_problems import Run
 
-from abs_dssp import delays, policies, simulate, theory
+from abs_dssp import delays, simulate, theory
 
 WORKERS, SEEDS = 4, 8
 BASE = (8000, 2, 2)  # T, K, U
@@ -33,7 +33,7 @@ KINDS = {
 def schedule(k: int):
     longest = max(rounds * size for rounds, size, _ in SETTINGS if size == k)
     speed = delays.exponential(1.0, WORKERS)
-    return simulate.schedule(policies.k_async(WORKERS, k=k), speed, longest)
+    return simulate.schedule(known.policy(f"k_async(k={k})", WORKERS), speed, longest)
 
 
 @functools.cache
@@ -130,7 +130,7 @@ def test_the_corollary_holds_from_its_threshold_on():
     largest = float(theory.largest_step_b(1.0, scale, local_steps))
     assert step == pytest.approx(largest, rel=1e-3) and step <= largest * (1 + 1e-6)
     trace = simulate.schedule(
-        policies.parse(f"abs(k0={k},a=None,tau_max=6)", WORKERS),
+        known.policy(f"abs(k0={k},a=None,tau_max=6)", WORKERS),
         delays.exponential(1.0, WORKERS), k * rounds, local_steps=local_steps,
     )  # fmt: skip
     runs = [Run(problem, step) for problem in known.PROBLEMS.values()]

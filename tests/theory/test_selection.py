@@ -1,5 +1,6 @@
 """Oracle values of section 5 that only simulation gives, by the package's schedules."""
 
+import known_problems as known
 import numpy as np
 import pytest
 
@@ -34,9 +35,7 @@ DURATIONS, QUICK = quick_or_not(30_000)
 def test_cancelling_prefers_quick_samples(text, expected):
     """Remark 2: where times depend on the data, cancelling biases the sample."""
     pushes = 20_000
-    trace = simulate.schedule(
-        policies.parse(text, N), delays.recorded(DURATIONS), pushes
-    )
+    trace = simulate.schedule(known.policy(text, N), delays.recorded(DURATIONS), pushes)
     quick = np.zeros(pushes, bool)
     for worker in range(N):
         rows = np.flatnonzero(trace.worker == worker)
@@ -58,7 +57,7 @@ def test_moments_of_staleness_for_exponential_times(text, mean, square):
     p = 1 / (1 + mean)
     assert (1 - p) / p**2 + (1 / p - 1) ** 2 == pytest.approx(square, abs=1e-5)
     speed = delays.exponential(1.0, N)
-    trace = simulate.schedule(policies.parse(text, N), speed, 60_000)
+    trace = simulate.schedule(known.policy(text, N), speed, 60_000)
     staleness = trace.staleness.astype(float)
     assert staleness.mean() == pytest.approx(mean, rel=0.005)
     assert (staleness**2).mean() == pytest.approx(square, rel=0.03)
@@ -66,7 +65,7 @@ def test_moments_of_staleness_for_exponential_times(text, mean, square):
 
 def test_the_round_of_k_async_with_shifted_times():
     speed = delays.shifted_exponential(0.5, 0.5, N)
-    trace = simulate.schedule(policies.k_async(N, k=3), speed, 60_000)
+    trace = simulate.schedule(known.policy("k_async(k=3)", N), speed, 60_000)
     assert trace.seconds / trace.commits == pytest.approx(0.42846, rel=0.005)
     assert trace.staleness.mean() == pytest.approx(N / 3 - 1, rel=0.005)
 
