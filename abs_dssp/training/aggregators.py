@@ -64,7 +64,7 @@ class Sums(NamedTuple):
 
 
 class Table(NamedTuple):
-    """Weighted sums by worker. A row without weight is empty, whatever it holds."""
+    """Weighted sums by worker; 0 where there was no push."""
 
     gradient: PyTree  # leaves (..., N, *leaf)
     stats: PyTree  # leaves (..., N, *leaf)
@@ -188,8 +188,7 @@ def workers() -> Aggregator:
         return _add(sums, (arrival.worker,), arrival, arrival.weight)
 
     def finalize(sums, stats):
-        empty = sums._replace(weight=jnp.zeros_like(sums.weight))
-        return *_mean_of_means(sums, stats), empty
+        return *_mean_of_means(sums, stats), _zeros(sums)
 
     return Aggregator(init, accumulate, finalize)
 
@@ -215,9 +214,12 @@ def table() -> Aggregator:
         latest = jnp.where(
             jnp.any(known), jnp.argmax(known), jnp.argmin(tables.round)
         ).astype(jnp.int32)
-        sums, old = tables.sums, tables.sums.weight[latest]
-        kept = jnp.where(known[latest], old, jnp.zeros_like(old))
-        sums = sums._replace(weight=sums.weight.at[latest].set(kept))
+        sums = jax.lax.cond(
+            known[latest],
+            lambda sums: sums,
+            lambda sums: jax.tree.map(lambda rows: rows.at[latest].set(0), sums),
+            tables.sums,
+        )
         return Tables(
             _add(sums, (latest, arrival.worker), arrival, jnp.float32(1)),
             tables.round.at[latest].set(arrival.weight),
@@ -303,12 +305,10 @@ def _table(axes: tuple[int, ...], params: PyTree, stats: PyTree) -> Table:
 
 
 def _add(table: Table, row: tuple[Any, ...], arrival: Arrival, weight) -> Table:
-    """Adds a push to the row at this index; what an empty row holds is overwritten."""
-    kept = table.weight[row]
+    """Adds a push to the row at this index."""
 
     def add(rows, value):
-        old = jnp.where(kept > 0, rows[row], jnp.zeros_like(rows[row]))
-        return rows.at[row].set(old + weight.astype(rows.dtype) * value)
+        return rows.at[row].add(weight.astype(rows.dtype) * value)
 
     return Table(
         jax.tree.map(add, table.gradient, arrival.gradient),
@@ -324,9 +324,7 @@ def _mean_of_means(table: Table, stats: PyTree) -> tuple[PyTree, PyTree]:
     scale = jnp.where(filled, 1 / jnp.where(filled, table.weight, 1), 0) / count
 
     def mean(rows):
-        axes = (slice(None), *(None,) * (rows.ndim - 1))
-        shares = jnp.where(filled[axes], scale[axes].astype(rows.dtype) * rows, 0)
-        return jnp.sum(shares, axis=0)
+        return jnp.tensordot(scale.astype(rows.dtype), rows, axes=1)
 
     gradient = jax.tree.map(mean, table.gradient)
     stats = jax.tree.map(

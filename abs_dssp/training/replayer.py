@@ -106,12 +106,9 @@ def replay(
       10.0
     """
     steps = trace.local_steps if local_steps is None else local_steps
-    needed = int(trace.staleness.max(initial=0)) + 1
     config = ReplayConfig(
         UpdateConfig(optimizer, local_optimizer, steps, aggregate),
-        EngineConfig(
-            width, max(needed, slots or 0), loop, formats or Wire(), trace.recorded
-        ),
+        EngineConfig(width, slots or 1, loop, formats or Wire()),
         EvaluationConfig(eval_every_commits, eval_every_seconds, target_accuracy),
         CheckpointConfig(checkpoint_dir, checkpoint_every),
     )
@@ -125,11 +122,17 @@ def run(
     config: ReplayConfig,
     progress: Progress | None = None,
 ) -> Result:
-    """`replay` with its settings as one value; `config.engine` must fit the trace."""
+    """`replay` with its settings as one value; keeps the versions the trace needs."""
     _require_same_workers(task, trace)
     alone = _commits_every_push(trace)
-    engine = engines.make(task, config.update, seed, len(trace), alone, config.engine)
-    known = (traces.fingerprint(trace), engine.loop, tuple(config.engine.formats))
+    needed = int(trace.staleness.max(initial=0)) + 1
+    chosen = dataclasses.replace(
+        config.engine,
+        num_versions=max(needed, config.engine.num_versions),
+        recorded=trace.recorded,
+    )
+    engine = engines.make(task, config.update, seed, len(trace), alone, chosen)
+    known = (traces.fingerprint(trace), engine.loop, tuple(chosen.formats))
     found = Run(engine, config, progress)
     found.open(lambda: identity.of_run(task, config.update, seed, *known))
     found.follow(trace, total=len(trace), final=True)
