@@ -9,7 +9,7 @@ from typing import Any
 
 import jax
 
-from abs_dssp.cluster import bootstrap, transport
+from abs_dssp.cluster import bootstrap, keys, transport
 
 ADDRESS = "server.json"  # in the folder of a run: where its server is
 
@@ -203,3 +203,20 @@ def _write(address: dict[str, Any], folder: Path) -> None:
     with open(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as f:
         json.dump(address, f)
     partial.replace(folder / ADDRESS)
+
+
+def load_keys(options: Options) -> keys.Keys | None:
+    """The keys for connections between hosts; None without encryption.
+
+    Raises:
+      ValueError: if there is no key file, or it holds no keys.
+    """
+    if not options.encrypt:
+        return None
+    if options.key_file is None:
+        raise ValueError(
+            "connections between hosts are encrypted and need --key_file: make one "
+            "with python -m abs_dssp.cluster.keys PATH and give it to every process, "
+            "or say --noencrypt on a network that you trust."
+        )
+    return keys.load(options.key_file)

@@ -9,8 +9,8 @@ import os
 import random
 import threading
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -41,6 +41,16 @@ class StragglerInjection:
         if self.durations is not None:
             wanted = float(self.durations[number % len(self.durations)])
         return max(0.0, wanted * self.slowdown - took)
+
+
+class WorkerPlan(NamedTuple):
+    """What the workers of a process compute."""
+
+    task: Task
+    functions: flat.Functions  # compiled for the task
+    seed: int
+    agreed: Mapping[str, Any]  # what all processes must agree on, by name
+    settings: Settings
 
 
 class Heartbeats:
@@ -107,20 +117,28 @@ class Worker:
     def __init__(
         self,
         index: int,
-        connect: Connect,
-        task: Task,
-        functions: flat.Functions,
         device: Any,
-        seed: int,
+        plan: WorkerPlan,
+        connect: Connect,
         identity: dict[str, Any],
-        beats: Heartbeats,
-        settings: Settings,
-        pace: StragglerInjection,
-        say: Callable[[str], None],
+        heartbeats: Heartbeats,
+        injection: StragglerInjection,
     ):
-        self.index, self.settings, self.pace = index, settings, pace
-        self._connect, self._identity, self._beats = connect, identity, beats
-        self._functions, self._device, self._say = functions, device, say
+        """Prepares a worker; `run` works.
+
+        Args:
+          index: 0..N-1.
+          device: that computes.
+          plan: what is computed.
+          connect: opens a connection to the server.
+          identity: what the worker says of itself at the beginning.
+          heartbeats: of this process.
+          injection: straggling.
+        """
+        task, seed = plan.task, plan.seed
+        self.index, self.settings, self.pace = index, plan.settings, injection
+        self._connect, self._identity, self._beats = connect, identity, heartbeats
+        self._functions, self._device = plan.functions, device
         self._data = jax.device_put(task.data, device)
         self._key = jax.device_put(jax.random.key(seed), device)
         self._random = random.Random(f"{seed} {index}")  # of injected faults only

@@ -84,12 +84,14 @@ def _bound(comparison: Comparison, regime) -> float:
     """The least seconds for any method, up to a universal constant."""
     problem, n = comparison.problem, comparison.limits.num_workers
     task = problem.task(n)
-    assert task.constants is not None and task.constants.noise_variance is not None
-    variance = task.constants.noise_variance / task.batch_size
+    constants = task.constants
+    assert constants is not None and constants.smoothness is not None
+    assert constants.noise_variance is not None
+    variance = constants.noise_variance / task.batch_size
     return float(
         theory.tyurin_richtarik(
             regime.mean(n),
-            task.constants.smoothness,
+            constants.smoothness,
             problem.gap,
             variance,
             problem.target,

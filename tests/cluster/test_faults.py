@@ -1,6 +1,5 @@
 """Weather: slow memory, workers that do not read, messages with strange cargo."""
 
-import ast
 import dataclasses
 import os
 import socket
@@ -8,17 +7,14 @@ import subprocess
 import sys
 import textwrap
 import time
-from pathlib import Path
 
 import harness
 import numpy as np
 import pytest
 
-import abs_dssp
 from abs_dssp.cluster import memory, messages, run_config, transport
 from abs_dssp.cluster.messages import Kind, Message
 
-PACKAGE = Path(abs_dssp.__file__).parent
 # Workers by hand give no signs of life.
 PATIENT = dataclasses.replace(harness.QUICK, lease=120.0)
 
@@ -214,37 +210,3 @@ def test_a_comment_or_a_report_does_not_make_a_run_another(tmp_path):
     assert digest(report="step = 2\n") == same
     assert digest(training='"""Another sentence."""\nstep = (\n    1\n)\n') == same
     assert digest(training='"""A room."""\n\nstep = 2\n') != same
-
-
-def imports(path: Path):
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and node.module:
-            yield node.module
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
-        elif isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-
-
-FLOORS = [  # a room imports those above it, and itself
-    "policies",
-    "history",
-    "tasks",
-    "simulation",
-    "training",
-    "theory",
-    "verify",
-    "cluster",
-    "report",
-    "experiment",
-]
-
-
-@pytest.mark.parametrize("room", FLOORS)
-def test_imports_flow_one_way(room):
-    below = FLOORS[FLOORS.index(room) + 1 :]
-    for path in (PACKAGE / room).rglob("*.py"):
-        if path.name == "__main__.py":  # a command stands above all rooms
-            continue
-        for name in imports(path):
-            wrong = [f"abs_dssp.{other}" for other in below]
-            assert not name.startswith(tuple(wrong)), f"{path.name} imports {name}"
