@@ -47,7 +47,7 @@ class LocalWorkers:
         self._errors: list[BaseException] = []
         self._name = f"process {cluster.process}, pid {os.getpid()}"
         same = nonce()
-        identity = {"nonce": same, "place": self._name, "run": plan.agreed}
+        identity = {"nonce": same, "process": self._name, "run": plan.agreed}
         # Whoever waits in a thread must not be kept from the interpreter's lock.
         sys.setswitchinterval(1e-3)
         self._heartbeats = Heartbeats(self._connect, plan.settings, same)

@@ -28,7 +28,7 @@ class Session:
     index: int
     peer: Any = None  # transport.Peer, or None
     nonce: str = ""  # tells a process from an earlier one with the same index
-    place: str = ""  # such as "process 1, pid 4711"
+    process: str = ""  # such as "process 1, pid 4711"
     ready: bool = False
     heard: float = 0.0
     steps: int = -1  # finished, as its heartbeats say
@@ -158,7 +158,7 @@ class Membership:
 
     def _hello(self, peer, session: Session, message: Message, now) -> list[Effect]:
         try:
-            nonce, place = str(message.text["nonce"]), str(message.text["place"])
+            nonce, process = str(message.text["nonce"]), str(message.text["process"])
             differs = run_config.first_difference(self.config, message.text["run"])
         except (TypeError, KeyError):
             return self._turn_away(peer, "it does not say what it would train.")
@@ -178,7 +178,7 @@ class Membership:
                 why = "another process has taken this one's place"
                 wanted.append(_dismissal(session.peer, why))
             session.ready = False
-        session.peer, session.nonce, session.place = peer, nonce, place
+        session.peer, session.nonce, session.process = peer, nonce, process
         session.heard = session.progressed = now
         welcome = {"incarnation": self._incarnation, "workers": self.core.num_workers}
         greeting = Message(Kind.WELCOME, session.index, text=welcome)
@@ -226,7 +226,7 @@ class Membership:
     def _push(self, session: Session, message: Message, now: float) -> list[Effect]:
         worker = self._worker(session)
         asked = (worker.grant, worker.pushes + 1, worker.pulled)
-        answers = (message.ticket, message.clock, message.version)
+        answers = (message.grant_id, message.clock, message.version)
         if asked != answers or worker.state != COMPUTING:
             self.duplicates += 1
             return self._addressed([effects.Tell(session.index)], now)
@@ -247,7 +247,7 @@ class Membership:
         count = worker.refused_in_row + 1
         line = (
             f"dropped push {worker.pushes + 1} of worker {session.index} "
-            f"({session.place}): not finite ({count} in a row)"
+            f"({session.process}): not finite ({count} in a row)"
         )
         wanted: list[Effect] = [effects.Say(line)]
         if count < self.settings.max_refused:
@@ -273,7 +273,7 @@ class Membership:
     def _join(self, session: Session, now: float) -> list[Effect]:
         seconds = self.seconds(now)
         session.heard = session.progressed = now
-        line = f"{seconds:.1f} s: worker {session.index} joins ({session.place})"
+        line = f"{seconds:.1f} s: worker {session.index} joins ({session.process})"
         wanted = self.core.apply(Event("join", session.index, seconds))
         return [*self._addressed(wanted, now), effects.Say(line)]
 
@@ -358,14 +358,14 @@ class Membership:
         """Where a worker stands: what to compute from, or to wait."""
         worker = self._worker(session)
         if worker.state != COMPUTING:
-            message = Message(Kind.WAIT, session.index, ticket=worker.grant)
+            message = Message(Kind.WAIT, session.index, grant_id=worker.grant)
             return effects.Send(session.peer, message)
         session.answered = now
         message = Message(
             Kind.GRANT,
             session.index,
             clock=worker.pushes + 1,
-            ticket=worker.grant,
+            grant_id=worker.grant,
             version=worker.pulled,
             epoch=worker.epoch,
         )

@@ -39,7 +39,7 @@ class Segment:
             descriptor = os.memfd_create("abs_dssp", flags)
         self.descriptor = descriptor
         # At most once, whether by `close`, by the collector or at the process's end.
-        self._finalizer = weakref.finalize(self, os.close, descriptor)
+        self._finalizer = weakref.finalize(self, _close, descriptor)
         if made:
             os.ftruncate(descriptor, length)
             fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, _SEALS)
@@ -128,3 +128,9 @@ def keep_pages() -> None:
 
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of mallopt
+
+
+def _close(descriptor: int, close=os.close) -> None:
+    """Closes a descriptor; nobody can act on an error any more."""
+    with contextlib.suppress(OSError):
+        close(descriptor)

@@ -44,7 +44,7 @@ class Message:
     kind: Kind
     worker: int = 0  # 0..N-1
     clock: int = 0  # of the push, or the next one; 1-based
-    ticket: int = 0  # number of the grant that this is about; 1-based
+    grant_id: int = 0  # number of the grant that this is about; 1-based
     version: int = 0  # the granted version
     buffer: int = -1  # where a vector lies in shared memory; -1 if not there
     nbytes: int = 0  # length of the vector, bytes
@@ -62,7 +62,7 @@ def encode(message: Message) -> bytes:
     return (
         _HEADER.pack(
             MAGIC, VERSION, message.kind, message.flags, message.worker, message.clock,
-            message.ticket, message.version, message.buffer, message.nbytes,
+            message.grant_id, message.version, message.buffer, message.nbytes,
             message.seconds, message.epoch, message.loss, len(text),
         )
         + text
@@ -77,7 +77,7 @@ def decode(data: bytes | memoryview) -> Message:
     """
     if len(data) < HEADER_BYTES:
         raise MessageError(f"{len(data)} bytes are less than a header.")
-    (magic, version, kind, flags, worker, clock, ticket, number, buffer, nbytes,
+    (magic, version, kind, flags, worker, clock, grant_id, number, buffer, nbytes,
      seconds, epoch, loss, length) = _HEADER.unpack_from(data)  # fmt: skip
     if magic != MAGIC:
         raise MessageError("no message of abs_dssp.")
@@ -85,7 +85,7 @@ def decode(data: bytes | memoryview) -> Message:
         raise MessageError(f"wire format {version}, expected {VERSION}.")
     if length > MAX_TEXT or len(data) != HEADER_BYTES + length:
         raise MessageError(f"{len(data)} bytes, {HEADER_BYTES + length} announced.")
-    if worker < 0 or clock < 0 or ticket < 0 or number < 0 or nbytes < 0:
+    if worker < 0 or clock < 0 or grant_id < 0 or number < 0 or nbytes < 0:
         raise MessageError("a negative number in the header.")
     if not seconds >= 0:
         raise MessageError(f"{seconds} is no duration.")
@@ -100,7 +100,7 @@ def decode(data: bytes | memoryview) -> Message:
     except ValueError:
         raise MessageError(f"unknown kind {kind}.") from None
     return Message(
-        kind, worker, clock, ticket, number, buffer, nbytes, seconds, epoch, loss,
+        kind, worker, clock, grant_id, number, buffer, nbytes, seconds, epoch, loss,
         flags, text,
     )  # fmt: skip
 

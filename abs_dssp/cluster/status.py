@@ -15,7 +15,7 @@ class WorkerStatus:
     """One worker."""
 
     index: int
-    place: str  # such as "process 1, pid 4711"
+    process: str  # such as "process 1, pid 4711"
     transport: str  # "reference", "shm" or "zmq"; "" while not connected
     clock: int  # pushes received
     state: str  # "computing", "waiting", "absent", "left" or "expelled"
@@ -78,7 +78,7 @@ def _of_worker(worker: Any, session: Any, seconds: float) -> WorkerStatus:
         waited += seconds - worker.since
     return WorkerStatus(
         index=session.index,
-        place=session.place,
+        process=session.process,
         transport=session.peer.transport if session.peer is not None else "",
         clock=worker.pushes,
         state=worker.state,
@@ -106,7 +106,7 @@ def waits_for(status: Status) -> str:
     for worker in others[:4]:
         does = "been computing" if worker.state == "computing" else "been absent"
         line += (
-            f"; worker {worker.index} ({worker.place or 'not connected'}) has {does} "
+            f"; worker {worker.index} ({worker.process or 'not connected'}) has {does} "
             f"for {worker.since:.0f} s"
         )
     if len(others) > 4:

@@ -100,7 +100,7 @@ def joined(options: Options) -> Cluster:
     Raises:
       ValueError: if there is none, or for a setting out of range.
     """
-    place = bootstrap.join(
+    position = bootstrap.join(
         options.coordinator_address,
         options.num_processes,
         options.process_id,
@@ -119,9 +119,9 @@ def joined(options: Options) -> Cluster:
     mine = {
         index: device
         for index, device in enumerate(working)
-        if device.process_index == place.process
+        if device.process_index == position.process
     }
-    return Cluster(options, place.process, place.processes, len(working), mine)
+    return Cluster(options, position.process, position.processes, len(working), mine)
 
 
 class _Alone(Cluster):

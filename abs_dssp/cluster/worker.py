@@ -82,7 +82,7 @@ class Heartbeats:
                     channel = self._connect()
                     connected = time.monotonic()
                 lives = [
-                    [w.index, w.ticket, w.steps, w.waiting]
+                    [w.index, w.grant_id, w.steps, w.waiting]
                     for w in self.workers
                     if w.introduced
                 ]
@@ -142,7 +142,7 @@ class Worker:
         self._data = jax.device_put(task.data, device)
         self._key = jax.device_put(jax.random.key(seed), device)
         self._random = random.Random(f"{seed} {index}")  # of injected faults only
-        self.ticket = 0  # of the latest grant
+        self.grant_id = 0  # of the latest grant
         self.steps = 0  # finished steps: progress
         self.waiting = False
         self.introduced = False
@@ -251,24 +251,24 @@ class Worker:
                 raise ClosedError("the server asks who this is")
             if received.kind is Kind.WAIT:
                 acknowledged = True
-            if received.kind is not Kind.GRANT or received.ticket < self.ticket:
+            if received.kind is not Kind.GRANT or received.grant_id < self.grant_id:
                 continue
             kept = self._result
-            if kept is None or kept[0] != received.ticket:
+            if kept is None or kept[0] != received.grant_id:
                 newer = self._newest(channel, received)
                 if newer is not received:
                     message = newer
                     continue
-                self.ticket, self.waiting = received.ticket, False
+                self.grant_id, self.waiting = received.grant_id, False
                 message = self._compute(channel, received)
                 self.waiting = True
                 if message is not None:  # cancelled
                     continue
                 kept = self._result
             assert kept is not None
-            ticket, vector, loss, seconds = kept
+            grant_id, vector, loss, seconds = kept
             pending = Message(
-                Kind.PUSH, self.index, clock=received.clock, ticket=ticket,
+                Kind.PUSH, self.index, clock=received.clock, grant_id=grant_id,
                 version=received.version, seconds=seconds, loss=loss,
             )  # fmt: skip
             acknowledged = False
@@ -298,7 +298,7 @@ class Worker:
         push, loss = result
         push.block_until_ready()
         self.steps += 1
-        missing = self.pace.missing(grant.ticket - 1, time.perf_counter() - begun)
+        missing = self.pace.missing(grant.grant_id - 1, time.perf_counter() - begun)
         while missing > 0:
             self.steps += 1  # asleep on purpose is not stuck
             nap = min(missing, 1.0)
@@ -308,7 +308,7 @@ class Worker:
                 return newer
             missing -= time.perf_counter() - before
         seconds = time.perf_counter() - begun
-        self._result = (grant.ticket, push, float(loss), seconds)
+        self._result = (grant.grant_id, push, float(loss), seconds)
         return None
 
     def _newest(self, channel: Channel, grant: Message) -> Message:
@@ -322,7 +322,7 @@ class Worker:
                 return grant
             if message.kind is not Kind.GRANT and message.kind is not Kind.WAIT:
                 return message
-            if message.kind is Kind.GRANT and message.ticket > grant.ticket:
+            if message.kind is Kind.GRANT and message.grant_id > grant.grant_id:
                 grant = message
 
     def _cancel(self, channel: Channel, seconds: float) -> Message | None:
@@ -335,7 +335,7 @@ class Worker:
                 return None
             if message is None:
                 continue
-            newer = message.kind is Kind.GRANT and message.ticket > self.ticket
+            newer = message.kind is Kind.GRANT and message.grant_id > self.grant_id
             if newer or message.kind in (Kind.STOP, Kind.REFUSED):
                 return message
 

@@ -22,7 +22,7 @@ _COLUMNS = {
     "restarts": "{0.restarts}",
     "refused": "{0.refused}",
     "by": "{0.transport}",
-    "where": "{0.place}",
+    "where": "{0.process}",
 }
 
 

@@ -159,7 +159,7 @@ def _work(index: int, address: dict, size: int, kind: str, seconds: float, folde
     while begun < warm + seconds:
         begun = time.perf_counter()
         message = Message(
-            Kind.PUSH, index, clock=grant.clock, ticket=grant.ticket,
+            Kind.PUSH, index, clock=grant.clock, grant_id=grant.grant_id,
             version=grant.version,
         )  # fmt: skip
         channel.send(message, vector)

@@ -155,7 +155,7 @@ class ByHand:
     def __init__(self, serving: Serving, index: int, nonce: str, key=None, said=None):
         self.index = index
         self.channel = serving.connect(key)
-        text = {"nonce": nonce, "place": "a test", "run": said or {}}
+        text = {"nonce": nonce, "process": "a test", "run": said or {}}
         self.channel.send(Message(Kind.HELLO, index, text=text))
         self.size = serving.functions.layout.size
         self.channel.expect(serving.server.sizes)
@@ -183,7 +183,7 @@ class ByHand:
         """Answers a grant with this gradient, or a constant one."""
         fields = {
             "clock": grant.clock,
-            "ticket": grant.ticket,
+            "grant_id": grant.grant_id,
             "version": grant.version,
         }
         message = Message(Kind.PUSH, self.index, seconds=0.1, **(fields | changes))

@@ -155,7 +155,7 @@ def deliver(wanted) -> list:
 
 
 def enter(server, index: int, peer: Peer, now: float = 0.0) -> list:
-    text = {"nonce": f"n{index}", "place": "here", "run": {}}
+    text = {"nonce": f"n{index}", "process": "here", "run": {}}
     kinds = deliver(server.message(peer, Message(Kind.HELLO, index, text=text), now))
     kinds += deliver(server.message(peer, Message(Kind.READY, index), now))
     return kinds
@@ -248,9 +248,9 @@ def test_whatever_arrives_there_is_one_grant_per_worker_and_nothing_raises(data)
             kind,
             max(index, 0),
             clock=worker.pushes + data.draw(st.sampled_from([1, 1, 1, 0, 7])),
-            ticket=worker.grant - data.draw(st.sampled_from([0, 0, 0, 1])),
+            grant_id=worker.grant - data.draw(st.sampled_from([0, 0, 0, 1])),
             version=worker.pulled,
-            text={"nonce": f"n{index}", "place": "", "run": {}},
+            text={"nonce": f"n{index}", "process": "", "run": {}},
         )
         action = data.draw(st.sampled_from(["message"] * 6 + ["closed", "tick"]))
         if action == "message":
@@ -268,14 +268,12 @@ def test_whatever_arrives_there_is_one_grant_per_worker_and_nothing_raises(data)
         deliver(wanted)
         assert logged == server.core.entries
     for index, peer in itertools.product(range(N), peers):
-        grants = [m.ticket for m in peer.sent if m.kind is Kind.GRANT]
-        assert all(ticket >= 1 for ticket in grants)
+        grants = [m.grant_id for m in peer.sent if m.kind is Kind.GRANT]
+        assert all(grant_id >= 1 for grant_id in grants)
         assert server.core.workers[index].grant >= 1
 
 
 def _first_append(wanted) -> int:
     """Index of the first entry; 0 if there is none."""
-    for place, effect in enumerate(wanted):
-        if isinstance(effect, effects.Append):
-            return place
-    return 0
+    kinds = [type(effect) for effect in wanted]
+    return kinds.index(effects.Append) if effects.Append in kinds else 0

@@ -32,9 +32,8 @@ def test_a_push_is_applied_once_and_answered_twice(kind, tmp_path):
         first = one.expect(Kind.GRANT)
         one.push(grant)  # again, as after a lost answer
         second = one.expect(Kind.GRANT)
-        assert (
-            (first.ticket, first.version) == (second.ticket, second.version) == (2, 1)
-        )
+        assert first.grant_id == second.grant_id == 2
+        assert first.version == second.version == 1
         np.testing.assert_array_equal(first.payload, second.payload)
         assert rows(serving) == [(0, 0)]
         # sgd with step 0.1: gradient 1 everywhere moves every parameter by -0.1.
@@ -204,18 +203,18 @@ def test_garbage_on_the_socket_ends_that_connection_only(name, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "changes", [{"clock": 3}, {"ticket": 2**40}, {"version": 9}], ids=str
+    "changes", [{"clock": 3}, {"grant_id": 2**40}, {"version": 9}], ids=str
 )
 def test_a_push_for_another_grant_is_not_applied(changes, tmp_path):
     with harness.two(tmp_path) as (serving, (one, _), (grant, _)):
         one.push(grant, **changes)
-        assert one.expect(Kind.GRANT).ticket == 1
+        assert one.expect(Kind.GRANT).grant_id == 1
         assert rows(serving) == []
 
 
 def test_a_push_of_another_size_ends_the_connection(tmp_path):
     with harness.two(tmp_path) as (serving, (one, _), (grant, _)):
-        one.channel.send(Message(Kind.PUSH, 0, clock=1, ticket=1, buffer=1, nbytes=4))
+        one.channel.send(Message(Kind.PUSH, 0, clock=1, grant_id=1, buffer=1, nbytes=4))
         with pytest.raises(transport.ClosedError):
             one.channel.receive(5)
         assert rows(serving) == []
@@ -250,7 +249,7 @@ def test_garbage_and_oversized_messages_on_the_port_change_nothing(tmp_path):
                     told = b""
                 assert b"abs" not in told.lower() and b"ADSP" not in told
         one.channel.send(
-            Message(Kind.PUSH, 0, clock=1, ticket=1), np.zeros(10**6, np.float32)
+            Message(Kind.PUSH, 0, clock=1, grant_id=1), np.zeros(10**6, np.float32)
         )  # beyond the largest message: ZeroMQ hangs up, and the worker comes back
         one.push(grant)
         one.expect(Kind.GRANT)

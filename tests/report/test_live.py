@@ -16,7 +16,7 @@ from abs_dssp.report import live, metrics, scalars
 def worker(index, **changes):
     fields = dict(
         index=index,
-        place=f"process {index}, pid 47{index}",
+        process=f"process {index}, pid 47{index}",
         transport="shm",
         clock=10,
         state="computing",
@@ -129,7 +129,7 @@ def test_the_table_names_every_worker():
 def test_names_in_brackets_are_shown_as_they_are():
     stream = Terminal()
     shown = live.Live(stream)
-    shown.show(status(policy="mine(at=[/x])", workers=(worker(0, place="[red]"),)))
+    shown.show(status(policy="mine(at=[/x])", workers=(worker(0, process="[red]"),)))
     shown.close()
     assert "mine(at=[/x])" in stream.getvalue()
 

@@ -74,10 +74,10 @@ class SharedChannel(Channel):
     def send(self, message: Message, vector: Any = None) -> None:
         descriptors: list[int] = []
         if vector is not None:
-            place = self._next
-            self._next = (place + 1) % _SLOTS
-            np.copyto(self._slots[place], np.asarray(vector))
-            message.buffer, message.nbytes = place, self._slots[place].nbytes
+            slot = self._next
+            self._next = (slot + 1) % _SLOTS
+            np.copyto(self._slots[slot], np.asarray(vector))
+            message.buffer, message.nbytes = slot, self._slots[slot].nbytes
         elif message.kind is Kind.READY and self._ring is not None:
             descriptors = [self._ring.descriptor]
         data = messages.encode(message)
