@@ -20,8 +20,10 @@ import numpy as np
 
 from abs_dssp import optimizers, policies
 from abs_dssp.cluster import keys, log, server, settings, transport
+from abs_dssp.cluster.core import Core, RunLimits
 from abs_dssp.cluster.messages import Kind, Message
-from abs_dssp.history import transition
+from abs_dssp.history.events import Event
+from abs_dssp.history.machine import Machine
 from abs_dssp.tasks.base import Task, Variables
 from abs_dssp.training import flat, update
 
@@ -38,6 +40,7 @@ def main(python_of_peers: str = sys.executable) -> None:
         for workers in (1, 4):
             _line(size, workers, python_of_peers)
     _decisions()
+    _recovery()
 
 
 def _line(size: int, workers: int, python: str) -> None:
@@ -128,12 +131,18 @@ def _serve(size: int, workers: int, kind: str, folder: Path) -> None:
     functions = flat.Functions(task, update.rule(optimizers.sgd(1e-3)))
     held = log.Log(folder, {"num_workers": workers})
     curve = keys.load(folder / "key") if kind == "curve" else None
+    network = None if kind == "shm" else "tcp://127.0.0.1:0"
     running = server.Server(
-        task, policies.asp(workers), functions, 0, held, total=None, identity={},
-        settings=settings.Settings(evaluate=1e9, checkpoint=1e9, start=20),
-        shared=kind == "shm", network=None if kind == "shm" else "tcp://127.0.0.1:0",
-        keys=curve, busy=workers + 1, say=lambda line: None,
-    )  # fmt: skip
+        server.Training(task, policies.asp(workers), functions, 0),
+        server.ServerConfig(
+            RunLimits(),
+            agreed={},
+            settings=settings.Settings(evaluate=1e9, checkpoint=1e9, start=20),
+            listening=server.Listening(kind == "shm", network, curve, workers + 1),
+        ),
+        held,
+        say=lambda line: None,
+    )
     print(json.dumps(running.address), flush=True)
     running.serve()
 
@@ -145,7 +154,7 @@ def _work(index: int, address: dict, size: int, kind: str, seconds: float, folde
     else:
         curve = keys.load(folder / "key") if kind == "curve" else None
         channel = transport.NetworkChannel(address["network"], curve)
-    text = {"nonce": str(index), "place": "benchmark", "run": {}}
+    text = {"nonce": str(index), "process": "benchmark", "run": {}}
     channel.send(Message(Kind.HELLO, index, text=text))
     _await(channel, Kind.WELCOME)
     dtype = np.dtype(np.float32)
@@ -187,17 +196,43 @@ def _decisions() -> None:
     n = 32
     for text in ("asp()", "bsp()", "ssp(s=3)", "dssp(s_lower=3,s_upper=15)",
                  "k_sync(k=8)", "k_async(k=8)", "abs(k0=2,a=50)"):  # fmt: skip
-        decider = transition.Decider(policies.parse(text, n), n)
+        machine = Machine(policies.parse(text, n), n)
         generator = np.random.default_rng(0)
         running, times = set(range(n)), []
         for number in range(3000):
-            worker = int(generator.choice(sorted(running)))
+            event = Event("push", int(generator.choice(sorted(running))), float(number))
             begun = time.perf_counter()
-            verdict = decider.push(worker, float(number), 0.0)
+            done = machine.apply(event, 0.0)
             times.append(time.perf_counter() - begun)
-            running.discard(worker)
-            running |= set(np.flatnonzero(verdict.release | verdict.restart).tolist())
+            running.discard(event.worker)
+            running |= set(np.flatnonzero(done.begin).tolist())
         print(f"  {text:<32}{1e6 * statistics.median(times[500:]):>8.1f}")
+
+
+def _recovery() -> None:
+    """What a row of the log costs a server that comes back; the same for any length."""
+    print("\nrecovery of a log without a checkpoint, N = 4, 10,000 bytes")
+    task = _task(10_000, 4)
+    functions = flat.Functions(task, update.rule(optimizers.sgd(1e-3)))
+    policy = policies.asp(4)
+    for rows in (1_000, 10_000, 100_000):
+        core = Core(policy, 4, RunLimits(), 1.0)
+        core.start()
+        with tempfile.TemporaryDirectory() as folder:
+            made = log.Log(Path(folder), {"num_workers": 4})
+            for number in range(rows):
+                appended = core.apply(Event("push", number % 4, float(number)))[0]
+                made.append(appended.entry)
+            made.close()
+            again = log.Log(Path(folder), {"num_workers": 4})
+            config = server.ServerConfig(RunLimits(), {}, settings.Settings())
+            training = server.Training(task, policy, functions, 0)
+            said: list[str] = []
+            running = server.Server(training, config, again, say=said.append)
+            running.close()
+            again.close()
+        took = float(said[-1].rpartition("(")[2].removesuffix(" s)"))
+        print(f"  {rows:>9,} rows {took:>8.1f} s {1e3 * took / rows:>8.3f} ms per row")
 
 
 _SPIN = 0.0
