@@ -15,6 +15,7 @@ from abs_dssp import policies
 NAMES = {"jnp": jnp, "np": np, "policies": policies}  # what examples need not import
 # Packages, with all modules in them, and modules; add yours.
 CHECKED = [
+    "abs_dssp.history",
     "abs_dssp.literals",
     "abs_dssp.policies",
     "abs_dssp.simulation.communication",
@@ -23,6 +24,12 @@ CHECKED = [
     "abs_dssp.simulation.recording",
     "abs_dssp.tasks",
     "abs_dssp.theory",
+    "abs_dssp.training.aggregators",
+    "abs_dssp.training.elementwise",
+    "abs_dssp.training.evaluation",
+    "abs_dssp.training.optimizers",
+    "abs_dssp.training.replayer",
+    "abs_dssp.training.virtual",
 ]
 
 

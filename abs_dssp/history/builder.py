@@ -161,6 +161,15 @@ def follow(
 
     Returns:
       A builder that holds all rows, and the state (NumPy; without a policy's own).
+
+    Example:
+      >>> from abs_dssp.history.events import Entry, Event
+      >>> first = Entry(Event("push", 0, 1.0, 1.0), weight=1.0)
+      >>> last = Entry(Event("push", 1, 2.5, 2.5), 0, 0, 1.0, True, (0, 1))
+      >>> made, state = follow([first, last], num_workers=2)
+      >>> trace = made.trace(ending(state), policy="bsp()")
+      >>> trace.wait.tolist(), trace.commits, state.clocks.version.item()
+      ([1.5, 0.0], 1, 1)
     """
     builder = Builder(num_workers)
     run = _follower()

@@ -13,6 +13,16 @@ class LossEstimate:
     The objective at the initial parameters first, then the mean loss of the pushes of
     the latest whole segment of 10 N pushes: a function of the losses alone, so that it
     can be had again from a record of them.
+
+    Example:
+      >>> estimate = LossEstimate(num_workers=1, first=2.5)
+      >>> for loss in [1.0] * 9:
+      ...     estimate.add(loss)
+      >>> estimate.value
+      2.5
+      >>> estimate.add(2.0)
+      >>> round(estimate.value, 6)
+      1.1
     """
 
     def __init__(self, num_workers: int, first: float = math.nan):

@@ -48,7 +48,17 @@ class HostTransition(NamedTuple):
 
 
 class Machine:
-    """A policy with the state of a run. Not thread-safe. Times are float64 seconds."""
+    """A policy with the state of a run. Not thread-safe. Times are float64 seconds.
+
+    Example:
+      >>> from abs_dssp import policies
+      >>> machine = Machine(policies.bsp(2), 2)
+      >>> machine.apply(Event("push", 0, 1.0)).commit
+      False
+      >>> done = machine.apply(Event("push", 1, 2.5))
+      >>> done.commit, done.release.tolist(), done.grants.tolist()
+      (True, [True, True], [2, 2])
+    """
 
     def __init__(self, policy: Policy, num_workers: int):
         """Compiles what an event needs, so that none waits for it.

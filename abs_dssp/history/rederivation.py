@@ -39,6 +39,15 @@ def rederive(
 
     Returns:
       The trace as the policy decides it, given the same arrivals.
+
+    Example:
+      >>> from abs_dssp import delays, policies, simulate
+      >>> bsp = policies.bsp(2)
+      >>> trace = simulate.schedule(bsp, delays.constant([1.0, 2.7]), 6)
+      >>> first_difference(trace, rederive(bsp, trace))
+      ''
+      >>> first_difference(trace, rederive(policies.asp(2), trace))
+      'row 3: pulled is 1 and 2'
     """
     machine = Machine(policy, trace.num_workers)
     made = builder.Builder(trace.num_workers)

@@ -366,7 +366,12 @@ def package_versions() -> dict[str, str]:
 def rows_of_workers(
     worker: Int[np.ndarray, " P"], num_workers: int
 ) -> list[Int[np.ndarray, " _"]]:
-    """The rows of each worker, in order."""
+    """The rows of each worker, in order.
+
+    Example:
+      >>> [mine.tolist() for mine in rows_of_workers(np.array([1, 0, 1]), 2)]
+      [[1], [0, 2]]
+    """
     order = np.argsort(worker, kind="stable")
     ends = np.searchsorted(worker[order], np.arange(1, num_workers))
     return np.split(order, ends)

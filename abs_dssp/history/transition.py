@@ -73,6 +73,14 @@ def push(
 
     Returns:
       The state afterwards, and what happened.
+
+    Example:
+      >>> policy = policies.ssp(2, s=1)
+      >>> state = initial(policy, 2, jnp.float32)
+      >>> for second in (1.0, 2.0):
+      ...     state, done = push(policy, state, jnp.int32(0), jnp.float32(second))
+      >>> done.release.tolist(), state.clocks.clock.tolist()  # a lead of 2 waits
+      ([False, False], [2, 0])
     """
     pushed = _count_push(state, worker, now)
     inner, decision = policy.on_push(state.policy, pushed.clocks, worker, now)
