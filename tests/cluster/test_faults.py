@@ -1,18 +1,24 @@
 """Weather: slow memory, workers that do not read, messages with strange cargo."""
 
 import dataclasses
+import inspect
 import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 
 import harness
 import numpy as np
 import pytest
 
-from abs_dssp.cluster import memory, messages, run_config, transport
+from abs_dssp import delays
+from abs_dssp.cluster import log, memory, messages, run_config, transport
+from abs_dssp.cluster.core import Core
+from abs_dssp.cluster.membership import Membership
 from abs_dssp.cluster.messages import Kind, Message
+from abs_dssp.cluster.versions import Versions
 
 # Workers by hand give no signs of life.
 PATIENT = dataclasses.replace(harness.QUICK, lease=120.0)
@@ -205,3 +211,35 @@ def test_a_comment_or_a_report_does_not_make_a_run_another(tmp_path):
     assert digest(report="step = 2\n") == same
     assert digest(training='"""Another sentence."""\nstep = (\n    1\n)\n') == same
     assert digest(training='"""A room."""\n\nstep = 2\n') != same
+
+
+def test_one_thread_alone_touches_the_state_of_a_run(tmp_path, monkeypatch):
+    """Whoever watches, evaluates or saves sees snapshots and copies."""
+    seen: dict[str, set[int]] = {}
+
+    def watched(owner, name):
+        method = getattr(owner, name)
+
+        def call(*arguments, **named):
+            seen.setdefault(name, set()).add(threading.get_ident())
+            return method(*arguments, **named)
+
+        monkeypatch.setattr(owner, name, call)
+
+    for owner in (Core, Membership, Versions, log.Log):
+        for name, value in list(vars(owner).items()):
+            if inspect.isfunction(value) and not name.startswith("__"):
+                watched(owner, name)
+    statuses = []
+    quick = dataclasses.replace(harness.QUICK, checkpoint=0.1, evaluate=0.1)
+    harness.train(
+        tmp_path,
+        "abs(k0=1,a=50)",
+        pushes=400,
+        settings=quick,
+        watch=statuses.append,
+        pace=delays.constant(0.005, 4),
+    )
+    assert {"apply", "message", "tick", "hold", "append", "snapshot"} <= set(seen)
+    assert set().union(*seen.values()) == {threading.get_ident()}
+    assert statuses and statuses[-1].pushes == 400
