@@ -1,6 +1,6 @@
 """What the server's core wants done. The shell does it, in order.
 
-The order carries a promise: `Append` comes first, so nobody is told of anything that a
+The order is a guarantee: `Append` comes first, so nobody is told of anything that a
 crash could undo.
 """
 

@@ -6,6 +6,7 @@ Everything is little-endian and checked before it is used; nothing is ever unpic
 import dataclasses
 import enum
 import json
+import operator
 import struct
 from typing import Any
 
@@ -56,17 +57,20 @@ class Message:
     payload: Any = None  # the vector; travels beside the header
 
 
+# What follows magic, version and kind in the header, in this order.
+_FIELDS = (
+    *("flags", "worker", "clock", "grant_id", "version", "buffer", "nbytes"),
+    *("seconds", "epoch", "loss"),
+)
+_COUNTS = ("worker", "clock", "grant_id", "version", "nbytes")  # never negative
+_values = operator.attrgetter(*_FIELDS)
+
+
 def encode(message: Message) -> bytes:
     """Header and text."""
     text = b"" if message.text is None else json.dumps(message.text).encode()
-    return (
-        _HEADER.pack(
-            MAGIC, VERSION, message.kind, message.flags, message.worker, message.clock,
-            message.grant_id, message.version, message.buffer, message.nbytes,
-            message.seconds, message.epoch, message.loss, len(text),
-        )
-        + text
-    )  # fmt: skip
+    values = _values(message)
+    return _HEADER.pack(MAGIC, VERSION, message.kind, *values, len(text)) + text
 
 
 def decode(data: bytes | memoryview) -> Message:
@@ -77,32 +81,28 @@ def decode(data: bytes | memoryview) -> Message:
     """
     if len(data) < HEADER_BYTES:
         raise MessageError(f"{len(data)} bytes are less than a header.")
-    (magic, version, kind, flags, worker, clock, grant_id, number, buffer, nbytes,
-     seconds, epoch, loss, length) = _HEADER.unpack_from(data)  # fmt: skip
+    magic, version, number, *values, length = _HEADER.unpack_from(data)
     if magic != MAGIC:
         raise MessageError("no message of abs_dssp.")
     if version != VERSION:
         raise MessageError(f"wire format {version}, expected {VERSION}.")
     if length > MAX_TEXT or len(data) != HEADER_BYTES + length:
         raise MessageError(f"{len(data)} bytes, {HEADER_BYTES + length} announced.")
-    if worker < 0 or clock < 0 or grant_id < 0 or number < 0 or nbytes < 0:
+    try:
+        kind = Kind(number)
+    except ValueError:
+        raise MessageError(f"unknown kind {number}.") from None
+    message = Message(kind, **dict(zip(_FIELDS, values, strict=True)))
+    if any(getattr(message, name) < 0 for name in _COUNTS):
         raise MessageError("a negative number in the header.")
-    if not seconds >= 0:
-        raise MessageError(f"{seconds} is no duration.")
-    text = None
+    if not message.seconds >= 0:
+        raise MessageError(f"{message.seconds} is no duration.")
     if length:
         try:
-            text = json.loads(bytes(data[HEADER_BYTES:]))
+            message.text = json.loads(bytes(data[HEADER_BYTES:]))
         except (ValueError, RecursionError) as error:
             raise MessageError("its text is not JSON.") from error
-    try:
-        kind = Kind(kind)
-    except ValueError:
-        raise MessageError(f"unknown kind {kind}.") from None
-    return Message(
-        kind, worker, clock, grant_id, number, buffer, nbytes, seconds, epoch, loss,
-        flags, text,
-    )  # fmt: skip
+    return message
 
 
 def heartbeats(text: Any, num_workers: int) -> tuple[str, list[tuple]] | None:

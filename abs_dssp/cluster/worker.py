@@ -59,7 +59,7 @@ class Heartbeats:
     def __init__(self, connect: Connect, settings: Settings, nonce: str):
         self._connect, self._settings, self._nonce = connect, settings, nonce
         self.workers: list[Worker] = []
-        self.pulse = time.monotonic()  # when the server last answered
+        self.answered = time.monotonic()  # when the server last answered
         self.generation = 0  # times that the server asked who we are
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="beats", daemon=True)
@@ -93,11 +93,11 @@ class Heartbeats:
                     answer = channel.receive(min(0.2, self._settings.beat))
                     if answer is None:
                         continue
-                    self.pulse = time.monotonic()
+                    self.answered = time.monotonic()
                     if answer.kind is Kind.HELLO:
                         self.generation += 1
                         break
-                silent = time.monotonic() - max(self.pulse, connected)
+                silent = time.monotonic() - max(self.answered, connected)
                 if lives and silent > self._settings.lease / 2:
                     raise ClosedError("no answer")  # the server may be elsewhere now
             except WorkerError:  # the workers tell
@@ -136,8 +136,8 @@ class Worker:
           injection: straggling.
         """
         task, seed = plan.task, plan.seed
-        self.index, self.settings, self.pace = index, plan.settings, injection
-        self._connect, self._identity, self._beats = connect, identity, heartbeats
+        self.index, self.settings, self._injection = index, plan.settings, injection
+        self._connect, self._identity, self._heartbeats = connect, identity, heartbeats
         self._functions, self._device = plan.functions, device
         self._data = jax.device_put(task.data, device)
         self._key = jax.device_put(jax.random.key(seed), device)
@@ -164,7 +164,7 @@ class Worker:
             channel: Channel | None = None
             try:
                 channel = self._connect()
-                self._generation = self._beats.generation
+                self._generation = self._heartbeats.generation
                 self._introduce(channel)
                 lost, wait = time.monotonic(), 0.05
                 self._work(channel)
@@ -234,7 +234,7 @@ class Worker:
         while True:
             if message is None:
                 message = self._receive(channel, self.settings.resend)
-            if self._beats.generation != self._generation:
+            if self._heartbeats.generation != self._generation:
                 raise ClosedError("the server does not know this worker any more")
             if message is None:
                 self._check_pulse()
@@ -268,9 +268,14 @@ class Worker:
             assert kept is not None
             grant_id, vector, loss, seconds = kept
             pending = Message(
-                Kind.PUSH, self.index, clock=received.clock, grant_id=grant_id,
-                version=received.version, seconds=seconds, loss=loss,
-            )  # fmt: skip
+                Kind.PUSH,
+                self.index,
+                received.clock,
+                grant_id,
+                received.version,
+                seconds=seconds,
+                loss=loss,
+            )
             acknowledged = False
             self._send(channel, pending, vector)
 
@@ -288,17 +293,19 @@ class Worker:
             self._newer = self._cancel(channel, 0.0)
             return self._newer is not None
 
+        numbers = (self.index, grant.clock, grant.version, grant.epoch)
         result = self._functions.compute(
-            vector, self._data, self._key, self.index, grant.clock, grant.version,
-            grant.epoch, paused,
-        )  # fmt: skip
+            vector, self._data, self._key, *numbers, paused
+        )
         if result is None:
             newer, self._newer = self._newer, None
             return newer
         push, loss = result
         push.block_until_ready()
         self.steps += 1
-        missing = self.pace.missing(grant.grant_id - 1, time.perf_counter() - begun)
+        missing = self._injection.missing(
+            grant.grant_id - 1, time.perf_counter() - begun
+        )
         while missing > 0:
             self.steps += 1  # asleep on purpose is not stuck
             nap = min(missing, 1.0)
@@ -340,7 +347,7 @@ class Worker:
                 return message
 
     def _check_pulse(self) -> None:
-        silent = time.monotonic() - self._beats.pulse
+        silent = time.monotonic() - self._heartbeats.answered
         if silent > self.settings.lease:
             raise ClosedError(f"the server has been silent for {silent:.0f} s")
 
@@ -357,7 +364,7 @@ class Worker:
             return Message(Kind.STOP, text={"reason": "told to end"})
         message = channel.receive(seconds)
         if message is not None:
-            self._beats.pulse = time.monotonic()
+            self._heartbeats.answered = time.monotonic()
         if message is not None and message.kind is not Kind.STOP:
             if self.settings.drop and self._random.random() < self.settings.drop:
                 return None

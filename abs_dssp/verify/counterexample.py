@@ -89,8 +89,10 @@ def _trace(text: str, steps: Sequence[_Step], last: transition.State) -> Trace:
     return made.trace(builder.ending(last), policy=text)
 
 
-_HEAD = ("", "time", "event", "pulled", "weight", "commit", "version", "released",
-         "restarted", "clocks", "waiting", "dead")  # fmt: skip
+_HEAD = (
+    *("", "time", "event", "pulled", "weight", "commit", "version", "released"),
+    *("restarted", "clocks", "waiting", "dead"),
+)
 
 
 def _table(steps: Sequence[_Step]) -> str:
@@ -123,8 +125,5 @@ def _table(steps: Sequence[_Step]) -> str:
             )
         )
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True))
-        .rstrip()
-        for line in lines
-    )  # fmt: skip
+    padded = [map(str.ljust, line, widths) for line in lines]
+    return "\n".join("  ".join(cells).rstrip() for cells in padded)

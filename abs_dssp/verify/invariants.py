@@ -127,10 +127,10 @@ def decision(
     bits = jnp.int32(0)
     for kind, holds in broken.items():
         bits = bits | (holds.astype(jnp.int32) << KINDS.index(kind))
-    return bits | standing(properties, after)
+    return bits | between_events(properties, after)
 
 
-def standing(properties: Properties, clocks: Clocks) -> Int[Array, ""]:
+def between_events(properties: Properties, clocks: Clocks) -> Int[Array, ""]:
     """What must hold between events, broken or not."""
     computing = clocks.alive & ~clocks.waiting
     stuck = jnp.any(clocks.alive) & ~jnp.any(computing)

@@ -190,7 +190,7 @@ class Steps:
         valid = ~carry.clocks.alive[worker] & (carry.joins > 0)
         after = carry._replace(clocks=server.clocks, now=now, joins=carry.joins - 1)
         nobody = policies.base.nobody(self.num_workers)
-        broken = invariants.standing(self.properties, server.clocks)
+        broken = invariants.between_events(self.properties, server.clocks)
         return after, broken, valid, nobody
 
     def _decided(self, kind: str, carry, worker, now, arrived):

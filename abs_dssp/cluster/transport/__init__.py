@@ -11,6 +11,15 @@ from abs_dssp.cluster.transport.shared import SharedAcceptor, SharedChannel
 NAMES = ("auto", "reference", "shm", "zmq")
 
 __all__ = [
-    "NAMES", "Channel", "ClosedError", "Inbox", "NetworkAcceptor", "NetworkChannel",
-    "Peer", "ReferenceChannel", "SharedAcceptor", "SharedChannel", "Sizes",
-]  # fmt: skip
+    "NAMES",
+    "Channel",
+    "ClosedError",
+    "Inbox",
+    "NetworkAcceptor",
+    "NetworkChannel",
+    "Peer",
+    "ReferenceChannel",
+    "SharedAcceptor",
+    "SharedChannel",
+    "Sizes",
+]
