@@ -105,7 +105,7 @@ def leave(policy: Policy, state: State, worker, now) -> tuple[State, Transition]
     gone = _drop_member(state, worker)
     inner, decision = policy.on_leave(state.policy, gone.clocks, worker, now)
     after, done = carry_out(gone, "leave", worker, now, decision)
-    return after._replace(policy=inner), _of(state, worker, done)
+    return after._replace(policy=inner), _of(state, worker, done, "leave")
 
 
 def join(state: State, worker, now) -> tuple[State, Transition]:
@@ -192,7 +192,7 @@ def follow(
         return join(state, worker, now)
     else:
         return refuse(state, worker, now)
-    return after, _of(state, worker, done)
+    return after, _of(state, worker, done, kind)
 
 
 def carry_out(
@@ -268,12 +268,15 @@ def _drop_member(state: State, worker) -> State:
     return state._replace(clocks=clocks, cancelled=jnp.where(gone, 0, state.cancelled))
 
 
-def _of(before: State, worker, done: Transition) -> Transition:
+def _of(before: State, worker, done: Transition, kind: str = "push") -> Transition:
     """`done`, with what the event's worker was doing before."""
-    waited = before.clocks.waiting[worker] | ~before.clocks.alive[worker]
+    released = before.released[worker]
+    if kind == "leave":  # whoever pushes was computing
+        waited = before.clocks.waiting[worker] | ~before.clocks.alive[worker]
+        released = jnp.where(waited, jnp.nan, released)
     return done._replace(
         pulled=before.clocks.pulled[worker],
-        released=jnp.where(waited, jnp.nan, before.released[worker]),
+        released=released,
         cancelled=before.cancelled[worker],
     )
 
