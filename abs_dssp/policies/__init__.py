@@ -98,20 +98,20 @@ __all__ = [
     "Policy",
     "Properties",
     "State",
+    "gap",
+    "only",
     "constructor",
-    "controller",
+]
+__all__ += [
     "describe",
     "fields_read",
-    "gap",
     "initial_clocks",
-    "loss_growth",
-    "names",
-    "only",
-    "parse",
     "reads_loss",
-    "rounds_growth",
+    "names",
+    "parse",
     "rule",
 ]
+__all__ += ["controller", "loss_growth", "rounds_growth"]
 __all__ += [made.__name__ for made in (_RULES | _COMBINATORS | _WEIGHTINGS).values()]
 
 

@@ -1,4 +1,4 @@
-"""What makes two runs the same run, by content: a checkpoint is one run's alone."""
+"""A digest that identifies a run, so that a checkpoint serves no other run."""
 
 import hashlib
 import re
