@@ -1,17 +1,4 @@
 """How long a push takes on its way."""
 
-from abs_dssp.simulation.communication import (
-    Communication,
-    link,
-    none,
-    parse,
-    per_worker,
-)
-
-__all__ = [
-    "Communication",
-    "link",
-    "none",
-    "parse",
-    "per_worker",
-]
+from abs_dssp.simulation.communication import *  # noqa: F403
+from abs_dssp.simulation.communication import __all__ as __all__

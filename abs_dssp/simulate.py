@@ -1,21 +1,6 @@
 """Virtual time: `schedule`, `sweep` and `train`."""
 
-from abs_dssp.simulation.event_loop import (
-    DeadlockError,
-)
-from abs_dssp.simulation.scheduling import (
-    schedule,
-    sweep,
-)
-from abs_dssp.training.virtual import (
-    push_limit,
-    train,
-)
+from abs_dssp.simulation.scheduling import DeadlockError, schedule, sweep
+from abs_dssp.training.virtual import push_limit, train
 
-__all__ = [
-    "DeadlockError",
-    "push_limit",
-    "schedule",
-    "sweep",
-    "train",
-]
+__all__ = ["DeadlockError", "push_limit", "schedule", "sweep", "train"]

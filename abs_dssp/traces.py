@@ -12,14 +12,5 @@ from abs_dssp.history.traces import (
     rows_of_workers,
 )
 
-__all__ = [
-    "COLUMNS",
-    "Event",
-    "FORMAT",
-    "FORMAT_VERSION",
-    "Trace",
-    "TraceError",
-    "fingerprint",
-    "package_versions",
-    "rows_of_workers",
-]
+__all__ = ["COLUMNS", "FORMAT", "FORMAT_VERSION", "Event", "Trace", "TraceError"]
+__all__ += ["fingerprint", "package_versions", "rows_of_workers"]

@@ -5,9 +5,9 @@ python experiments/abs_fig1.py --scale=laptop --data_dir=../shared/data
 
 from absl import flags
 
-from abs_dssp.experiment.reproduction import figures, study_flags
+from abs_dssp.experiment.reproduction import study_flags
 
 flags.adopt_module_key_flags(study_flags)  # --help lists them
 
 if __name__ == "__main__":
-    study_flags.main(figures.FIGURES["abs_fig1"])
+    study_flags.main("abs_fig1")

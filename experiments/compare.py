@@ -9,19 +9,18 @@ against time and against rounds, staleness, timeline. Finished runs are kept: th
 command again computes only what is missing.
 """
 
+import itertools
 import json
 import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from absl import flags
 
 from abs_dssp.experiment import entry, outputs, run_flags
 from abs_dssp.experiment.progress import PushProgress
 from abs_dssp.experiment.run import Run
 from abs_dssp.report import curves, files, summary, timeline
-from abs_dssp.training.evaluation import History
 
 _POLICY = flags.DEFINE_multi_string(
     "policy",
@@ -58,11 +57,8 @@ def main(argv):
     del argv
     given = _POLICY.value or default_policies(flags.FLAGS.workers)
     texts = [text.strip() for text in given]
-    runs = {
-        (text, seed): run_flags.run(text, seed)
-        for text in texts
-        for seed in range(_SEEDS.value)
-    }
+    pairs = itertools.product(texts, range(_SEEDS.value))
+    runs = {(text, seed): run_flags.run(text, seed) for text, seed in pairs}
     task = run_flags.task()
     out = outputs.folder(_OUT.value)
     settings = json.dumps(run_flags.settings(), indent=1)
@@ -110,9 +106,7 @@ def _made(task, text: str, run: Run, out: Path, label: str) -> dict[str, Any]:
 
 def _save(out: Path, texts: list[str], made: dict[tuple[str, int], dict[str, Any]]):
     """Writes summary, evaluations and pictures; gives the entries of the summary."""
-    histories = {
-        name: History(tuple(run["records"]), np.empty(0)) for name, run in made.items()
-    }
+    histories = {name: outputs.kept_history(run) for name, run in made.items()}
     seeds = range(_SEEDS.value)
     entries = []
     for text in texts:

@@ -7,9 +7,9 @@ BSP, ASP, DSSP(3, 15) and SSP with s = 3...15, each and averaged.
 
 from absl import flags
 
-from abs_dssp.experiment.reproduction import figures, study_flags
+from abs_dssp.experiment.reproduction import study_flags
 
 flags.adopt_module_key_flags(study_flags)  # --help lists them
 
 if __name__ == "__main__":
-    study_flags.main(figures.FIGURES["dssp_fig3"])
+    study_flags.main("dssp_fig3")

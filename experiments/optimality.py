@@ -88,12 +88,8 @@ def _compare(problem: Problem, limits: Limits, kept: Kept) -> Comparison:
         jax.clear_caches()
         gc.collect()
         times = ", ".join(optimality_report.seconds(outcome.mean) for outcome in made)
-        print(
-            f"{problem.label}, R = {problem.ratio:g} [{number}/{len(chosen)}] "
-            f"{method.label}: {times} s",
-            file=sys.stderr,
-            flush=True,
-        )
+        where = f"{problem.label}, R = {problem.ratio:g} [{number}/{len(chosen)}]"
+        print(f"{where} {method.label}: {times} s", file=sys.stderr, flush=True)
     return Comparison(problem, limits, chosen, regimes, outcomes)
 
 

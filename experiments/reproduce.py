@@ -39,7 +39,7 @@ def main(argv):
     with here.runner:
         for name in names:
             start = time.monotonic()
-            sections.append(FIGURES[name].build(here))
+            sections.append(FIGURES[name](here))
             took[name] = time.monotonic() - start
             setting = study_flags.setting(here, time.monotonic() - begun, took)
             report = [_overview(sections), *sections, setting]

@@ -48,17 +48,12 @@ def main(argv):
     settings = run_flags.settings()
     if cluster is not None:
         settings |= cluster_flags.record()
-    decisive = {
-        "settings": settings,
-        "policy": text,
-        "seed": run.seed,
-        "target": _TARGET.value,
-    }
-    key = outputs.digest(decisive)
+    own = {"policy": text, "seed": run.seed}
+    key = outputs.digest({"settings": settings, "target": _TARGET.value} | own)
     if outputs.load_run(out, key) is not None:
         print(f"{out} holds this run already; remove it to train again.")
         return
-    record = json.dumps(settings | {"policy": text, "seed": run.seed}, indent=1)
+    record = json.dumps(settings | own, indent=1)
     if cluster is None:
         result = _virtual(task, run, out, key)
     else:
@@ -98,13 +93,9 @@ def _save(out: Path, text: str, run: Run, result: Result, key: str) -> None:
     timeline.save_chrome(trace, out / "timeline.json")
     timeline.save_picture([trace], out / "timeline.png")
     measure = outputs.measure([history])
-    curves.save_curves(
-        {text: [history]},
-        out / f"{measure}.png",
-        measure=measure,
-        target=_TARGET.value,
-        real=trace.recorded,
-    )
+    path, target = out / f"{measure}.png", _TARGET.value
+    shown = {text: [history]}
+    curves.save_curves(shown, path, "seconds", measure, target, real=trace.recorded)
     if result.stopped.startswith("interrupted"):
         trace.save(out / "trace.npz")
     else:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -128,16 +128,12 @@ def worker_times(text: str, num_workers: int | None) -> Delays:
         return whatif.delays_of(traces.Trace.load(trace))
     if num_workers is not None:
         return delays.parse(text, num_workers)
-    lengths = [np.size(value) for value in _lists(literals.parse_call(text, "advise"))]
+    lengths = [
+        np.size(value)
+        for call in literals.calls(literals.parse_call(text, "advise"))
+        for value in (*call.args, *call.kwargs.values())
+        if isinstance(value, (list, tuple))
+    ]
     if not lengths:
         raise ValueError(f"advise: {text!r} has no list; give --num_workers.")
     return delays.parse(text, max(lengths))
-
-
-def _lists(call: literals.Call) -> Iterator[Sequence[float]]:
-    """All lists among the arguments of a call and of the calls within it."""
-    for value in [*call.args, *call.kwargs.values()]:
-        if isinstance(value, literals.Call):
-            yield from _lists(value)
-        elif isinstance(value, (list, tuple)):
-            yield value

@@ -1,6 +1,7 @@
 """The flags of real runs, and how the training scripts start and join a cluster."""
 
 import ast
+import contextlib
 import dataclasses
 import os
 import sys
@@ -34,29 +35,25 @@ _DEVICES = flags.DEFINE_integer(
 _RESTARTS = flags.DEFINE_integer(
     "max_restarts", 3, "Crashed processes that are started again.", lower_bound=0
 )
-_ADDRESS = flags.DEFINE_string(
+flags.DEFINE_string(
     "coordinator_address", None, "HOST:PORT of the coordination service."
 )
-_COUNT = flags.DEFINE_integer("num_processes", None, "Processes in all.", lower_bound=1)
-_INDEX = flags.DEFINE_integer("process_id", None, "Index of this one.", lower_bound=0)
-_APART = flags.DEFINE_bool(
+flags.DEFINE_integer("num_processes", None, "Processes in all.", lower_bound=1)
+flags.DEFINE_integer("process_id", None, "Index of this one.", lower_bound=0)
+flags.DEFINE_bool(
     "coordinator_apart", False, "The coordination service has a process of its own."
 )
-_SERVER_WORKS = flags.DEFINE_bool(
-    "server_works", True, "Process 0 has workers beside the server."
-)
+flags.DEFINE_bool("server_works", True, "Process 0 has workers beside the server.")
 _WORKER = flags.DEFINE_integer(
     "worker", 0, "Index of the first worker of a guest.", lower_bound=0
 )
-_MAX_WORKERS = flags.DEFINE_integer(
+flags.DEFINE_integer(
     "max_workers", None, "Room for so many workers, some of which may come later."
 )
 _KEY_FILE = flags.DEFINE_string("key_file", None, "Keys for connections between hosts.")
-_TRANSPORT = flags.DEFINE_enum(
-    "transport", "auto", list(transport.NAMES), "How vectors travel."
-)
-_LISTEN = flags.DEFINE_string("listen", "", "HOST[:PORT] that ZeroMQ listens on.")
-_ENCRYPT = flags.DEFINE_bool("encrypt", True, "Encrypt connections between hosts.")
+flags.DEFINE_enum("transport", "auto", list(transport.NAMES), "How vectors travel.")
+flags.DEFINE_string("listen", "", "HOST[:PORT] that ZeroMQ listens on.")
+flags.DEFINE_bool("encrypt", True, "Encrypt connections between hosts.")
 _PUSH = flags.DEFINE_enum(
     "push_format", "float32", list(flat.DTYPES), "Number format of pushes."
 )
@@ -107,20 +104,10 @@ def join(out: Path):
     """Joins the cluster, and makes its size known to the other flags."""
     from abs_dssp.cluster import topology
 
-    options = topology.Options(
-        coordinator_address=_ADDRESS.value,
-        num_processes=_COUNT.value,
-        process_id=_INDEX.value,
-        coordinator_apart=_APART.value,
-        server_works=_SERVER_WORKS.value,
-        transport=_TRANSPORT.value,
-        listen=_LISTEN.value,
-        encrypt=_ENCRYPT.value,
-        key_file=_KEY_FILE.value,
-        max_workers=_MAX_WORKERS.value,
-        push_format=_PUSH.value,
-        pull_format=_PULL.value,
-    )
+    # Every option has a flag of its name.
+    names = [field.name for field in dataclasses.fields(topology.Options)]
+    given: dict[str, Any] = {name: flags.FLAGS[name].value for name in names}
+    options = topology.Options(**given)
     if _CLUSTER.value == "guest":
         cluster = topology.guest(options, out, _WORKER.value)
     else:
@@ -152,8 +139,11 @@ def train(cluster, task, run: Run, out: Path, target: float | None) -> Result | 
     num_pushes = simulate.push_limit(
         task, None, run.until_seconds, run.epochs, run.local_steps
     )
-    views = _Views(out) if cluster.is_server else None
-    try:
+    shown: dict[str, Any] = {}
+    with contextlib.ExitStack() as stack:
+        if cluster.is_server:
+            views = stack.enter_context(contextlib.closing(_Views(out)))
+            shown = {"watch": views.show, "recorder": views.record, "say": views.say}
         return cluster_run.train(
             cluster,
             task,
@@ -172,13 +162,8 @@ def train(cluster, task, run: Run, out: Path, target: float | None) -> Result | 
             slowdown=_slowdown(),
             # Durations as in virtual time, where asked for.
             pace=None if flags.FLAGS.delays is None else run.make_delays(),
-            watch=None if views is None else views.show,
-            recorder=None if views is None else views.record,
-            say=None if views is None else views.say,
+            **shown,
         )
-    finally:
-        if views is not None:
-            views.close()
 
 
 class _Views:
@@ -187,14 +172,12 @@ class _Views:
     def __init__(self, out: Path):
         from abs_dssp.report import live, metrics, scalars
 
-        self._out = out
+        self._out, host = out, _METRICS_HOST.value
         self._live = live.Live()
-        self._metrics = self._scalars = None
+        self.say, self._metrics, self._scalars = self._live.say, None, None
         if _METRICS.value is not None:
-            self._metrics = metrics.MetricsServer(_METRICS.value, _METRICS_HOST.value)
-            self.say(
-                f"metrics: http://{_METRICS_HOST.value}:{self._metrics.port}/metrics"
-            )
+            self._metrics = metrics.MetricsServer(_METRICS.value, host)
+            self.say(f"metrics: http://{host}:{self._metrics.port}/metrics")
         if _TENSORBOARD.value:
             self._scalars = scalars.Scalars(out / "tensorboard")
 
@@ -207,9 +190,6 @@ class _Views:
 
     def record(self, record) -> None:
         outputs.append(self._out / "evaluations.jsonl", record)
-
-    def say(self, line: str) -> None:
-        self._live.say(line)
 
     def close(self) -> None:
         self._live.close()

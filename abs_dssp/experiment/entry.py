@@ -1,6 +1,7 @@
-"""How a script begins and ends: arguments, mistakes of users, Ctrl-C."""
+"""Runs a script: checks its arguments and reports mistakes in one sentence."""
 
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 
 from absl import app, logging
@@ -34,10 +35,6 @@ def run(main: Callable[[Sequence[str]], None], positional: str = "") -> None:
 
 def _raised_here(error: BaseException) -> bool:
     """Whether this project raised an error, rather than a library that it called."""
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    if trace is None:
-        return False
-    module = trace.tb_frame.f_globals.get("__name__", "")
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    module = frame.f_globals.get("__name__", "")
     return module.split(".")[0] in ("abs_dssp", "__main__")

@@ -59,7 +59,6 @@ def recommended(n: int, ratio: float) -> list[Method]:
     batch = int(theory.rennala_batch(ratio, 1.0))
     large = max(n, batch)
     half = n // 2
-    concurrency = _by_concurrency(n)
     koloskova = f"weighted(asp(),koloskova(concurrency={n},limit={n}))"
     mishchenko = f"weighted(asp(),mishchenko(concurrency={n}))"
     mean = {
@@ -83,53 +82,40 @@ def recommended(n: int, ratio: float) -> list[Method]:
     own = f"abs_dssp(noise={ratio:g})"
     return [
         *(Method(label, text) for label, text in mean.items()),
-        Method(f"Malenia, S = {large}", malenia, "workers", _of_workers(n)),
-        Method("Ringleader", "ringleader()", "table", _table(n)),
+        Method(f"Malenia, S = {large}", malenia, "workers", _of_workers),
+        Method("Ringleader", "ringleader()", "table", _table),
         Method("Rescaled", "rescaled()", "sum"),
         Method("FedBuff, K = 10", "fedbuff(k=10)", "sum"),
-        Method("FedAsync", "fedasync()", "sum", concurrency),
-        Method("ASP, Mishchenko", mishchenko, "sum", concurrency),
-        Method("ASP, Koloskova", koloskova, "sum", concurrency),
+        Method("FedAsync", "fedasync()", "sum", _by_concurrency),
+        Method("ASP, Mishchenko", mishchenko, "sum", _by_concurrency),
+        Method("ASP, Koloskova", koloskova, "sum", _by_concurrency),
         Method("ZipLine, R = 8", "zipline(lookahead=8)"),
         Method("Sync-Switch at 20", "sync_switch(at=20)"),
         Method("abs_dssp", own, "sum", weights_are_steps=True),
     ]
 
 
-def _of_workers(n: int) -> Callable[[Trace], theory.Schedule]:
+def _of_workers(trace: Trace) -> theory.Schedule:
     """Commits that average over workers the means of each worker's B_i pushes.
 
-    The noise of such a commit is that of one gradient times sum 1 / B_i over n^2.
+    The noise of such a commit is that of one gradient times sum 1 / B_i over N^2.
     """
-
-    def schedule_of(trace: Trace) -> theory.Schedule:
-        rounds = np.cumsum(trace.committed) - trace.committed
-        used = trace.accepted & (rounds < trace.commits)
-        count = np.zeros((trace.commits, n))
-        np.add.at(count, (rounds[used], trace.worker[used]), 1)
-        share = np.where(count > 0, 1 / np.maximum(count, 1), 0).sum(axis=1)
-        kappa = float(np.mean(share / np.maximum((count > 0).sum(axis=1), 1) ** 2))
-        return theory.Schedule(kappa, 0.0, 0.0, 1 / kappa)
-
-    return schedule_of
+    rounds = np.cumsum(trace.committed) - trace.committed
+    used = trace.accepted & (rounds < trace.commits)
+    count = np.zeros((trace.commits, trace.num_workers))
+    np.add.at(count, (rounds[used], trace.worker[used]), 1)
+    share = np.where(count > 0, 1 / np.maximum(count, 1), 0).sum(axis=1)
+    kappa = float(np.mean(share / np.maximum((count > 0).sum(axis=1), 1) ** 2))
+    return theory.Schedule(kappa, 0.0, 0.0, 1 / kappa)
 
 
-def _table(n: int) -> Callable[[Trace], theory.Schedule]:
-    """Ringleader's n commits of a round share the noise of n gradients, which were
-    computed from versions up to 2 n - 2 older."""
-
-    def schedule_of(trace: Trace) -> theory.Schedule:
-        del trace
-        return theory.Schedule(1.0, 2.0 * n - 2, float(n), 1.0)
-
-    return schedule_of
+def _table(trace: Trace) -> theory.Schedule:
+    """Ringleader's N commits of a round share the noise of N gradients, which were
+    computed from versions up to 2 N - 2 older."""
+    return theory.Schedule(1.0, 2.0 * trace.num_workers - 2, float(trace.num_workers))
 
 
-def _by_concurrency(n: int) -> Callable[[Trace], theory.Schedule]:
+def _by_concurrency(trace: Trace) -> theory.Schedule:
     """Steps that fall with the delay, as if no delay exceeded the concurrency."""
-
-    def schedule_of(trace: Trace) -> theory.Schedule:
-        own = theory.schedule_of(trace)
-        return own._replace(tau_max=min(own.tau_max, float(n)), tau_bar=float(n - 1))
-
-    return schedule_of
+    own, n = theory.schedule_of(trace), float(trace.num_workers)
+    return own._replace(tau_max=min(own.tau_max, n), tau_bar=n - 1)

@@ -1,18 +1,18 @@
 """How long a method takes to a target on a known problem, at its recommended step."""
 
 import dataclasses
-import functools
 import json
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 
 from abs_dssp import delays, optimizers, policies, replay, simulate, tasks, theory
 from abs_dssp.experiment import outputs
-from abs_dssp.experiment.methods import Method
+from abs_dssp.experiment.methods import Method, Step
 
 _PILOT = 4000  # pushes of the first schedule, from which a step is chosen
 
@@ -73,21 +73,21 @@ def regimes(n: int) -> list[Regime]:
         "i": index,
         "one straggler, 100 x": np.append(np.ones(n - 1), 100.0),
     }
-    # A Pareto variable of least 0.2 and tail 1.2 has mean 1.2 and no variance.
     return [
         *(_fixed(label, times) for label, times in fixed.items()),
         Regime("exponential", lambda n: delays.exponential(1.0, n), np.ones),
-        Regime(
-            "heavy-tailed",
-            lambda n: delays.pareto(0.2, 1.2, n),
-            lambda n: np.full(n, 1.2),
-        ),
+        Regime("heavy-tailed", _heavy_tailed, lambda n: np.full(n, 1.2)),
         Regime("slow, then fast", _turning, np.ones),
     ]
 
 
 def _fixed(label: str, times: np.ndarray) -> Regime:
     return Regime(label, lambda n: delays.constant(times, n), lambda n: times)
+
+
+def _heavy_tailed(n: int) -> delays.Delays:
+    """A Pareto variable of least 0.2 and tail 1.2 has mean 1.2 and no variance."""
+    return delays.pareto(0.2, 1.2, n)
 
 
 def _turning(n: int) -> delays.Delays:
@@ -142,14 +142,6 @@ def _problem(label, make, ratio: float, target: float) -> Problem:
     return Problem(label, make, ratio, gap, target, max(count, 1))
 
 
-@dataclasses.dataclass(frozen=True)
-class _Plan:
-    learning_rate: float
-    effective: float
-    tau_max: float
-    pushes: int
-
-
 def compete(
     method: Method, regime: Regime, problem: Problem, limits: Limits
 ) -> Outcome:
@@ -166,44 +158,37 @@ def compete(
     model = regime.model(limits.num_workers)
     by_loss = policies.reads_loss(policy, limits.num_workers)
     if by_loss:
-        plan = _plan_at_least_k(task, model, problem, limits)
+        step, pushes = _plan_at_least_k(task, model, problem, limits)
     else:
-        plan = _plan(method, policy, task, model, problem, limits.max_pushes)
-    optimizer, tau_max = optimizers.sgd(plan.learning_rate), plan.tau_max
+        step, pushes = _plan(method, policy, task, model, problem, limits.max_pushes)
+    optimizer, tau_max = optimizers.sgd(step.learning_rate), step.schedule.tau_max
     seconds, commits = [], []
-    train = functools.partial(simulate.train, task, policy, model, optimizer)
-    replayed = functools.partial(replay.replay, task, optimizer)
     for seed in range(limits.seeds):
+        settings: dict[str, Any] = {"seed": seed}
         if by_loss:
-            every = max(1, plan.pushes // 3000)
-            result = train(plan.pushes, seed=seed, eval_every_commits=every)
+            settings["eval_every_commits"] = max(1, pushes // 3000)
+            result = simulate.train(task, policy, model, optimizer, pushes, **settings)
             trace = result.trace
             tau_max = theory.schedule_of(trace).tau_max
         else:
-            trace = simulate.schedule(policy, model, plan.pushes, seed=seed)
-            every, aggregate = max(1, trace.commits // 300), method.aggregate
-            result = replayed(
-                trace, seed, aggregate=aggregate, eval_every_commits=every
-            )
+            trace = simulate.schedule(policy, model, pushes, seed=seed)
+            settings["eval_every_commits"] = max(1, trace.commits // 300)
+            settings["aggregate"] = method.aggregate
+            result = replay.replay(task, optimizer, trace, **settings)
         reached = _reached(result.history.records, problem.target)
         seconds.append(reached["seconds"] if reached else math.inf)
         commits.append(reached["version"] if reached else math.inf)
-    enough = theory.target_commits(problem.gap, plan.effective, problem.target)
-    return Outcome(
-        step=plan.learning_rate,
-        seconds=tuple(seconds),
-        commits=tuple(commits),
-        predicted=float(enough / (trace.commits / trace.seconds)),
-        tau_max=tau_max,
-        pushes=plan.pushes,
-    )
+    enough = theory.target_commits(problem.gap, step.effective, problem.target)
+    predicted = float(enough / (trace.commits / trace.seconds))
+    times = (tuple(seconds), tuple(commits), predicted)
+    return Outcome(step.learning_rate, *times, tau_max, pushes)
 
 
 def _plan(
     method: Method, policy, task: tasks.Task, model, problem: Problem, max_pushes: int
-) -> _Plan:
-    """Step and length of a run from schedules, each as long as the last one asks."""
-    smoothness, variance = _constants(task)
+) -> tuple[Step, int]:
+    """Step and pushes of a run, from schedules, each as long as the last one asks."""
+    smoothness, variance = constants(task)
     trace = simulate.schedule(policy, model, _PILOT)
     pushes = _PILOT
     for _ in range(3):  # a longer run may meet a staler push, which asks for less
@@ -213,28 +198,27 @@ def _plan(
         commits = 3 * problem.steps / (step.effective * smoothness) + 20
         pushes = int(min(max_pushes, max(500, commits * per_commit)))
         trace = simulate.schedule(policy, model, pushes)
-    step = method.step(trace, smoothness, variance, problem.target)
-    return _Plan(step.learning_rate, step.effective, step.schedule.tau_max, pushes)
+    return method.step(trace, smoothness, variance, problem.target), pushes
 
 
 def _plan_at_least_k(
     task: tasks.Task, model, problem: Problem, limits: Limits
-) -> _Plan:
+) -> tuple[Step, int]:
     """The same where K follows the loss, so that the trace is not known before the
     training: the step is that of the rule at K = 1."""
     n = limits.num_workers
     trace = simulate.schedule(policies.k_async(n, k=1), model, _PILOT)
     schedule = theory.schedule_of(trace)
-    step = float(theory.target_step(*_constants(task), problem.target, schedule))
+    step = float(theory.target_step(*constants(task), problem.target, schedule))
     pushes = int(min(limits.max_pushes, max(500, 3 * n * problem.steps / step)))
-    return _Plan(step, step, schedule.tau_max, pushes)
+    return Step(step, step, schedule), pushes
 
 
-def _constants(task: tasks.Task) -> tuple[float, float]:
+def constants(task: tasks.Task) -> tuple[float, float]:
     """L, and sigma^2 of a batch."""
-    constants = task.constants
-    assert constants is not None and constants.smoothness and constants.noise_variance
-    return constants.smoothness, constants.noise_variance / task.batch_size
+    known = task.constants
+    assert known is not None and known.smoothness and known.noise_variance
+    return known.smoothness, known.noise_variance / task.batch_size
 
 
 def _reached(records, target: float):

@@ -8,7 +8,7 @@ import numpy as np
 
 from abs_dssp import theory
 from abs_dssp.experiment import outputs
-from abs_dssp.experiment.optimality import Comparison, Outcome
+from abs_dssp.experiment.optimality import Comparison, Outcome, constants
 from abs_dssp.experiment.statistics import spread
 from abs_dssp.report import style
 from abs_dssp.report.document import Part, Picture, Section, Table
@@ -34,7 +34,9 @@ def section(comparison: Comparison, out: Path) -> Section:
     title = f"{problem.label}, sigma^2 / eps = {problem.ratio:g}"
     name = problem.label.split(",")[0].replace(" ", "_")
     picture = _picture(comparison, out / f"{name}_R{problem.ratio:g}.png")
-    columns = comparison.columns
+    header = ["method", *comparison.columns]
+    of_times = f"Seconds to the target: {title}."
+    of_steps = f"Step in units of 1 / L, and largest staleness: {title}."
     parts: list[Part] = [
         f"N = {limits.num_workers} workers, eps = {problem.target:.3g}, F(w0) - F* = "
         f"{problem.gap:.4g}; gradient descent at the step 1 / L needs about "
@@ -46,16 +48,8 @@ def section(comparison: Comparison, out: Path) -> Section:
         "recommends for its own schedule. One gradient of the fastest worker takes "
         "about a second.",
         picture,
-        Table(
-            f"Seconds to the target: {title}.",
-            ["method", *columns, "worst / best"],
-            _times(comparison),
-        ),
-        Table(
-            f"Step in units of 1 / L, and largest staleness: {title}.",
-            ["method", *columns],
-            _steps(comparison),
-        ),
+        Table(of_times, [*header, "worst / best"], _times(comparison)),
+        Table(of_steps, header, _steps(comparison)),
         *_choices(comparison),
         *_findings(comparison),
     ]
@@ -83,26 +77,13 @@ def _times(comparison: Comparison) -> list[list[str]]:
 def _bound(comparison: Comparison, regime) -> float:
     """The least seconds for any method, up to a universal constant."""
     problem, n = comparison.problem, comparison.limits.num_workers
-    task = problem.task(n)
-    constants = task.constants
-    assert constants is not None and constants.smoothness is not None
-    assert constants.noise_variance is not None
-    variance = constants.noise_variance / task.batch_size
-    return float(
-        theory.tyurin_richtarik(
-            regime.mean(n),
-            constants.smoothness,
-            problem.gap,
-            variance,
-            problem.target,
-        )
-    )
+    smoothness, variance = constants(problem.task(n))
+    numbers = (smoothness, problem.gap, variance, problem.target)
+    return float(theory.tyurin_richtarik(regime.mean(n), *numbers))
 
 
 def _steps(comparison: Comparison) -> list[list[str]]:
-    constants = comparison.problem.task(comparison.limits.num_workers).constants
-    assert constants is not None and constants.smoothness is not None
-    smoothness = constants.smoothness
+    smoothness, _ = constants(comparison.problem.task(comparison.limits.num_workers))
 
     def cell(outcome: Outcome) -> str:
         return f"{outcome.step * smoothness:.3g} ({outcome.tau_max:.0f})"
@@ -136,10 +117,8 @@ def _parameters(comparison: Comparison) -> dict[str, int]:
 
 def _first_row(comparison: Comparison, start: str) -> np.ndarray | None:
     """Relative times of the first method whose label begins so; None without one."""
-    for label, row in zip(comparison.labels, comparison.relative, strict=True):
-        if label.startswith(start):
-            return row
-    return None
+    rows = zip(comparison.labels, comparison.relative, strict=True)
+    return next((row for label, row in rows if label.startswith(start)), None)
 
 
 def _findings(comparison: Comparison) -> list[str]:
@@ -209,8 +188,7 @@ def _picture(comparison: Comparison, path: Path) -> Picture:
         centred = {"ha": "center", "va": "center", "fontsize": 6}
         for (i, j), value in np.ndenumerate(relative):
             text = f"{value:.1f}" if value < 99.5 else f"{value:.0f}"
-            dark = 12 < value < math.inf
-            color = "white" if dark else "black"
+            color = "white" if 12 < value < math.inf else "black"
             text = text if math.isfinite(value) else "never"
             axes.text(j, i, text, color=color, **centred)
         axes.set_xticks(range(len(columns)), columns, rotation=20, ha="right")

@@ -12,6 +12,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from abs_dssp import traces
 from abs_dssp.replay import Result
 from abs_dssp.report import document, files, summary
@@ -37,9 +39,8 @@ def digest(settings: Any, length: int = 16) -> str:
 
     A finished run is found again by the digest of its settings.
     """
-    text = json.dumps(
-        [settings, traces.package_versions()], sort_keys=True, default=str
-    )
+    known = [settings, traces.package_versions()]
+    text = json.dumps(known, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:length]
 
 
@@ -82,12 +83,8 @@ def save_run(run_dir: Path, result: Result, key: str, target: float | None) -> N
     """The trace, the evaluations and the summary of one run; `run.json` comes last."""
     run_dir.mkdir(parents=True, exist_ok=True)
     result.trace.save(run_dir / "trace.npz")
-    record = {
-        "key": key,
-        "stopped": result.stopped,
-        "records": result.history.records,
-        "summary": summary.summarise(result, target),
-    }
+    row, records = summary.summarise(result, target), result.history.records
+    record = {"key": key, "stopped": result.stopped, "records": records, "summary": row}
     files.write(run_dir / "run.json", json.dumps(record, indent=1))
 
 
@@ -100,6 +97,11 @@ def load_run(run_dir: Path, key: str) -> dict[str, Any] | None:
         return record | {"trace": traces.Trace.load(run_dir / "trace.npz")}
     except (OSError, ValueError):
         return None
+
+
+def kept_history(record: Mapping[str, Any]) -> History:
+    """The evaluations in a record of a run; it holds no losses of single pushes."""
+    return History(tuple(record["records"]), np.empty(0))
 
 
 def measure(histories: Iterable[History]) -> str:
@@ -169,7 +171,7 @@ def _publish(title: str, sections: Sequence[Section], path: Path) -> None:
         return dataclasses.replace(part, path=copy)
 
     published = [
-        dataclasses.replace(section, parts=[copied(part) for part in section.parts])
+        dataclasses.replace(section, parts=[*map(copied, section.parts)])
         for section in sections
     ]
     document.save_markdown(title, published, path)

@@ -1,4 +1,4 @@
-"""What a real run left, and whether it can be computed again."""
+"""Loads a real run, and computes it again from its trace."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from abs_dssp import optimizers, replay, traces
+from abs_dssp import optimizers, traces
 from abs_dssp.cluster import log as logs
 from abs_dssp.experiment.run import Run
 from abs_dssp.history import rederivation
@@ -46,16 +46,8 @@ def replayed(
       progress: called as `replay` does.
     """
     formats = (settings.get(f"{what}_format", "float32") for what in ("push", "pull"))
-    result = replay.replay(
-        task,
-        run.make_optimizer(),
-        trace,
-        run.seed,
-        local_optimizer=run.make_optimizer(local=True),
-        aggregate=run.aggregate,
-        formats=flat.wire(*formats),
-        progress=progress,
-    )
+    wire = flat.wire(*formats)
+    result = run.replay(task, trace, formats=wire, progress=progress)
     return np.asarray(flat.flatten(result.variables)), result.history.push_loss
 
 
@@ -70,7 +62,7 @@ def kept_parameters(run_dir: Path) -> np.ndarray:
 def first_other_decision(
     run: Run, task: Task, trace: Trace, losses: np.ndarray
 ) -> str | None:
-    """Where the policy, asked again about every push, decides otherwise; or None."""
+    """The first row at which the policy, asked again, decides differently, or None."""
     first = _initial_loss(task, run.seed) if run.reads_loss() else 0.0
     again = rederivation.rederive(run.make_policy(), trace, losses, first)
     return rederivation.first_difference(trace, again)

@@ -7,13 +7,26 @@ from typing import Any
 
 import jax
 
-from abs_dssp import communication, delays, optimizers, policies, simulate, tasks
+from abs_dssp import (
+    communication,
+    delays,
+    optimizers,
+    policies,
+    replay,
+    simulate,
+    tasks,
+)
 from abs_dssp.communication import Communication
 from abs_dssp.delays import Delays
 from abs_dssp.experiment import outputs
 from abs_dssp.policies import Policy
 from abs_dssp.replay import Result
 from abs_dssp.tasks.base import Task
+from abs_dssp.traces import Trace
+
+# Fields that are arguments of a task; None leaves the task's default.
+_OF_TASK = ["model", "batch_size", "partition", "shrink", "augment"]
+_OF_TASK += ["limit_train", "limit_test", "validation"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,20 +95,10 @@ class Run:
           data_dir: folder of prepared TFDS data.
           download: whether TFDS may download the data.
         """
-        settings = {
-            "batch_size": self.batch_size,
-            "data_dir": data_dir,
-            "download": download,
-            "augment": self.augment,
-            "limit_train": self.limit_train,
-            "limit_test": self.limit_test,
-            "validation": self.validation,
-            "partition": self.partition,
-            "shrink": self.shrink,
-        }
-        if self.model is not None:
-            settings["model"] = self.model
-        return _task(self.task, self.workers, tuple(settings.items()))
+        settings = {name: getattr(self, name) for name in _OF_TASK}
+        given = {name: v for name, v in settings.items() if v is not None}
+        given |= {"data_dir": data_dir, "download": download}
+        return _task(self.task, self.workers, tuple(given.items()))
 
     def make_delays(self) -> Delays:
         """Seconds per push of `local_steps` gradients."""
@@ -130,6 +133,32 @@ class Run:
         rounds = self.epochs * task.samples_per_epoch / self.batch_size / self.workers
         return max(slowest * rounds / self.evaluations, 1e-12)
 
+    def schedule(self, task: Task) -> Trace:
+        """The trace of a run of `epochs`, if its policy does not read the loss."""
+        pushes = simulate.push_limit(task, None, None, self.epochs, self.local_steps)
+        assert pushes is not None
+        return simulate.schedule(
+            self.make_policy(),
+            self.make_delays(),
+            pushes,
+            self.seed,
+            communication=self.make_communication(task),
+            local_steps=self.local_steps,
+            task=task.name,
+        )
+
+    def replay(self, task: Task, trace: Trace, **settings: Any) -> Result:
+        """What a trace leads to with this run's optimizer, aggregate and seed.
+
+        Args:
+          task: that of `make_task`.
+          trace: of this run.
+          **settings: further arguments of `replay.replay`.
+        """
+        settings |= {"aggregate": self.aggregate}
+        settings |= {"local_optimizer": self.make_optimizer(local=True)}
+        return replay.replay(task, self.make_optimizer(), trace, self.seed, **settings)
+
     def train(self, task: Task, **changed: Any) -> Result:
         """Trains in virtual time.
 
@@ -138,17 +167,14 @@ class Run:
           **changed: arguments of `simulate.train`, beside or instead of those that the
             description gives.
         """
-        arguments: dict[str, Any] = {
-            "seed": self.seed,
+        same = ("seed", "until_seconds", "local_steps", "aggregate", "loss_every")
+        arguments: dict[str, Any] = {name: getattr(self, name) for name in same} | {
             "until_epochs": self.epochs,
-            "until_seconds": self.until_seconds,
             "communication": self.make_communication(task),
-            "local_steps": self.local_steps,
             "local_optimizer": self.make_optimizer(local=True),
-            "aggregate": self.aggregate,
-            "loss_every": self.loss_every,
             "eval_every_commits": self.eval_commits,
-        } | changed
+        }
+        arguments |= changed
         if "delays" not in changed:
             arguments["delays"] = self.make_delays()
         if "eval_every_seconds" not in changed:
@@ -171,9 +197,7 @@ def _task(text: str, workers: int, settings: tuple[tuple[str, Any], ...]) -> Tas
 
 @functools.lru_cache(maxsize=64)
 def _sgd(schedule: tuple, momentum: float, weight_decay: float, clock: str):
+    rate = optimizers.drops(*schedule)
     return optimizers.sgd(
-        optimizers.drops(*schedule),
-        momentum=momentum,
-        weight_decay=weight_decay,
-        clock=clock,
+        rate, momentum=momentum, weight_decay=weight_decay, clock=clock
     )

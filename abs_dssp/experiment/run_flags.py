@@ -5,6 +5,7 @@ with one sentence, which `entry.run` turns into exit status 1.
 """
 
 import ast
+import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -14,22 +15,20 @@ from abs_dssp import optimizers
 from abs_dssp.experiment.run import Run
 from abs_dssp.tasks.base import Task
 
-_TASK = flags.DEFINE_string("task", "digits", "Data set or problem, by name.")
-_MODEL = flags.DEFINE_string("model", None, "Model, e.g. mlp, cnn or resnet(depth=8).")
-_WORKERS = flags.DEFINE_integer("workers", 4, "Number of workers.", lower_bound=1)
-_DELAYS = flags.DEFINE_string(
-    "delays", None, "Seconds per gradient: a model of worker speed."
-)
-_COMMUNICATION = flags.DEFINE_string(
+flags.DEFINE_string("task", "digits", "Data set or problem, by name.")
+flags.DEFINE_string("model", None, "Model, e.g. mlp, cnn or resnet(depth=8).")
+flags.DEFINE_integer("workers", 4, "Number of workers.", lower_bound=1)
+flags.DEFINE_string("delays", None, "Seconds per gradient: a model of worker speed.")
+flags.DEFINE_string(
     "communication", "none()", "Time of a push: none() or link(bandwidth=1e9)."
 )
 _LOCAL_STEPS = flags.DEFINE_integer(
     "local_steps", 1, "Gradient steps per push, U.", lower_bound=1
 )
-_BATCH = flags.DEFINE_integer("batch_size", 32, "Samples per gradient.", lower_bound=1)
+flags.DEFINE_integer("batch_size", 32, "Samples per gradient.", lower_bound=1)
 _RATE = flags.DEFINE_float("learning_rate", 0.1, "Step size of SGD.", lower_bound=0)
-_MOMENTUM = flags.DEFINE_float("momentum", 0.0, "Momentum of the server's SGD.")
-_DECAY = flags.DEFINE_float("weight_decay", 0.0, "L2 weight decay.", lower_bound=0)
+flags.DEFINE_float("momentum", 0.0, "Momentum of the server's SGD.")
+flags.DEFINE_float("weight_decay", 0.0, "L2 weight decay.", lower_bound=0)
 _DROPS = flags.DEFINE_list(
     "learning_rate_drops", [], "When to multiply the step size, in --schedule_clock."
 )
@@ -37,29 +36,27 @@ _FACTOR = flags.DEFINE_float("learning_rate_factor", 0.1, "Multiplier at each dr
 _CLOCK = flags.DEFINE_enum(
     "schedule_clock", "epoch", list(optimizers.CLOCKS), "What the drops count."
 )
-_AGGREGATE = flags.DEFINE_string(
+flags.DEFINE_string(
     "aggregate",
     "mean",
     "How a commit combines its pushes: mean, sum, workers, table or "
     "compensated(strength=0.04,adaptive=False).",
 )
-_EPOCHS = flags.DEFINE_float("epochs", 20.0, "Stop after so many epochs of samples.")
+flags.DEFINE_float("epochs", 20.0, "Stop after so many epochs of samples.")
 _UNTIL = flags.DEFINE_float("until", None, "Stop at this time, in (virtual) seconds.")
-_PARTITION = flags.DEFINE_string(
+flags.DEFINE_string(
     "partition", "equal", "Data per worker: equal, shared or dirichlet(alpha=0.3)."
 )
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Folder of prepared TFDS data.")
 _DOWNLOAD = flags.DEFINE_bool("download", False, "Let TFDS download the data set.")
-_AUGMENT = flags.DEFINE_bool(
-    "augment", None, "Pad, crop and flip images; the CIFARs by default."
-)
-_LIMIT = flags.DEFINE_integer(
+flags.DEFINE_bool("augment", None, "Pad, crop and flip images; the CIFARs by default.")
+flags.DEFINE_integer(
     "limit_train", None, "Train on so many samples only.", lower_bound=1
 )
-_LIMIT_TEST = flags.DEFINE_integer(
+flags.DEFINE_integer(
     "limit_test", None, "Evaluate on so many samples only.", lower_bound=1
 )
-_EVALUATIONS = flags.DEFINE_integer(
+flags.DEFINE_integer(
     "evaluations", 120, "Evaluations at equal virtual times.", lower_bound=1
 )
 _EVAL_COMMITS = flags.DEFINE_integer(
@@ -84,10 +81,8 @@ def run(text: str, seed: int = 0) -> Run:
       ValueError: if the policy, one of its settings or the delay model cannot be read.
     """
     policy, *settings = text.split(";")
-    own: dict[str, Any] = {
-        "local_steps": _LOCAL_STEPS.value,
-        "learning_rate": _RATE.value,
-    }
+    own: dict[str, Any] = {"local_steps": _LOCAL_STEPS.value}
+    own["learning_rate"] = _RATE.value
     for setting in settings:
         own |= assignment("policy", setting, _OWN)
     if own["local_steps"] < 1 or own["learning_rate"] < 0:
@@ -123,38 +118,25 @@ def task() -> Task:
 
 
 def _describe(policy: str, seed: int, local_steps: int, learning_rate: float) -> Run:
-    workers, delays = _WORKERS.value, _DELAYS.value
-    if delays is None:  # the last worker takes 2.7 times as long
-        shift = [1.0] * (workers - 1) + [2.7]
-        delays = f"shifted_exponential(shift={shift},mean=0.1)"
-    # The default number of epochs yields to --until.
-    timed = _UNTIL.value is not None and not flags.FLAGS["epochs"].present
+    # A flag that has the name of a field is that field.
+    fields = {field.name for field in dataclasses.fields(Run)}
+    given = {name: value for name, value in settings().items() if name in fields}
+    given |= {"local_steps": local_steps, "learning_rate": learning_rate}
+    if given["delays"] is None:  # the last worker takes 2.7 times as long
+        shift = [1.0] * (given["workers"] - 1) + [2.7]
+        given["delays"] = f"shifted_exponential(shift={shift},mean=0.1)"
+    if _UNTIL.value is not None and not flags.FLAGS["epochs"].present:
+        given["epochs"] = None  # the default number yields to --until
     return Run(
         policy=policy,
-        task=_TASK.value,
-        model=_MODEL.value,
-        workers=workers,
-        delays=delays,
-        batch_size=_BATCH.value,
-        learning_rate=learning_rate,
-        epochs=None if timed else _EPOCHS.value,
         eval_seconds=None,
         seed=seed,
-        communication=_COMMUNICATION.value,
-        local_steps=local_steps,
-        momentum=_MOMENTUM.value,
-        weight_decay=_DECAY.value,
         drops=_numbers("learning_rate_drops", _DROPS.value),
         clock=_CLOCK.value,
-        aggregate=_AGGREGATE.value,
         until_seconds=_UNTIL.value,
-        augment=_AUGMENT.value,
-        limit_train=_LIMIT.value,
-        limit_test=_LIMIT_TEST.value,
-        partition=_PARTITION.value,
         drop_factor=_FACTOR.value,
-        evaluations=_EVALUATIONS.value,
         eval_commits=_EVAL_COMMITS.value,
+        **given,
     )
 
 
@@ -171,7 +153,7 @@ def settings() -> dict[str, Any]:
 
 
 def adopt(saved: Mapping[str, Any]) -> None:
-    """Takes the values that `settings` gave for a run, but not over given flags."""
+    """Gives flags that are not on the command line the values that `settings` saved."""
     known = {f.name for f in flags.FLAGS.flags_by_module_dict()[__name__]}
     for name in known & set(saved):
         if not flags.FLAGS[name].present:

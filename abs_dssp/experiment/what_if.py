@@ -4,8 +4,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from abs_dssp import policies, whatif
 from abs_dssp.experiment import outputs
 from abs_dssp.experiment.progress import PushProgress
@@ -15,7 +13,6 @@ from abs_dssp.replay import Result
 from abs_dssp.report import curves, summary
 from abs_dssp.tasks.base import Task
 from abs_dssp.traces import Trace
-from abs_dssp.training.evaluation import History
 
 
 def schedules(
@@ -126,17 +123,14 @@ def save_training(
     rows = {name: summary.summarise(r, target) for name, r in results.items()}
     record = outputs.load_json(run_dir / "run.json")
     if record is not None and {"records", "summary"} <= set(record):
-        history = History(tuple(record["records"]), np.empty(0))
+        history = outputs.kept_history(record)
         own = {field: record["summary"].get(field) for field in summary.FIELDS}
         histories = {recorded: history} | histories
         rows = {recorded: own | summary.to_target(history, target)} | rows
     by_seed = {(name, 0): history for name, history in histories.items()}
     outputs.save_history(out / "history.csv", by_seed)
     measure = outputs.measure(histories.values())
-    curves.save_curves(
-        {name: [history] for name, history in histories.items()},
-        out / f"{measure}.png",
-        measure=measure,
-        target=target,
-    )
+    shown = {name: [history] for name, history in histories.items()}
+    path = out / f"{measure}.png"
+    curves.save_curves(shown, path, measure=measure, target=target)
     return [summary.over_seeds(name, [row]) for name, row in rows.items()]

@@ -53,58 +53,6 @@ from abs_dssp.policies.weighting import (
     weighted,
 )
 
-__all__ = [
-    "Clocks",
-    "Decision",
-    "Policy",
-    "Properties",
-    "State",
-    "abs_dssp",
-    "adaptive_bounded_staleness",
-    "adasync",
-    "asp",
-    "bsp",
-    "constant",
-    "constructor",
-    "controller",
-    "describe",
-    "dssp",
-    "fedasync",
-    "fedbuff",
-    "fields_read",
-    "gap",
-    "initial_clocks",
-    "inverse",
-    "k_async",
-    "k_batch_async",
-    "k_batch_sync",
-    "k_sync",
-    "koloskova",
-    "local_sgd",
-    "loss_growth",
-    "m_sync",
-    "malenia",
-    "mindflayer",
-    "mishchenko",
-    "names",
-    "only",
-    "parse",
-    "polynomial",
-    "reads_loss",
-    "rennala",
-    "rescaled",
-    "ringleader",
-    "ringmaster",
-    "rounds_growth",
-    "rule",
-    "sa_adasync",
-    "ssp",
-    "switch",
-    "sync_switch",
-    "weighted",
-    "zipline",
-]
-
 _RULES: dict[str, Callable[..., Policy]] = {
     "abs": adaptive_bounded_staleness,
     "abs_dssp": abs_dssp,
@@ -142,6 +90,29 @@ _WEIGHTINGS: dict[str, Callable[..., Any]] = {
     "mishchenko": mishchenko,
     "polynomial": polynomial,
 }
+
+# Beside what `parse` knows by name.
+__all__ = [
+    "Clocks",
+    "Decision",
+    "Policy",
+    "Properties",
+    "State",
+    "gap",
+    "only",
+    "constructor",
+]
+__all__ += [
+    "describe",
+    "fields_read",
+    "initial_clocks",
+    "reads_loss",
+    "names",
+    "parse",
+    "rule",
+]
+__all__ += ["controller", "loss_growth", "rounds_growth"]
+__all__ += [made.__name__ for made in (_RULES | _COMBINATORS | _WEIGHTINGS).values()]
 
 
 def names() -> tuple[str, ...]:

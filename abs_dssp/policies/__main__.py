@@ -7,16 +7,8 @@ from abs_dssp import policies
 
 WORKERS = 4  # of the bounds that are shown
 # Values of the arguments that have no default.
-_VALUES: dict[str, Any] = {
-    "at": 100,
-    "batch_size": 8,
-    "k": 2,
-    "m": 2,
-    "s": 3,
-    "seconds": 3.0,
-    "threshold": 10,
-    "trials": 2,
-}
+_VALUES: dict[str, Any] = {"k": 2, "m": 2, "s": 3, "batch_size": 8, "threshold": 10}
+_VALUES |= {"at": 100, "seconds": 3.0, "trials": 2}
 # Further rows, after that of the same rule.
 _VARIANTS = {
     "dssp": ({"variant": "bounded"},),
@@ -44,10 +36,8 @@ def table() -> str:
 def _row(name: str, changed: dict[str, Any]) -> tuple[str, ...]:
     constructor = policies.rule(name)
     parameters = list(inspect.signature(constructor).parameters.values())[1:]
-    values = {
-        p.name: _VALUES[p.name] if p.default is p.empty else p.default
-        for p in parameters
-    } | changed
+    defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
+    values = {p.name: _VALUES.get(p.name) for p in parameters} | defaults | changed
     shown = ",".join(f"{key}={_literal(value)}" for key, value in values.items())
     text = f"{name}({shown})"
     stated = policies.parse(text, WORKERS).properties

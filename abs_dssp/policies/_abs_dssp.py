@@ -112,15 +112,11 @@ def abs_dssp(
         commit, release = rounds.on_push(
             clocks, worker, state.plan.k, accepted, batch=True
         )
+        grown = first * growth ** (clocks.version + 1).astype(dtype)
+        noise = jnp.minimum(ratio, grown).astype(dtype)
         plan = jax.lax.cond(
             commit,
-            lambda: controller(
-                interval,
-                clocks.alive,
-                jnp.minimum(
-                    ratio, first * growth ** (clocks.version + 1).astype(dtype)
-                ).astype(dtype),
-            ),
+            lambda: controller(interval, clocks.alive, noise),
             lambda: state.plan,
         )
         stale = clocks.version + 1 - clocks.pulled > plan.tau_max

@@ -6,11 +6,12 @@ available to us; both are schedules here, with defaults of our own, and can be
 replaced.
 """
 
-import functools
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
@@ -67,7 +68,7 @@ def loss_growth(k0: int, a: float | None) -> Growth:
 _GROWTHS = {"rounds": rounds_growth, "loss": loss_growth}
 
 
-@functools.partial(base.constructor, name="abs")
+@partial(base.constructor, name="abs")
 def adaptive_bounded_staleness(
     num_workers: int,
     k0: int = 1,
@@ -123,11 +124,12 @@ def adaptive_bounded_staleness(
         bound = _bound(num_workers, tau_max)
         limit, stalest = bound, bound(0, k0)
 
-    def schedules(version, ratio, k, tau):
+    def schedules(version, ratio, state):
         grown = jnp.clip(jnp.asarray(grow(version, ratio)), k0, num_workers)
-        k = jnp.maximum(grown.astype(jnp.int32), k)
+        k = jnp.maximum(grown.astype(jnp.int32), state.k)
         bound = jnp.clip(jnp.asarray(limit(version, k)), 0, _UNBOUNDED)
-        return k, jnp.minimum(bound.astype(jnp.int32), tau)
+        tau_max = jnp.minimum(bound.astype(jnp.int32), state.tau_max)
+        return state._replace(k=k, tau_max=tau_max)
 
     # A rule that never looks at the loss can be scheduled ahead of the training.
     looks = growth != "rounds"
@@ -137,44 +139,34 @@ def adaptive_bounded_staleness(
             return rounds.loss_ratio(state.first_loss, clocks)
         return state.first_loss, state.first_loss
 
+    def where(commit, following, state):
+        return jax.tree.map(partial(jnp.where, commit), following, state)
+
     def init():
         unknown = jnp.float32(jnp.nan)
-        k, tau = schedules(jnp.int32(0), unknown, jnp.int32(k0), jnp.int32(_UNBOUNDED))
-        return AbsState(k, tau, unknown)
+        state = AbsState(jnp.int32(k0), jnp.int32(_UNBOUNDED), unknown)
+        return schedules(jnp.int32(0), unknown, state)
 
     def on_push(state, clocks, worker, now):
         del now
         first, ratio = loss_ratio(state, clocks)
+        state = state._replace(first_loss=first)
         accepted = clocks.version - clocks.pulled[worker] <= state.tau_max
         commit, release = rounds.on_push(clocks, worker, state.k, accepted, False)
         version = clocks.version + 1
-        k, tau = schedules(version, ratio, state.k, state.tau_max)
-        stale = version - clocks.pulled > tau
-        return AbsState(
-            jnp.where(commit, k, state.k), jnp.where(commit, tau, state.tau_max), first
-        ), base.Decision(
-            weight=accepted.astype(jnp.float32),
-            commit=commit,
-            release=release,
-            restart=rounds.others(clocks, worker) & stale & commit,
-        )
+        following = schedules(version, ratio, state)
+        stale = version - clocks.pulled > following.tau_max
+        restart = rounds.others(clocks, worker) & stale & commit
+        decision = base.Decision(accepted.astype(jnp.float32), commit, release, restart)
+        return where(commit, following, state), decision
 
     def on_leave(state, clocks, worker, now):
         # Commits only when nobody computes, so nobody is there to be restarted.
         del worker, now
         decision = rounds.decide_leave(clocks, batch=False)
-        k, tau = schedules(
-            clocks.version + 1,
-            loss_ratio(state, clocks)[1],
-            state.k,
-            state.tau_max,
-        )
-        commit = decision.commit
-        return AbsState(
-            jnp.where(commit, k, state.k),
-            jnp.where(commit, tau, state.tau_max),
-            state.first_loss,
-        ), decision
+        ratio = loss_ratio(state, clocks)[1]
+        following = schedules(clocks.version + 1, ratio, state)
+        return where(decision.commit, following, state), decision
 
     properties = base.Properties(
         max_staleness=stalest,  # that of round 0, since tau_max^t never rises
@@ -195,16 +187,7 @@ _UNBOUNDED = 2**30  # versions; clip first, since float -> int32 conversion may 
 def _bound(num_workers: int, tau_max: float | None) -> Callable[..., Any]:
     """tau_max^t as a function of (t, K^t), which may be arrays or Python numbers."""
 
-    def concurrency(version, k):
-        del version
-        return -(-num_workers // k)  # ceil(N / K^t)
-
     if tau_max is None:
-        return concurrency
+        return lambda version, k: -(-num_workers // k)  # ceil(N / K^t)
     limit = min(math.floor(tau_max), _UNBOUNDED)
-
-    def constant(version, k):
-        del version, k
-        return limit
-
-    return constant
+    return lambda version, k: limit

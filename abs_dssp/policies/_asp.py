@@ -4,9 +4,7 @@ Recht, Ré, Wright, Niu, "Hogwild!", NIPS 2011; Dean et al., "Large Scale Distri
 Deep Networks", NIPS 2012.
 """
 
-import jax.numpy as jnp
-
-from abs_dssp.policies import base
+from abs_dssp.policies import base, rounds
 
 
 @base.constructor
@@ -28,16 +26,8 @@ def asp(num_workers: int) -> base.Policy:
 
     def on_push(state, clocks, worker, now):
         del now
-        return state, base.Decision(
-            weight=jnp.float32(1),
-            commit=jnp.bool_(True),
-            release=base.only(worker, num_workers) & clocks.alive,
-            restart=base.nobody(num_workers),
-        )
+        release = base.only(worker, num_workers) & clocks.alive
+        return state, base.commit_alone(release)
 
-    def on_leave(state, clocks, worker, now):
-        del clocks, worker, now
-        nobody = base.nobody(num_workers)
-        return state, base.no_push(jnp.bool_(False), nobody, nobody)
-
-    return base.Policy(tuple, on_push, on_leave, base.EVERY_PUSH._replace(waits=False))
+    properties = base.EVERY_PUSH._replace(waits=False)
+    return base.Policy(tuple, on_push, rounds.nobody_waits, properties)

@@ -67,7 +67,7 @@ def _lockstep(num_workers):
         del worker, now
         complete, release = decide(clocks, clocks.waiting)
         commit = complete & (clocks.pending > 0)
-        return state, base.no_push(commit, release, base.nobody(num_workers))
+        return state, base.no_push(commit, release)
 
     properties = base.Properties(
         max_staleness=0,

@@ -79,18 +79,14 @@ def dssp(
         allowance, runs = grant(state, clocks, worker, gaps[worker], s_lower, s_upper)
         pusher = base.only(worker, num_workers)
         freed = clocks.waiting & (gaps <= s_lower)
-        return DsspState(state.allowance.at[worker].set(allowance)), base.Decision(
-            weight=jnp.float32(1),
-            commit=jnp.bool_(True),
-            release=((pusher & runs) | freed) & clocks.alive,
-            restart=base.nobody(num_workers),
-        )
+        release = ((pusher & runs) | freed) & clocks.alive
+        state = DsspState(state.allowance.at[worker].set(allowance))
+        return state, base.commit_alone(release)
 
     def on_leave(state, clocks, worker, now):
         del worker, now
-        nobody = base.nobody(num_workers)
         freed = clocks.waiting & clocks.alive & (base.gap(clocks) <= s_lower)
-        return state, base.no_push(jnp.bool_(False), freed, nobody)
+        return state, base.no_push(False, freed)
 
     properties = base.EVERY_PUSH
     if variant == "bounded":  # the bounds of SSP with s = s_upper

@@ -64,19 +64,16 @@ def malenia(num_workers: int, *, batch_size: base.Whole) -> base.Policy:
         pusher = base.only(worker, num_workers)
         count = state.counts + (pusher & fresh).astype(jnp.int32)
         commit = fresh & complete(count, clocks.alive)
-        return MaleniaState(jnp.where(commit, 0, count)), base.Decision(
-            fresh.astype(jnp.float32),
-            commit,
-            pusher & clocks.alive,
-            base.nobody(num_workers),
-        )
+        released = pusher & clocks.alive
+        weight, nobody = fresh.astype(jnp.float32), base.nobody(num_workers)
+        decision = base.Decision(weight, commit, released, nobody)
+        return MaleniaState(jnp.where(commit, 0, count)), decision
 
     def on_leave(state, clocks, worker, now):
         del worker, now
-        nobody = base.nobody(num_workers)
         commit = (clocks.pending > 0) & complete(state.counts, clocks.alive)
         count = jnp.where(commit, 0, state.counts)
-        return MaleniaState(count), base.no_push(commit, nobody, nobody)
+        return MaleniaState(count), base.no_push(commit, base.nobody(num_workers))
 
     properties = base.Properties(
         max_staleness=0,

@@ -89,10 +89,8 @@ def mindflayer(num_workers: int, *, trials: _Per, seconds: _Per) -> base.Policy:
         state, (commit, release) = settle(
             state._replace(left=left), clocks, clocks.waiting | pusher, now, pending
         )
-        nobody = base.nobody(num_workers)
-        return state, base.Decision(
-            success.astype(jnp.float32), commit, release, nobody
-        )
+        weight, nobody = success.astype(jnp.float32), base.nobody(num_workers)
+        return state, base.Decision(weight, commit, release, nobody)
 
     def on_leave(state, clocks, worker, now):
         left = jnp.where(base.only(worker, num_workers), 0, state.left)
@@ -100,7 +98,7 @@ def mindflayer(num_workers: int, *, trials: _Per, seconds: _Per) -> base.Policy:
         state, (commit, release) = settle(
             state, clocks, clocks.waiting, jnp.asarray(now), clocks.pending
         )
-        return state, base.no_push(commit, release, base.nobody(num_workers))
+        return state, base.no_push(commit, release)
 
     properties = base.Properties(
         max_staleness=0, min_commit=1, restarts=False, reads_loss=False

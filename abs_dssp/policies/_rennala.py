@@ -41,19 +41,11 @@ def rennala(num_workers: int, *, batch_size: base.Whole) -> base.Policy:
         commit, release = rounds.on_push(
             clocks, worker, jnp.int32(batch_size), fresh, batch=True
         )
-        return state, base.Decision(
-            fresh.astype(jnp.float32),
-            commit & fresh,
-            release,
-            base.nobody(num_workers),
-        )
+        weight, nobody = fresh.astype(jnp.float32), base.nobody(num_workers)
+        return state, base.Decision(weight, commit & fresh, release, nobody)
 
-    properties = base.Properties(
-        max_staleness=0,
-        min_commit=batch_size,
-        max_commit=batch_size,
-        waits=False,
-        restarts=False,
-        reads_loss=False,
+    # Those of `k_batch_sync`, which restarts instead of letting stale work end.
+    properties = rounds.properties(batch_size, fresh=True, batch=True)._replace(
+        max_computing=None, restarts=False
     )
     return base.Policy(tuple, on_push, rounds.nobody_waits, properties)

@@ -41,12 +41,8 @@ def rescaled(num_workers: int) -> base.Policy:
         rate = jnp.where(known, 1 / jnp.where(known, interval, 1), 0)
         mean = jnp.sum(rate) / jnp.maximum(jnp.sum(known), 1).astype(rate.dtype)
         weight = jnp.where(known[worker], interval[worker] * mean, 1)
-        return state, base.Decision(
-            weight=weight.astype(jnp.float32),
-            commit=jnp.bool_(True),
-            release=base.only(worker, num_workers) & clocks.alive,
-            restart=base.nobody(num_workers),
-        )
+        release = base.only(worker, num_workers) & clocks.alive
+        return state, base.commit_alone(release, weight)
 
     properties = base.EVERY_PUSH._replace(waits=False, aggregate="sum")
     return base.Policy(tuple, on_push, rounds.nobody_waits, properties)

@@ -81,12 +81,9 @@ def ringleader(num_workers: int) -> base.Policy:
         over = commit & jnp.all(moved | ~clocks.alive)
         table = state.round + late.astype(jnp.int32)
         state = RingleaderState(state.round, filled, moved, coming)
-        return next_round_if(over, state), base.Decision(
-            table.astype(jnp.float32),
-            commit,
-            pusher & clocks.alive,
-            base.nobody(num_workers),
-        )
+        weight, nobody = table.astype(jnp.float32), base.nobody(num_workers)
+        decision = base.Decision(weight, commit, pusher & clocks.alive, nobody)
+        return next_round_if(over, state), decision
 
     def on_leave(state, clocks, worker, now):
         # The last who had not moved may have left: the round is over.

@@ -4,8 +4,6 @@ Ho et al., "More Effective Distributed ML via a Stale Synchronous Parallel
 Parameter Server", NIPS 2013.
 """
 
-import jax.numpy as jnp
-
 from abs_dssp.policies import base
 
 
@@ -41,18 +39,12 @@ def ssp(num_workers: int, *, s: base.Whole) -> base.Policy:
 
     def on_push(state, clocks, worker, now):
         del now  # SSP looks at clocks, not at times
-        return state, base.Decision(
-            weight=jnp.float32(1),
-            commit=jnp.bool_(True),
-            release=release(clocks, clocks.waiting | base.only(worker, num_workers)),
-            restart=base.nobody(num_workers),
-        )
+        ready = clocks.waiting | base.only(worker, num_workers)
+        return state, base.commit_alone(release(clocks, ready))
 
     def on_leave(state, clocks, worker, now):
         del worker, now
-        nobody = base.nobody(num_workers)
-        released = release(clocks, clocks.waiting)
-        return state, base.no_push(jnp.bool_(False), released, nobody)
+        return state, base.no_push(False, release(clocks, clocks.waiting))
 
     # A worker released at clock c has every other at c - s or more, and none of them
     # pushes beyond c + s + 1 before it has pushed itself: each makes at most 2 s + 1

@@ -82,16 +82,14 @@ def zipline(num_workers: int, *, lookahead: int = 8) -> base.Policy:
             jnp.where(pusher, now.astype(dtype) - start, state.interval),
         )
         state, release = settle(state, clocks, clocks.waiting | pusher, now)
-        return state, base.Decision(
-            jnp.float32(1), jnp.bool_(True), release, base.nobody(num_workers)
-        )
+        return state, base.commit_alone(release)
 
     def on_leave(state, clocks, worker, now):
         left = jnp.where(base.only(worker, num_workers), 0, state.left)
         state, release = settle(
             state._replace(left=left), clocks, clocks.waiting, jnp.asarray(now)
         )
-        return state, base.no_push(jnp.bool_(False), release, base.nobody(num_workers))
+        return state, base.no_push(False, release)
 
     return base.Policy(init, on_push, on_leave, base.EVERY_PUSH)
 

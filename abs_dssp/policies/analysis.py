@@ -31,12 +31,8 @@ def fields_read(policy: base.Policy, num_workers: int) -> frozenset[str]:
 
     Found by tracing both functions of the policy.
     """
-    arguments = (
-        policy.init(),
-        initial_clocks(num_workers),
-        jnp.int32(0),
-        jnp.float32(0),
-    )
+    event = (jnp.int32(0), jnp.float32(0))  # worker and time
+    arguments = (policy.init(), initial_clocks(num_workers), *event)
     leaves, structure = jax.tree.flatten(arguments)
     names = []
     for path, _ in jax.tree_util.tree_leaves_with_path(arguments):

@@ -238,8 +238,13 @@ def nobody(num_workers: int) -> Bool[Array, " N"]:
     return jnp.zeros(num_workers, bool)
 
 
-def no_push(
-    commit: Bool[Array, ""], release: Bool[Array, " N"], restart: Bool[Array, " N"]
-) -> Decision:
+def commit_alone(release: Bool[Array, " N"], weight: Any = 1) -> Decision:
+    """The decision of `on_push` that commits the push alone and restarts nobody."""
+    restart = jnp.zeros_like(release)
+    return Decision(jnp.float32(weight), jnp.bool_(True), release, restart)
+
+
+def no_push(commit: Bool[Array, ""] | bool, release: Bool[Array, " N"]) -> Decision:
     """The decision of `on_leave`, where there is no push to weigh."""
-    return Decision(jnp.float32(0), commit, release, restart)
+    restart = jnp.zeros_like(release)
+    return Decision(jnp.float32(0), jnp.bool_(commit), release, restart)

@@ -42,21 +42,6 @@ def on_push(
     return commit, release & clocks.alive
 
 
-def on_leave(
-    clocks: base.Clocks, batch: bool
-) -> tuple[Bool[Array, ""], Bool[Array, " N"]]:
-    """Ends the round early when only waiting workers are left alive.
-
-    Returns:
-      `(commit, release)`.
-    """
-    if batch:  # nobody waits
-        return jnp.bool_(False), jnp.zeros_like(clocks.alive)
-    stuck = ~jnp.any(clocks.alive & ~clocks.waiting)
-    commit = stuck & (clocks.pending > 0)
-    return commit, clocks.waiting & clocks.alive & commit
-
-
 def others(clocks: base.Clocks, worker) -> Bool[Array, " N"]:
     """Living workers that still compute while `worker` has just pushed."""
     pusher = base.only(worker, clocks.clock.shape[0])
@@ -77,26 +62,23 @@ def decide(
     """
     accepted = is_fresh(clocks, worker) if fresh else jnp.bool_(True)
     commit, release = on_push(clocks, worker, k, accepted, batch)
-    cancel = commit if fresh else jnp.bool_(False)
-    return base.Decision(
-        weight=accepted.astype(jnp.float32),
-        commit=commit,
-        release=release,
-        restart=others(clocks, worker) & cancel,
-    )
+    restart = others(clocks, worker) & (commit if fresh else False)
+    return base.Decision(accepted.astype(jnp.float32), commit, release, restart)
 
 
 def decide_leave(clocks: base.Clocks, *, batch: bool) -> base.Decision:
-    """The same rules, when a worker leaves."""
-    commit, release = on_leave(clocks, batch)
-    return base.no_push(commit, release, jnp.zeros_like(clocks.alive))
+    """The same rules when a worker leaves; if all left wait, the round ends."""
+    if batch:  # nobody waits
+        return base.no_push(False, jnp.zeros_like(clocks.alive))
+    stuck = ~jnp.any(clocks.alive & ~clocks.waiting)
+    commit = stuck & (clocks.pending > 0)
+    return base.no_push(commit, clocks.waiting & clocks.alive & commit)
 
 
 def nobody_waits(state, clocks, worker, now) -> tuple[base.State, base.Decision]:
     """`on_leave` of rules under which every pusher goes on at once."""
     del worker, now
-    nobody = jnp.zeros_like(clocks.alive)
-    return state, base.no_push(jnp.bool_(False), nobody, nobody)
+    return state, base.no_push(False, jnp.zeros_like(clocks.alive))
 
 
 def loss_ratio(
@@ -161,8 +143,5 @@ def check(name: str, num_workers: int, argument: str, k, most: int | None) -> No
     )
     base.require(k >= 1, f"{name}: {argument} must be at least 1, got {k}.")
     if most is not None:
-        base.require(
-            k <= most,
-            f"{name}: {argument} must be at most the number of workers "
-            f"{num_workers}, got {k}.",
-        )
+        rule = f"must be at most the number of workers {num_workers}"
+        base.require(k <= most, f"{name}: {argument} {rule}, got {k}.")

@@ -91,9 +91,7 @@ def koloskova(concurrency: int, limit: float) -> Weighting:
       >>> float(policies.koloskova(concurrency=4, limit=2.0)(jnp.int32(8)))
       0.25
     """
-    base.require(
-        concurrency >= 1, f"koloskova: concurrency must be at least 1: {concurrency}."
-    )
+    _check_concurrency("koloskova", concurrency)
     base.require(limit > 0, f"koloskova: limit must be above 0, got {limit}.")
 
     def weight(staleness):
@@ -117,15 +115,17 @@ def mishchenko(concurrency: int) -> Weighting:
       >>> float(policies.mishchenko(concurrency=4)(jnp.int32(8)))
       0.5
     """
-    base.require(
-        concurrency >= 1, f"mishchenko: concurrency must be at least 1: {concurrency}."
-    )
+    _check_concurrency("mishchenko", concurrency)
 
     def weight(staleness):
         late = jnp.maximum(staleness, concurrency).astype(jnp.float32)
         return jnp.float32(concurrency) / late
 
     return weight
+
+
+def _check_concurrency(name: str, value: int) -> None:
+    base.require(value >= 1, f"{name}: concurrency must be at least 1: {value}.")
 
 
 @base.constructor

@@ -48,15 +48,10 @@ def save_curves(
             axes.set_yscale("log")
         if target is not None:
             axes.axhline(target, color="0.5", linewidth=0.7, linestyle=":")
-            note = axes.annotate(
-                f"target {target:g}",
-                xy=(1.0, target),
-                xycoords=("axes fraction", "data"),
-                xytext=(-2, 2),
-                textcoords="offset points",
-                **_SMALL | {"va": "bottom", "color": "0.35"},
-            )
-            note.set_in_layout(False)
+            shift = {"xytext": (-2, 2), "textcoords": "offset points"}
+            look = _SMALL | shift | {"va": "bottom", "color": "0.35"}
+            place = {"xy": (1.0, target), "xycoords": ("axes fraction", "data")}
+            axes.annotate(f"target {target:g}", **place, **look).set_in_layout(False)
         real_time = real and against == "seconds"
         axes.set_xlabel("time (s)" if real_time else _AXES[against])
         axes.set_ylabel(f"test {measure}")
@@ -73,18 +68,15 @@ def save_staleness(traces: Mapping[str, Trace], path: str | os.PathLike[str]) ->
     columns = 2 if len(traces) > 1 else 1
     lines = -(-len(traces) // columns)
     with style.figure() as plt:
-        size = (6.4, 0.8 + 1.15 * lines)
-        figure, panels = plt.subplots(
-            lines, columns, figsize=size, sharex=True, sharey=True, squeeze=False
-        )
+        shared = {"figsize": (6.4, 0.8 + 1.15 * lines), "sharex": True, "sharey": True}
+        figure, panels = plt.subplots(lines, columns, squeeze=False, **shared)
         most = max(int(t.staleness.max(initial=0)) for t in traces.values())
         limit = min(most, max(8, int(max(_high(t) for t in traces.values()))))
-        for number, (axes, (name, trace)) in enumerate(
-            zip(panels.flat, traces.items(), strict=False)
-        ):
+        shown = zip(panels.flat, traces.items(), strict=False)
+        for number, (axes, (name, trace)) in enumerate(shown):
             staleness = trace.staleness
-            shown = np.minimum(staleness, limit)
-            shares = np.bincount(shown, minlength=limit + 1) / max(len(trace), 1)
+            counts = np.bincount(np.minimum(staleness, limit), minlength=limit + 1)
+            shares = counts / max(len(trace), 1)
             color = style.line(number)["color"]
             axes.bar(np.arange(limit + 1), shares, width=0.85, color=color)
             mean = float(staleness.mean())
@@ -150,9 +142,7 @@ def together(
 
 def _zoom(axes, runs, measure, target):
     """Leaves out the first steep part, where all curves lie on each other."""
-    finals = [
-        history.last(measure) for histories in runs.values() for history in histories
-    ]
+    finals = [history.last(measure) for each in runs.values() for history in each]
     finals = [value for value in finals if np.isfinite(value)]
     finals += [] if target is None else [target]
     if measure == "accuracy" and finals and min(finals) > 0.8:

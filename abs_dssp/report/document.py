@@ -58,11 +58,8 @@ class Section:
 
 def claims_table(sections: Sequence[Section]) -> Table:
     """All claims of a report, one row each."""
-    rows = [
-        (c.claim, c.paper, c.ours, c.verdict, c.reason)
-        for section in sections
-        for c in section.claims
-    ]
+    claims = [claim for section in sections for claim in section.claims]
+    rows = [(c.claim, c.paper, c.ours, c.verdict, c.reason) for c in claims]
     header = ("claim", "paper", "ours", "verdict", "why")
     return Table("Every claim that was looked at.", header, rows)
 
@@ -133,9 +130,7 @@ def _html(part: Part) -> str:
             f"<figcaption>{caption}</figcaption></figure>"
         )
     head = "".join(f"<th>{html.escape(cell)}</th>" for cell in part.header)
-    rows = "".join(
-        "<tr>" + "".join(_cell(cell) for cell in row) + "</tr>" for row in part.rows
-    )
+    rows = "".join(f"<tr>{''.join(map(_cell, row))}</tr>" for row in part.rows)
     kind = ' class="text"' if _is_text(part) else ""
     return (
         f"<table{kind}><caption>{html.escape(part.caption)}</caption>"

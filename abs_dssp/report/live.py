@@ -1,7 +1,6 @@
 """A running cluster on a terminal: a live table; elsewhere a line now and then."""
 
 import contextlib
-import math
 import sys
 import time
 from typing import Any
@@ -122,13 +121,12 @@ def _open(stream: Any) -> Any:
 
 
 def _progress(status: Status) -> str:
-    rate = f"{status.pushes_per_second:.1f}/s"
+    rate, end = f"{status.pushes_per_second:.1f}/s", ""
     if status.total is None:
         return f"{status.pushes} pushes ({rate})"
-    left = math.inf
     if status.pushes_per_second > 0:
         left = (status.total - status.pushes) / status.pushes_per_second
-    end = f", {left:.0f} s left" if math.isfinite(left) else ""
+        end = f", {left:.0f} s left"
     return f"{status.pushes}/{status.total} pushes ({rate}{end})"
 
 

@@ -11,6 +11,28 @@ from typing import Any
 from abs_dssp.cluster.status import STATES, Status
 
 _QUIET = 5.0  # seconds after which a client that says nothing is dropped
+_COUNTERS = {  # field of the status, and what it is
+    "pushes": ("pushes", "Pushes received"),
+    "commits": ("version", "Parameter updates made: the version"),
+    "received_bytes": ("bytes_received", "Bytes of pushes"),
+    "sent_bytes": ("bytes_sent", "Bytes of pulls"),
+    "recoveries": ("recoveries", "Recoveries from log and checkpoint"),
+    "refused_messages": ("messages_refused", "Messages dropped"),
+}
+_GAUGES = {  # fields of the status
+    "seconds": "Seconds since the start",
+    "epoch": "Samples processed / samples per epoch",
+    "pushes_per_second": "Throughput of late",
+    "train_loss": "Mean loss of the latest pushes",
+}
+_OF_WORKERS = {  # fields of a worker's status
+    "clock": "Pushes of this worker",
+    "staleness": "Staleness of its last push, in versions",
+    "mean_staleness": "Mean staleness of its pushes",
+    "waiting_share": "Share of the run that it waited",
+    "restarts": "Computations cancelled",
+    "refused": "Pushes dropped because they were not finite",
+}
 
 
 class MetricsServer:
@@ -65,48 +87,24 @@ class MetricsServer:
         status = self._status
         if status is None:
             return
-        counters: dict[str, tuple[str, float]] = {
-            "pushes": ("Pushes received", status.pushes),
-            "commits": ("Parameter updates made: the version", status.version),
-            "received_bytes": ("Bytes of pushes", status.bytes_received),
-            "sent_bytes": ("Bytes of pulls", status.bytes_sent),
-            "recoveries": ("Recoveries from log and checkpoint", status.recoveries),
-            "refused_messages": ("Messages dropped", status.messages_refused),
-        }
-        gauges: dict[str, tuple[str, float]] = {
-            "seconds": ("Seconds since the start", status.seconds),
-            "epoch": ("Samples processed / samples per epoch", status.epoch),
-            "pushes_per_second": ("Throughput of late", status.pushes_per_second),
-            "train_loss": ("Mean loss of the latest pushes", status.train_loss),
-        }
-        for name, (help_text, value) in counters.items():
-            yield CounterMetricFamily(f"abs_dssp_{name}", help_text, value)
-        for name, (help_text, value) in gauges.items():
-            yield GaugeMetricFamily(f"abs_dssp_{name}", help_text, value)
-        evaluation = GaugeMetricFamily(
-            "abs_dssp_evaluation", "Latest evaluation", labels=["measure"]
-        )
+        for name, (field, text) in _COUNTERS.items():
+            yield CounterMetricFamily(f"abs_dssp_{name}", text, getattr(status, field))
+        for name, text in _GAUGES.items():
+            yield GaugeMetricFamily(f"abs_dssp_{name}", text, getattr(status, name))
+
+        def family(name, text, *labels):
+            return GaugeMetricFamily(f"abs_dssp_{name}", text, labels=labels)
+
+        evaluation = family("evaluation", "Latest evaluation", "measure")
         for measure, value in status.measures.items():
             evaluation.add_metric([measure], value)
         yield evaluation
-        per_worker = {
-            "clock": "Pushes of this worker",
-            "staleness": "Staleness of its last push, in versions",
-            "mean_staleness": "Mean staleness of its pushes",
-            "waiting_share": "Share of the run that it waited",
-            "restarts": "Computations cancelled",
-            "refused": "Pushes dropped because they were not finite",
-        }
-        for name, help_text in per_worker.items():
-            family = GaugeMetricFamily(
-                f"abs_dssp_worker_{name}", help_text, labels=["worker"]
-            )
+        for name, text in _OF_WORKERS.items():
+            each = family(f"worker_{name}", text, "worker")
             for worker in status.workers:
-                family.add_metric([str(worker.index)], getattr(worker, name))
-            yield family
-        states = GaugeMetricFamily(
-            "abs_dssp_worker_state", "1 for its state", labels=["worker", "state"]
-        )
+                each.add_metric([str(worker.index)], getattr(worker, name))
+            yield each
+        states = family("worker_state", "1 for its state", "worker", "state")
         for worker in status.workers:
             for state in STATES:
                 states.add_metric([str(worker.index), state], worker.state == state)

@@ -55,14 +55,10 @@ class Scalars:
         from tensorboardX.proto.event_pb2 import Event
         from tensorboardX.proto.summary_pb2 import Summary
 
-        finite = [
-            Summary.Value(tag=name, simple_value=value)
-            for name, value in points.items()
-            if math.isfinite(value)
-        ]
-        event = Event(
-            wall_time=time.time(), step=status.version, summary=Summary(value=finite)
-        )
+        finite = {name: value for name, value in points.items() if math.isfinite(value)}
+        values = [Summary.Value(tag=k, simple_value=v) for k, v in finite.items()]
+        summary = Summary(value=values)
+        event = Event(wall_time=time.time(), step=status.version, summary=summary)
         try:
             self._events.write_event(event)
             if time.monotonic() - self._flushed >= _FLUSH:

@@ -1,30 +1,29 @@
 """A run in one row: how fast, how stale, who waited, what was sent."""
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
+from abs_dssp.history.traces import Trace
+from abs_dssp.simulation.what_if import aligned, finite
 from abs_dssp.training.evaluation import History
 from abs_dssp.training.replayer import Result
 
-FIELDS = (
-    "seconds_to_target",
-    "pushes_to_target",
-    "commits_to_target",
-    "final_accuracy",
-    "final_loss",
-    "pushes_per_second",
-    "commits",
-    "mean_staleness",
-    "p95_staleness",
-    "max_staleness",
-    "waiting_share",
-    "cancelled_share",
-    "bytes_sent",
-)
+_MEASURES: dict[str, Callable[[Trace, History], Any]] = {
+    "final_accuracy": lambda trace, history: history.last("accuracy"),
+    "final_loss": lambda trace, history: history.last("loss"),
+    "pushes_per_second": lambda trace, _: trace.pushes_per_second,
+    "commits": lambda trace, _: trace.commits,
+    "mean_staleness": lambda trace, _: float(trace.staleness.mean()),
+    "p95_staleness": lambda trace, _: float(np.percentile(trace.staleness, 95)),
+    "max_staleness": lambda trace, _: int(trace.staleness.max()),
+    "waiting_share": lambda trace, _: trace.waiting_share,
+    "cancelled_share": lambda trace, _: trace.cancelled_share,
+}
+_TO_TARGET = {"seconds": "seconds", "pushes": "push", "commits": "version"}
+FIELDS = (*(f"{name}_to_target" for name in _TO_TARGET), *_MEASURES, "bytes_sent")
 
 _TABLE = (  # field, heading, format
     ("seconds_to_target", "s to target", "{:.1f}"),
@@ -48,20 +47,11 @@ def summarise(result: Result, target_accuracy: float | None) -> dict[str, Any]:
     """
     trace, history = result.trace, result.history
     size = sum(leaf.nbytes for leaf in jax.tree.leaves(result.variables))
-    staleness = trace.staleness
-    values = to_target(history, target_accuracy) | {
-        "final_accuracy": history.last("accuracy"),
-        "final_loss": history.last("loss"),
-        "pushes_per_second": trace.pushes_per_second,
-        "commits": trace.commits,
-        "mean_staleness": float(staleness.mean()) if len(trace) else None,
-        "p95_staleness": float(np.percentile(staleness, 95)) if len(trace) else None,
-        "max_staleness": int(staleness.max()) if len(trace) else None,
-        "waiting_share": trace.waiting_share,
-        "cancelled_share": trace.cancelled_share,
-        "bytes_sent": trace.bytes_sent(size),
-    }
-    return {name: _finite(values[name]) for name in FIELDS}
+    values = to_target(history, target_accuracy)
+    for name, measure in _MEASURES.items():
+        known = len(trace) or not name.endswith("_staleness")
+        values[name] = finite(measure(trace, history)) if known else None
+    return values | {"bytes_sent": trace.bytes_sent(size)}
 
 
 def to_target(history: History, target_accuracy: float | None) -> dict[str, Any]:
@@ -69,10 +59,9 @@ def to_target(history: History, target_accuracy: float | None) -> dict[str, Any]
     reached = None
     if target_accuracy is not None:
         reached = history.first_reaching(target_accuracy)
-    places = {"seconds": "seconds", "pushes": "push", "commits": "version"}
     return {
-        f"{name}_to_target": reached[column] if reached else None
-        for name, column in places.items()
+        f"{name}_to_target": finite(reached[column]) if reached else None
+        for name, column in _TO_TARGET.items()
     }
 
 
@@ -98,8 +87,7 @@ def over_seeds(policy: str, runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]
 
 def table(entries: Sequence[Mapping[str, Any]]) -> str:
     """The entries of `over_seeds` as aligned text, one line per policy."""
-    header = ["policy", *(heading for _, heading, _ in _TABLE)]
-    rows = [header]
+    rows = [["policy", *(heading for _, heading, _ in _TABLE)]]
     for entry in entries:
         row = [str(entry["policy"])]
         for name, _, form in _TABLE:
@@ -117,18 +105,4 @@ def table(entries: Sequence[Mapping[str, Any]]) -> str:
                 text += f" ({some}/{entry['seeds']})" if some < entry["seeds"] else ""
             row.append(text)
         rows.append(row)
-    widths = [max(len(row[i]) for row in rows) for i in range(len(header))]
-    lines = []
-    for row in rows:
-        cells = [row[0].ljust(widths[0])]
-        cells += [cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True)]
-        lines.append("  ".join(cells).rstrip())
-    lines.insert(1, "-" * max(map(len, lines)))
-    return "\n".join(lines)
-
-
-def _finite(value: Any) -> Any:
-    """JSON has no NaN: what is not finite has no value."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
+    return aligned(rows)

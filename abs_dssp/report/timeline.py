@@ -19,6 +19,7 @@ _COLORS = {
     "unfinished": style.COLORS["pale blue"],
 }
 KINDS = tuple(_COLORS)
+_TOLD = ("clock", "pulled", "staleness", "weight")  # of a push, in Chrome's file
 
 
 class Span(NamedTuple):
@@ -64,52 +65,28 @@ def chrome_events(trace: Trace) -> list[dict[str, Any]]:
     """The trace in Chrome's Trace Event Format: a lane per worker, one for commits."""
     server = trace.num_workers
     lanes = [f"worker {i}" for i in range(server)] + ["server"]
-    events: list[dict[str, Any]] = [
-        {"ph": "M", "name": "process_name", "pid": 0, "args": {"name": trace.policy}}
-    ]
+    events: list[dict[str, Any]] = []
+
+    def add(ph: str, name: str, **more: Any) -> None:
+        events.append({"ph": ph, "name": name, "pid": 0} | more)
+
+    add("M", "process_name", args={"name": trace.policy})
     for lane, name in enumerate(lanes):
-        common = {"ph": "M", "pid": 0, "tid": lane}
-        events.append(common | {"name": "thread_name", "args": {"name": name}})
-        events.append(
-            common | {"name": "thread_sort_index", "args": {"sort_index": lane}}
-        )
-    staleness = trace.staleness
-    for span in spans(trace):
-        row = span.row
-        name = span.kind
-        if span.kind == "cancelled":
-            left = trace.open_restarts
-            many = int(trace.restarts[row]) if row >= 0 else left[span.worker]
+        add("M", "thread_name", tid=lane, args={"name": name})
+        add("M", "thread_sort_index", tid=lane, args={"sort_index": lane})
+    columns = {name: getattr(trace, name).tolist() for name in _TOLD}
+    for worker, start, end, kind, row in spans(trace):
+        name = kind
+        if kind == "cancelled":
+            many = trace.restarts[row] if row >= 0 else trace.open_restarts[worker]
             name = f"cancelled x{many}"
-        told = {
-            "clock": int(trace.clock[row]),
-            "pulled": int(trace.pulled[row]),
-            "staleness": int(staleness[row]),
-            "weight": float(trace.weight[row]),
-        }
-        events.append(
-            {
-                "ph": "X",
-                "name": name,
-                "cat": span.kind,
-                "pid": 0,
-                "tid": span.worker,
-                "ts": span.start * 1e6,  # the format's unit is a microsecond
-                "dur": (span.end - span.start) * 1e6,
-                "args": told if row >= 0 else {},
-            }
-        )
+        told = {column: values[row] for column, values in columns.items() if row >= 0}
+        times = {"ts": start * 1e6, "dur": (end - start) * 1e6}  # microseconds
+        add("X", name, cat=kind, tid=worker, **times, args=told)
     for row in np.flatnonzero(trace.committed).tolist():
-        events.append(
-            {
-                "ph": "i",
-                "s": "t",
-                "name": f"version {int(trace.version[row]) + 1}",
-                "cat": "commit",
-                "pid": 0,
-                "tid": server,
-                "ts": float(trace.time[row]) * 1e6,
-            }
+        moment = {"ts": float(trace.time[row]) * 1e6, "s": "t"}
+        add(
+            "i", f"version {trace.version[row] + 1}", cat="commit", tid=server, **moment
         )
     return events
 
@@ -128,13 +105,8 @@ def draw(axes, trace: Trace, start: float, end: float) -> None:
             bar = (span.start, span.end - span.start)
             bars.setdefault((span.worker, span.kind), []).append(bar)
     for (worker, kind), pieces in bars.items():
-        axes.broken_barh(
-            pieces,
-            (worker - 0.38, 0.76),
-            facecolor=_COLORS[kind],
-            edgecolor="white",
-            linewidth=0.4,
-        )
+        look = {"facecolor": _COLORS[kind], "edgecolor": "white", "linewidth": 0.4}
+        axes.broken_barh(pieces, (worker - 0.38, 0.76), **look)
     commits = trace.time[trace.committed]
     commits = commits[(commits >= start) & (commits <= end)]
     top = np.full(len(commits), -0.62)
@@ -158,14 +130,9 @@ def save_picture(traces: list[Trace], path: str | os.PathLike[str]) -> Path:
 
     with style.figure() as plt:
         height = 0.75 + sum(0.32 + 0.16 * t.num_workers for t in traces)
-        figure, panels = plt.subplots(
-            len(traces),
-            1,
-            figsize=(7.0, height),
-            sharex=True,
-            squeeze=False,
-            gridspec_kw={"height_ratios": [t.num_workers + 1.5 for t in traces]},
-        )
+        ratios = {"height_ratios": [t.num_workers + 1.5 for t in traces]}
+        look = {"figsize": (7.0, height), "sharex": True, "gridspec_kw": ratios}
+        figure, panels = plt.subplots(len(traces), 1, squeeze=False, **look)
         start, end = window(traces)
         for axes, trace in zip(panels[:, 0], traces, strict=True):
             draw(axes, trace, start, end)
@@ -179,13 +146,9 @@ def save_picture(traces: list[Trace], path: str | os.PathLike[str]) -> Path:
         real = all(trace.recorded for trace in traces)
         panels[-1, 0].set_xlabel("time (s)" if real else "virtual time (s)")
         used = {s.kind for t in traces for s in spans(t) if s.start < end}
-        handles: list[Any] = [
-            Patch(color=color, label=kind)
-            for kind, color in _COLORS.items()
-            if kind in used
-        ]
-        handles.append(
-            plt.Line2D([], [], color="black", marker="v", ls="", ms=3, label="commit")
-        )
+        shown = {kind: color for kind, color in _COLORS.items() if kind in used}
+        handles: list[Any] = [Patch(color=c, label=kind) for kind, c in shown.items()]
+        mark = {"color": "black", "marker": "v", "ls": "", "ms": 3}
+        handles.append(plt.Line2D([], [], label="commit", **mark))
         figure.legend(handles=handles, loc="outside upper right", ncols=len(handles))
         return style.save(figure, path)

@@ -10,6 +10,8 @@ from jaxtyping import Array, Float, Real
 
 from abs_dssp import literals
 
+__all__ = ["Communication", "link", "none", "parse", "per_worker"]
+
 
 @dataclasses.dataclass(frozen=True)
 class Communication:

@@ -24,23 +24,16 @@ from abs_dssp.simulation.delay_base import (
     worker_keys,
 )
 
-__all__ = [
-    "BLOCK",
-    "Delays",
-    "MODELS",
-    "abandoned",
+__all__ = ["BLOCK", "MODELS", "Delays", "parse", "table", "worker_keys"]
+__all__ += [
     "constant",
     "exponential",
     "lognormal",
     "markov",
     "pareto",
-    "parse",
-    "per_step",
-    "recorded",
     "shifted_exponential",
-    "table",
-    "worker_keys",
 ]
+__all__ += ["recorded", "abandoned", "per_step"]
 
 
 def constant(seconds: Seconds, num_workers: int | None = None) -> Delays:
@@ -300,15 +293,9 @@ def _cut_short(start: Start, block: Block) -> tuple[Start, Block]:
     return begin, cut
 
 
+_PLAIN = (constant, exponential, lognormal, markov, pareto, shifted_exponential)
 MODELS: dict[str, Callable[..., Delays]] = {
-    "abandoned": abandoned,
-    "constant": constant,
-    "exponential": exponential,
-    "lognormal": lognormal,
-    "markov": markov,
-    "pareto": pareto,
-    "recorded": recorded,
-    "shifted_exponential": shifted_exponential,
+    made.__name__: made for made in (abandoned, recorded, *_PLAIN)
 }
 
 

@@ -5,7 +5,6 @@ transition and starts the computations that were released or restarted. Time is 
 callers run these functions under x64, which nothing else needs.
 """
 
-import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -34,7 +33,7 @@ class Workers(NamedTuple):
     finish: Float[Array, " N"]  # seconds; end of the computation, inf while waiting
     duration: Float[Array, " N"]  # seconds; of the present computation
     drawn: Int[Array, " N"]  # blocks of durations drawn
-    durations: Float[Array, "N W"]  # n-th duration at place n % W
+    durations: Float[Array, "N W"]  # n-th duration in column n % W
     chain: Any  # states of the delay model
 
 
@@ -61,32 +60,19 @@ def start(policy: Policy, delays: Delays, communication: Communication, seed):
       A `Simulation` before the first push.
     """
     num_workers = delays.num_workers
-    width = _AHEAD * BLOCK
     keys = delays_lib.worker_keys(seed, num_workers)
     count = jnp.zeros(num_workers, jnp.int32)
     time = jnp.zeros(num_workers, jnp.float64)
-    parameters = jax.tree.map(jnp.asarray, delays.parameters)
-    workers = Workers(
-        finish=time,
-        duration=time,
-        drawn=count,
-        durations=jnp.zeros((num_workers, width), jnp.float64),
-        chain=jax.vmap(delays.start)(parameters),
-    )
+    durations = jnp.zeros((num_workers, _AHEAD * BLOCK), jnp.float64)
+    chain = jax.vmap(delays.start)(jax.tree.map(jnp.asarray, delays.parameters))
+    workers = Workers(time, time, count, durations, chain)
     workers = _fill(delays, keys, workers, count)
     first = workers.durations[:, 0]
     seconds = communication_lib.per_worker(communication, num_workers)
-    workers = workers._replace(
-        finish=first if communication.shared else first + seconds,
-        duration=first,
-    )
-    return Simulation(
-        server=transition.initial(policy, num_workers),
-        workers=workers,
-        link=jnp.zeros((), jnp.float64),
-        busy=jnp.zeros((), jnp.float64),
-        keys=keys,
-    )
+    finish = first if communication.shared else first + seconds
+    workers = workers._replace(finish=finish, duration=first)
+    server, free = transition.initial(policy, num_workers), jnp.zeros((), jnp.float64)
+    return Simulation(server, workers, link=free, busy=free, keys=keys)
 
 
 def with_loss(simulation: Simulation, loss: float) -> Simulation:
@@ -119,9 +105,7 @@ def advance(
       rows that follow have time inf.
     """
     seconds = communication_lib.per_worker(communication, delays.num_workers)
-    step = functools.partial(
-        _step, policy, seconds, communication.shared, communication.update
-    )
+    shared, update = communication.shared, communication.update
 
     def some(_, carry):
         simulation, rows, done = carry
@@ -132,20 +116,16 @@ def advance(
 
         def one(row, carry):
             simulation, rows = carry
-            simulation, values = step(simulation)
-            return simulation, jax.lax.dynamic_update_index_in_dim(
-                rows, values, row, axis=0
-            )
+            simulation, values = _step(policy, seconds, shared, update, simulation)
+            rows = jax.lax.dynamic_update_index_in_dim(rows, values, row, axis=0)
+            return simulation, rows
 
         simulation, rows = jax.lax.fori_loop(done, until, one, (simulation, rows))
         return simulation, rows, until
 
     rows = jnp.zeros((capacity, len(builder.ROW)), jnp.float64)
-    chunks = -(-num_pushes // BLOCK)
-    simulation, rows, _ = jax.lax.fori_loop(
-        0, chunks, some, (simulation, rows, jnp.int32(0))
-    )
-    return simulation, rows
+    carry = (simulation, rows, jnp.int32(0))
+    return jax.lax.fori_loop(0, -(-num_pushes // BLOCK), some, carry)[:2]
 
 
 def _step(policy: Policy, seconds, shared: bool, update, simulation: Simulation):
@@ -193,19 +173,16 @@ def _fill(delays: Delays, keys, workers: Workers, started) -> Workers:
         chosen = jax.tree.map(lambda leaf: leaf[worker], (parameters, workers.chain))
         block, chain = delays.block(chosen[0], keys[worker], index, chosen[1])
         fits = left(workers)[worker] <= room
-        place = (worker, (index % _AHEAD) * BLOCK)
-        old = jax.lax.dynamic_slice(workers.durations, place, (1, BLOCK))
+        corner = (worker, (index % _AHEAD) * BLOCK)
+        old = jax.lax.dynamic_slice(workers.durations, corner, (1, BLOCK))
         block = jnp.where(fits, block[None, :].astype(jnp.float64), old)
         chain = jax.tree.map(
-            lambda new, old: jnp.where(fits, new, old), chain, chosen[1]
+            lambda leaf, new, old: leaf.at[worker].set(jnp.where(fits, new, old)),
+            *(workers.chain, chain, chosen[1]),
         )
-        return workers._replace(
-            durations=jax.lax.dynamic_update_slice(workers.durations, block, place),
-            drawn=workers.drawn.at[worker].add(fits.astype(jnp.int32)),
-            chain=jax.tree.map(
-                lambda leaf, new: leaf.at[worker].set(new), workers.chain, chain
-            ),
-        )
+        durations = jax.lax.dynamic_update_slice(workers.durations, block, corner)
+        drawn = workers.drawn.at[worker].add(fits.astype(jnp.int32))
+        return workers._replace(durations=durations, drawn=drawn, chain=chain)
 
     for _ in range(_TOP_UP):
         workers = draw(workers)
@@ -230,9 +207,8 @@ def to_trace(
     stuck = np.flatnonzero(np.isinf(rows[:, 0]))
     if stuck.size:
         raise DeadlockError(
-            "every worker waits, nobody computes, at push "
-            f"{int(stuck[0]) + 1}: {settings['policy']} releases nobody any "
-            "more; check its release rule."
+            f"every worker waits, nobody computes, at push {int(stuck[0]) + 1}: "
+            f"{settings['policy']} releases nobody any more; check its release rule."
         )
     settings = dict(settings)
     made = builder.Builder(settings.pop("num_workers"))

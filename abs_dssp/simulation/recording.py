@@ -157,8 +157,8 @@ def table(
         seen += lost
         row_of += [-1] * len(lost)
         if not seen:  # it never started a computation
-            result.durations.append(usual[[worker]])
-            result.computing.append(usual[[worker]])
+            for seconds in result:
+                seconds.append(usual[[worker]])
             continue
         number = np.array(row_of)
         if replayable:

@@ -49,11 +49,15 @@ def schedule(
     Raises:
       ValueError: if `num_pushes` is not at least 1.
       DeadlockError: if at some push every worker waits and nobody computes.
+
+    Example:
+      >>> from abs_dssp import delays, policies, simulate
+      >>> trace = simulate.schedule(policies.asp(2), delays.constant([1.0, 3.0]), 4)
+      >>> trace.time.tolist(), trace.worker.tolist()
+      ([1.0, 2.0, 3.0, 3.0], [0, 0, 0, 1])
     """
-    (trace,) = _schedule(
-        policy, delays, num_pushes, [seed], communication, local_steps, task
-    )
-    return trace
+    same = (communication, local_steps, task)
+    return _schedule(policy, delays, num_pushes, [seed], *same)[0]
 
 
 def sweep(
@@ -66,10 +70,33 @@ def sweep(
     local_steps: int = 1,
     task: str = "",
 ) -> list[Trace]:
-    """`schedule` for several seeds at once, vmapped: the same traces, in order."""
-    return _schedule(
-        policy, delays, num_pushes, seeds, communication, local_steps, task
-    )
+    """`schedule` for several seeds at once, vmapped.
+
+    Args:
+      policy: see `schedule`.
+      delays: see `schedule`.
+      num_pushes: see `schedule`.
+      seeds: one for each trace.
+      communication: see `schedule`.
+      local_steps: see `schedule`.
+      task: see `schedule`.
+
+    Returns:
+      The traces that `schedule` gives with each seed, in order.
+
+    Raises:
+      ValueError: as `schedule`.
+      DeadlockError: as `schedule`.
+
+    Example:
+      >>> from abs_dssp import delays, policies, simulate
+      >>> model = delays.exponential(1.0, num_workers=2)
+      >>> traces = simulate.sweep(policies.bsp(2), model, 10, seeds=range(3))
+      >>> [trace.seed for trace in traces]
+      [0, 1, 2]
+    """
+    same = (communication, local_steps, task)
+    return _schedule(policy, delays, num_pushes, seeds, *same)
 
 
 class Source:
@@ -107,15 +134,10 @@ class Source:
         """Adds up to `count` pushes, decided with this loss estimate."""
         if self.pushes is not None:
             count = min(count, self.pushes - len(self._rows))
+        model, room = (self.policy, self.delays, self.communication), _capacity(count)
         with jax.enable_x64(True):
-            self._simulation, rows = _advance(
-                self.policy,
-                self.delays,
-                self.communication,
-                event_loop.with_loss(self._simulation, loss),
-                jnp.int32(count),
-                _capacity(count),
-            )
+            before = event_loop.with_loss(self._simulation, loss)
+            self._simulation, rows = _advance(*model, before, jnp.int32(count), room)
         self._rows = np.concatenate([self._rows, np.asarray(rows)[:count]])
         self._count = len(self._rows)
         if self.until is not None:
@@ -144,7 +166,7 @@ class Source:
         rows, last = self._rows, builder.ending(self._simulation.server)
         past = rows[self._count : self._count + 1, 0]
         if past.size and np.isfinite(past[0]):
-            # A deadlock behind the limit is none of this run: from there on all wait.
+            # A deadlock after the limit is not this run's: from there on all wait.
             stuck = np.isinf(rows[:, 0])
             rows = rows[~stuck]
             last = last._replace(waiting=last.waiting | stuck.any())
@@ -152,9 +174,9 @@ class Source:
         return trace[: self._count]
 
     def oldest(self) -> int:
-        """Least version that a computation still under way was started from.
+        """The oldest version that a worker is computing from.
 
-        The present version if everybody waits.
+        It is the present version if everybody waits.
         """
         clocks = self._simulation.server.clocks
         running = ~np.asarray(clocks.waiting)
@@ -169,30 +191,20 @@ def _schedule(policy, delays, num_pushes, seeds, communication, local_steps, tas
     capacity = _capacity(num_pushes)
     settings = _settings(policy, delays, local_steps, task)
     with jax.enable_x64(True):
-        pushes = jnp.int32(num_pushes)
+        model, pushes = (policy, delays, communication), jnp.int32(num_pushes)
         if len(seeds) == 1:
-            simulation = _start(policy, delays, communication, seeds[0])
-            simulation, rows = _advance(
-                policy, delays, communication, simulation, pushes, capacity
-            )
-            columns = jax.tree.map(
-                lambda leaf: np.asarray(leaf)[None], (rows, *_ending(simulation))
-            )
+            simulation = _start(*model, seeds[0])
+            simulation, made = _advance(*model, simulation, pushes, capacity)
+            columns = [np.asarray(x)[None] for x in (made, *_ending(simulation))]
         else:
-            columns = jax.tree.map(
-                np.asarray,
-                _sweep(
-                    policy, delays, communication, jnp.asarray(seeds), pushes, capacity
-                ),
-            )
-    rows, *last = columns
+            columns = _sweep(*model, jnp.asarray(seeds), pushes, capacity)
+    rows, *last = map(np.asarray, columns)
+    endings = [builder.Ending(*leaves) for leaves in zip(*last, strict=True)]
     return [
         event_loop.to_trace(
-            rows[i][:num_pushes],
-            builder.Ending(*(leaf[i] for leaf in last)),
-            settings | {"seed": seed},
+            each[:num_pushes], ending, settings | {"seed": seed}
         ).validate()
-        for i, seed in enumerate(seeds)
+        for each, ending, seed in zip(rows, endings, seeds, strict=True)
     ]
 
 
@@ -213,11 +225,8 @@ def _capacity(num_pushes: int) -> int:
 
 @functools.cache
 def _jitted(function: Callable[..., Any], *static: int) -> Callable[..., Any]:
-    return jax.jit(
-        function,
-        static_argnums=static,
-        compiler_options=compilation.many_small_operations(),
-    )
+    options = compilation.many_small_operations()
+    return jax.jit(function, static_argnums=static, compiler_options=options)
 
 
 def _start(policy, delays, communication, seed):

@@ -1,18 +1,18 @@
 """What another policy would have done: a run's recorded times, scheduled again.
 
-A trace tells of every push how long its computation took and how long it was on its
-way. Given out again, in order, to the computations that a worker starts, these times
-are a model of worker speed like any other, and virtual time answers the question.
+A trace tells for every push how long its computation took and how long it travelled.
+Handed out again, in order, to the computations that a worker starts, these times are a
+model of worker speed, under which virtual time schedules another policy.
 
-Three things are assumed. A computation and a push would have taken as long under the
-other policy; where workers share cores or a network, load matters and they would not.
-A cancelled computation would have lasted at least until its cancellation, and as long
-as the worker's median if that is longer. Who left or came back stays from the start.
+Three things are assumed. Computations and pushes would have taken as long under the
+other policy, which is not so where workers share cores or a network. A cancelled
+computation would have lasted at least until its cancellation, and as long as the
+worker's median if that is longer. Workers that left or joined are there all the time.
 """
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -30,26 +30,25 @@ from abs_dssp.simulation import recording, scheduling
 from abs_dssp.simulation.delays import Delays
 from abs_dssp.simulation.recording import Times, recorded_times
 
-__all__ = [
-    "FIELDS", "Times", "caveats", "delays_of", "figures", "recorded_times",
-    "reschedule", "staleness_seconds", "table", "version_times",
-]  # fmt: skip
+__all__ = ["Times", "recorded_times", "delays_of", "reschedule", "caveats"]
+__all__ += ["FIELDS", "figures", "table", "staleness_seconds", "version_times"]
 
-FIELDS = (
-    "policy",
-    "local_steps",
-    "pushes",
-    "seconds",
-    "pushes_per_second",
-    "steps_per_second",
-    "commits",
-    "waiting_share",
-    "cancelled_share",
-    "mean_staleness",
-    "max_staleness",
-    "mean_staleness_seconds",
-    "max_staleness_seconds",
-)
+_FIGURES: dict[str, Callable[[Trace], Any]] = {
+    "policy": lambda trace: trace.policy,
+    "local_steps": lambda trace: trace.local_steps,
+    "pushes": len,
+    "seconds": lambda trace: trace.seconds,
+    "pushes_per_second": lambda trace: trace.pushes_per_second,
+    "steps_per_second": lambda trace: trace.pushes_per_second * trace.local_steps,
+    "commits": lambda trace: trace.commits,
+    "waiting_share": lambda trace: trace.waiting_share,
+    "cancelled_share": lambda trace: trace.cancelled_share,
+    "mean_staleness": lambda trace: float(trace.staleness.mean()),
+    "max_staleness": lambda trace: int(trace.staleness.max()),
+    "mean_staleness_seconds": lambda trace: float(staleness_seconds(trace).mean()),
+    "max_staleness_seconds": lambda trace: float(staleness_seconds(trace).max()),
+}
+FIELDS = tuple(_FIGURES)
 
 _TABLE = (  # field, heading, format
     ("pushes_per_second", "pushes/s", "{:.4g}"),
@@ -137,27 +136,19 @@ def reschedule(
     if num_pushes is None:
         num_pushes = max(1, round(len(trace) * trace.local_steps / steps))
     if losses is None:
-        found = scheduling.schedule(
+        made = scheduling.schedule(
             policy, model, num_pushes, trace.seed, local_steps=steps, task=trace.task
         )
-        return _told_apart(found, table)
+        return _computing_alone(made, table)
     if len(losses) != len(trace):
         raise ValueError(
             f"whatif: losses must be one per push ({len(trace)}), got {len(losses)}."
         )
     if num_pushes < 1:
         raise ValueError(f"whatif: num_pushes must be at least 1, got {num_pushes}.")
-    source = scheduling.Source(
-        policy,
-        model,
-        communication_lib.none(),
-        num_pushes,
-        None,
-        trace.seed,
-        steps,
-        trace.task,
-    )
-    return _told_apart(_with_losses(source, losses, first), table)
+    origin, none = (trace.seed, steps, trace.task), communication_lib.none()
+    source = scheduling.Source(policy, model, none, num_pushes, None, *origin)
+    return _computing_alone(_with_losses(source, losses, first), table)
 
 
 def version_times(trace: Trace) -> Float[np.ndarray, " V"]:
@@ -180,26 +171,7 @@ def figures(trace: Trace) -> dict[str, Any]:
       ValueError: for a trace without pushes.
     """
     recording.require_pushes(trace)
-    seconds = staleness_seconds(trace)
-    values = {
-        "policy": trace.policy,
-        "local_steps": trace.local_steps,
-        "pushes": len(trace),
-        "seconds": trace.seconds,
-        "pushes_per_second": trace.pushes_per_second,
-        "steps_per_second": trace.pushes_per_second * trace.local_steps,
-        "commits": trace.commits,
-        "waiting_share": trace.waiting_share,
-        "cancelled_share": trace.cancelled_share,
-        "mean_staleness": float(trace.staleness.mean()),
-        "max_staleness": int(trace.staleness.max()),
-        "mean_staleness_seconds": float(seconds.mean()),
-        "max_staleness_seconds": float(seconds.max()),
-    }
-    return {
-        name: None if isinstance(value, float) and not math.isfinite(value) else value
-        for name, value in ((name, values[name]) for name in FIELDS)
-    }
+    return {name: finite(figure(trace)) for name, figure in _FIGURES.items()}
 
 
 def table(entries: Sequence[Mapping[str, Any]]) -> str:
@@ -209,41 +181,52 @@ def table(entries: Sequence[Mapping[str, Any]]) -> str:
         values = [(entry[name], form) for name, _, form in _TABLE]
         cells = ["-" if value is None else form.format(value) for value, form in values]
         rows.append([entry["policy"], *cells])
+    return aligned(rows)
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> str:
+    """A header and rows in columns of equal width, the first aligned to the left."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = []
     for name, *cells in rows:
-        aligned = [c.rjust(w) for c, w in zip(cells, widths[1:], strict=True)]
-        lines.append("  ".join([name.ljust(widths[0]), *aligned]))
+        right = [c.rjust(w) for c, w in zip(cells, widths[1:], strict=True)]
+        lines.append("  ".join([name.ljust(widths[0]), *right]))
     lines.insert(1, "-" * max(map(len, lines)))
     return "\n".join(lines)
+
+
+def finite(value: Any) -> Any:
+    """JSON has no NaN: a number that is not finite has no value."""
+    odd = isinstance(value, float) and not math.isfinite(value)
+    return None if odd else value
 
 
 def caveats(trace: Trace) -> list[str]:
     """What the re-scheduling of this trace leaves out or makes up, in sentences."""
     rows = rows_of_workers(trace.worker, trace.num_workers)
     silent = [str(worker) for worker, mine in enumerate(rows) if not mine.size]
-    found = []
+    sentences = []
     if silent:
-        found.append(
+        sentences.append(
             f"no push of worker {', '.join(silent)} is recorded: computations there "
             "take the mean of the other workers', or what they were seen to take."
         )
     gone = sorted({e.worker for e in trace.events if e.kind in ("leave", "join")})
     if gone:
-        found.append(
+        sentences.append(
             f"worker {', '.join(map(str, gone))} left or joined during the run: "
             "re-scheduled, everybody works from the start to the end."
         )
     refused = sum(event.kind == "refuse" for event in trace.events)
     if refused:
-        found.append(
+        sentences.append(
             f"{refused} refused pushes count as computations that were cancelled."
         )
-    return found
+    return sentences
 
 
-def _told_apart(trace: Trace, table: recording.Table) -> Trace:
-    """A schedule of the table's durations, with computations alone as its durations."""
+def _computing_alone(trace: Trace, table: recording.Table) -> Trace:
+    """A schedule of the table, whose durations then count no communication."""
     duration = trace.duration.copy()
     for worker, mine in enumerate(rows_of_workers(trace.worker, trace.num_workers)):
         parts = table.computing[worker]
@@ -257,9 +240,8 @@ def _padded(model: Delays) -> Delays:
     cells = model.parameters["durations"]
     size = max(delays_lib.BLOCK, 1 << (cells.shape[1] - 1).bit_length())
     cells = np.pad(cells, ((0, 0), (0, size - cells.shape[1])))
-    return dataclasses.replace(
-        model, parameters=model.parameters | {"durations": cells}
-    )
+    parameters = model.parameters | {"durations": cells}
+    return dataclasses.replace(model, parameters=parameters)
 
 
 def _check_workers(policy: Policy, num_workers: int) -> None:

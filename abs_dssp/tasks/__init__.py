@@ -18,26 +18,6 @@ from abs_dssp.tasks.logistic import logistic
 from abs_dssp.tasks.quadratic import quadratic
 from abs_dssp.tasks.tridiagonal import tridiagonal
 
-__all__ = [
-    "Constants",
-    "DataError",
-    "Task",
-    "Variables",
-    "cifar10",
-    "cifar100",
-    "classification",
-    "digits",
-    "from_flax",
-    "from_functions",
-    "from_nnx",
-    "logistic",
-    "names",
-    "parse",
-    "quadratic",
-    "tfds",
-    "tridiagonal",
-]
-
 
 def digits(
     num_workers: int,
@@ -76,10 +56,9 @@ def digits(
       >>> task.name, task.data["sizes"].tolist()
       ('digits/mlp(hidden=8)', [100, 100, 100])
     """
-    data = images.validation(images.digits(), validation)
-    data = images.shrink(images.subset(data, limit_train, limit_test), shrink)
+    size = (validation, limit_train, limit_test, shrink)
     settings = {"batch_size": batch_size, "partition": partition, "seed": seed}
-    return _images("digits", data, num_workers, model, **settings)
+    return _images("digits", images.digits(), size, num_workers, model, **settings)
 
 
 def tfds(
@@ -122,12 +101,12 @@ def tfds(
       DataError: if the data cannot be had.
       ValueError: for an unknown model or partition, or a number out of range.
     """
-    data = images.validation(images.tfds(name, data_dir, download), validation)
-    data = images.shrink(images.subset(data, limit_train, limit_test), shrink)
+    data = images.tfds(name, data_dir, download)
+    size = (validation, limit_train, limit_test, shrink)
     if augment is None:
         augment = name.partition(":")[0] in ("cifar10", "cifar100")
     settings = {"batch_size": batch_size, "partition": partition, "seed": seed}
-    return _images(name, data, num_workers, model, augment=augment, **settings)
+    return _images(name, data, size, num_workers, model, augment=augment, **settings)
 
 
 def cifar10(num_workers: int, **settings: Any) -> Task:
@@ -140,15 +119,12 @@ def cifar100(num_workers: int, **settings: Any) -> Task:
     return tfds(num_workers, "cifar100", **settings)
 
 
-_TASKS: dict[str, Callable[..., Task]] = {
-    "cifar10": cifar10,
-    "cifar100": cifar100,
-    "digits": digits,
-    "logistic": logistic,
-    "quadratic": quadratic,
-    "tridiagonal": tridiagonal,
-    "tfds": tfds,
-}
+_MADE = (cifar10, cifar100, digits, logistic, quadratic, tfds, tridiagonal)
+_TASKS: dict[str, Callable[..., Task]] = {made.__name__: made for made in _MADE}
+
+# Beside the names that `parse` knows.
+__all__ = ["Constants", "DataError", "Task", "Variables", "classification"]
+__all__ += ["from_flax", "from_functions", "from_nnx", "names", "parse", *_TASKS]
 
 
 def names() -> tuple[str, ...]:
@@ -191,7 +167,7 @@ def parse(text: str, num_workers: int, **settings: Any) -> Task:
     merged = {k: v for k, v in settings.items() if k in accepted} | given
     for name in merged:
         if name not in accepted or name == "num_workers":
-            known = ", ".join(p for p in accepted if p not in ("num_workers",))
+            known = ", ".join(p for p in accepted if p != "num_workers")
             raise ValueError(
                 f"{where}: {call.name} has no argument {name!r}; known: {known}."
             )
@@ -219,14 +195,13 @@ def _spelled(value: Any) -> Any:
     return f"{value.name}({','.join([*map(text, value.args), *named])})"
 
 
-def _images(name, data, num_workers, model, **settings: Any) -> Task:
+def _images(name, data, size, num_workers, model, **settings: Any) -> Task:
     if num_workers < 1:
         raise ValueError(f"{name}: num_workers must be at least 1, got {num_workers}.")
-    return from_flax(
-        models.parse(model, data.num_classes),
-        (data.train, data.train_labels),
-        (data.test, data.test_labels),
-        num_workers,
-        name=f"{name}/{model}",
-        **settings,
-    )
+    validation, limit_train, limit_test, factor = size
+    data = images.subset(images.validation(data, validation), limit_train, limit_test)
+    data = images.shrink(data, factor)
+    train, test = (data.train, data.train_labels), (data.test, data.test_labels)
+    settings["name"] = f"{name}/{model}"
+    module = models.parse(model, data.num_classes)
+    return from_flax(module, train, test, num_workers, **settings)

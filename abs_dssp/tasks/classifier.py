@@ -109,7 +109,7 @@ def classification(
         chosen = data["indices"][worker, mine]
         pixels = data["train"][chosen]
         if augment:
-            pixels = _augment(pixels, _batch_key(key, worker, index))
+            pixels = _augment(pixels, sampling.stream(key, 0xA06, worker, index))
         return normal(data, pixels), data["train_labels"][chosen]
 
     def loss(variables, batch, key):
@@ -140,11 +140,8 @@ def classification(
         return {"loss": value, "accuracy": accuracy}
 
     def objective(data, variables):
-        chosen = data["objective"]
-        value, _ = totals(
-            data, variables, data["train"][chosen], data["train_labels"][chosen]
-        )
-        return value
+        samples = (data[name][data["objective"]] for name in ("train", "train_labels"))
+        return totals(data, variables, *samples)[0]
 
     return Task(
         name=name,
@@ -167,14 +164,8 @@ def _stored(inputs):
 
 
 def _cross_entropy(logits, labels):
-    return optax.softmax_cross_entropy_with_integer_labels(
-        logits.astype(jnp.float32), labels
-    )
-
-
-def _batch_key(key, worker, index):
-    stream = jax.random.fold_in(jax.random.fold_in(key, 0xA06), worker)
-    return jax.random.fold_in(stream, index)
+    logits = logits.astype(jnp.float32)
+    return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
 
 
 def _augment(images, key):

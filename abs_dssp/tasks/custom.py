@@ -162,11 +162,13 @@ def from_functions(
       1.3863
     """
     settings.setdefault("name", getattr(apply, "__name__", "custom"))
-    return classification(
-        lambda key, sample: Variables(init(key), {}),
-        lambda variables, inputs, train, key: (apply(variables.params, inputs), {}),
-        train,
-        test,
-        num_workers,
-        **settings,
-    )
+
+    def begin(key, sample):
+        del sample
+        return Variables(init(key), {})
+
+    def call(variables, inputs, train, key):
+        del train, key
+        return apply(variables.params, inputs), {}
+
+    return classification(begin, call, train, test, num_workers, **settings)

@@ -120,6 +120,5 @@ def _constants(signed: np.ndarray, l2: float) -> Constants:
     slopes = -signed * miss[:, None] + l2 * w  # of the samples
     noise = float(np.mean(np.sum((slopes - slopes.mean(axis=0)) ** 2, axis=1)))
     optimum = np.mean(np.logaddexp(0, -signed @ w)) + l2 / 2 * w @ w
-    return Constants(
-        float(np.linalg.eigvalsh(gram)[-1] / 4 + l2), noise, float(optimum)
-    )
+    smoothness = float(np.linalg.eigvalsh(gram)[-1] / 4 + l2)
+    return Constants(smoothness, noise, float(optimum))

@@ -169,9 +169,7 @@ def alexnet() -> Maker:
       >>> models.alexnet()(10).channels
       (64, 128, 256)
     """
-    return partial(
-        _build, Convolutional, channels=(64, 128, 256), hidden=(512,), kernel=5
-    )
+    return cnn((64, 128, 256), hidden=512, kernel=5)
 
 
 def resnet(depth: int = 20, width: int = 16, shortcuts: str = "A") -> Maker:
@@ -202,10 +200,7 @@ def resnet(depth: int = 20, width: int = 16, shortcuts: str = "A") -> Maker:
 
 
 MODELS: dict[str, Callable[..., Maker]] = {
-    "alexnet": alexnet,
-    "cnn": cnn,
-    "mlp": mlp,
-    "resnet": resnet,
+    maker.__name__: maker for maker in (alexnet, cnn, mlp, resnet)
 }
 
 

@@ -103,9 +103,7 @@ def dirichlet(alpha: float) -> Splitter:
 
 
 SPLITTERS: dict[str, Callable[..., Splitter]] = {
-    "dirichlet": dirichlet,
-    "equal": equal,
-    "shared": shared,
+    splitter.__name__: splitter for splitter in (dirichlet, equal, shared)
 }
 
 

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from abs_dssp.tasks import sampling
 from abs_dssp.tasks.base import Constants, Task, Variables
 
 
@@ -95,18 +96,12 @@ def quadratic(
     }
     deviation = np.float32(np.sqrt(noise / size / batch_size))
 
-    def value(data, params):
-        return 0.5 * jnp.sum(data["curvature"] * params**2)
-
-    def init(key):
-        del key
-        return Variables(jnp.full((size,), start, jnp.float32), {})
+    def objective(data, variables):
+        return 0.5 * jnp.sum(data["curvature"] * variables.params**2)
 
     def batch(data, key, worker, index):
-        stream = jax.random.fold_in(jax.random.fold_in(key, 0x9A4D), worker)
-        draws = jax.random.normal(
-            jax.random.fold_in(stream, index), (size,), jnp.float32
-        )
+        own = sampling.stream(key, 0x9A4D, worker, index)
+        draws = jax.random.normal(own, (size,), jnp.float32)
         # The curvature travels with the batch: `loss` sees no data.
         shift = jnp.broadcast_to(data["shifts"][worker], (size,))
         return data["curvature"], deviation * draws + shift
@@ -119,10 +114,8 @@ def quadratic(
 
     def evaluate(data, variables):
         slope = data["curvature"] * variables.params
-        return {
-            "loss": value(data, variables.params),
-            "gradient_norm_squared": jnp.sum(slope**2),
-        }
+        value = objective(data, variables)
+        return {"loss": value, "gradient_norm_squared": jnp.sum(slope**2)}
 
     return Task(
         name="quadratic",
@@ -130,10 +123,10 @@ def quadratic(
         batch_size=batch_size,
         samples_per_epoch=samples_per_epoch,
         data=data,
-        init=init,
+        init=lambda key: Variables(jnp.full((size,), start, jnp.float32), {}),
         batch=batch,
         loss=loss,
         evaluate=evaluate,
-        objective=lambda data, variables: value(data, variables.params),
+        objective=objective,
         constants=Constants(float(curvature.max()), float(noise), 0.0),
     )

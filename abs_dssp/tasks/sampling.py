@@ -6,6 +6,8 @@ that changes from epoch to epoch. Position p of the stream is a pure function of
 cycle walking) and not from a shuffled array, so a batch costs O(batch).
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int, Int32, PRNGKeyArray, UInt32
@@ -57,6 +59,21 @@ def _mix(x: UInt32[Array, " B"]) -> UInt32[Array, " B"]:
     return x ^ (x >> 16)
 
 
+def stream(key: PRNGKeyArray, salt: int, *numbers: Any) -> PRNGKeyArray:
+    """A key of its own for a purpose, named by `salt`, a worker and further numbers.
+
+    Example:
+      >>> import jax
+      >>> from abs_dssp.tasks import sampling
+      >>> sampling.stream(jax.random.key(0), 1, jnp.int32(2)).shape
+      ()
+    """
+    key = jax.random.fold_in(key, salt)
+    for number in numbers:
+        key = jax.random.fold_in(key, number)
+    return key
+
+
 def draw(
     key: PRNGKeyArray,
     worker: Int[Array, ""],
@@ -89,9 +106,8 @@ def draw(
     """
     position = index * batch_size + jnp.arange(batch_size, dtype=jnp.int32)
     epoch = position // size
-    stream = jax.random.fold_in(jax.random.fold_in(key, 0x5A3), worker)
     keys = jax.vmap(
-        lambda e: jax.random.bits(jax.random.fold_in(stream, e), (_ROUNDS,), jnp.uint32)
+        lambda e: jax.random.bits(stream(key, 0x5A3, worker, e), (_ROUNDS,), jnp.uint32)
     )(epoch)
     within = (position % size).astype(jnp.uint32)
     sizes = jnp.broadcast_to(size.astype(jnp.uint32), within.shape)

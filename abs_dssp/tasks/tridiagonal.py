@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from abs_dssp.tasks import sampling
 from abs_dssp.tasks.base import Constants, Task, Variables
 
 
@@ -74,10 +75,8 @@ def tridiagonal(
 
     def batch(data, key, worker, index):
         del data
-        stream = jax.random.fold_in(jax.random.fold_in(key, 0x7D1A), worker)
-        return deviation * jax.random.normal(
-            jax.random.fold_in(stream, index), (dim,), jnp.float32
-        )
+        own = sampling.stream(key, 0x7D1A, worker, index)
+        return deviation * jax.random.normal(own, (dim,), jnp.float32)
 
     def loss(variables, batch, key):
         del key
@@ -88,6 +87,7 @@ def tridiagonal(
         objective, slope = jax.value_and_grad(value)(variables.params)
         return {"loss": objective, "gradient_norm_squared": jnp.sum(slope**2)}
 
+    smoothness = (1 + math.cos(math.pi / (dim + 1))) / 2
     return Task(
         name="tridiagonal",
         num_workers=num_workers,
@@ -99,9 +99,5 @@ def tridiagonal(
         loss=loss,
         evaluate=evaluate,
         objective=lambda data, variables: value(variables.params),
-        constants=Constants(
-            (1 + math.cos(math.pi / (dim + 1))) / 2,
-            float(noise),
-            -dim / (8 * (dim + 1)),
-        ),
+        constants=Constants(smoothness, float(noise), -dim / (8 * (dim + 1))),
     )

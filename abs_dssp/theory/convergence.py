@@ -18,6 +18,10 @@ import jax.numpy as jnp
 
 from abs_dssp.theory._types import Numbers, Result
 
+__all__ = ["tau_bar", "staleness_scale", "spread", "largest_step_a", "largest_step_b"]
+__all__ += ["theorem_a", "theorem_b", "theorem_b_simple", "delay_stability_limit"]
+__all__ += ["corollary", "corollary_step", "corollary_threshold"]
+
 
 def tau_bar(
     tau_max: Numbers, num_workers: Numbers, k_min: Numbers, batch: bool = False

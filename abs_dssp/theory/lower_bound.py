@@ -14,10 +14,17 @@ from jaxtyping import Array, Float
 
 from abs_dssp.theory._types import Numbers, PerWorker, Result, Scalar, Static
 
+__all__ = ["tyurin_richtarik", "collection_bound", "collection_time"]
+__all__ += ["rennala_batch", "rennala_rounds", "rennala_time"]
+__all__ += [
+    "ringmaster_step",
+    "ringmaster_threshold",
+    "ringmaster_time",
+    "ringmaster_updates",
+]
 
-def _harmonic_means(
-    times: PerWorker,
-) -> tuple[Float[Array, " N"], Float[Array, " N"]]:
+
+def _harmonic_means(times: PerWorker) -> tuple[Float[Array, " N"], Float[Array, " N"]]:
     """m = 1..N, and the harmonic mean of the m smallest times."""
     times = jnp.sort(jnp.asarray(times, float))
     m = jnp.arange(1, times.shape[0] + 1, dtype=times.dtype)
@@ -25,11 +32,7 @@ def _harmonic_means(
 
 
 def tyurin_richtarik(
-    times: PerWorker,
-    smoothness: Scalar,
-    gap: Scalar,
-    variance: Scalar,
-    target: Scalar,
+    times: PerWorker, smoothness: Scalar, gap: Scalar, variance: Scalar, target: Scalar
 ) -> Float[Array, ""]:
     """The lower bound in seconds, up to a universal constant.
 
@@ -139,11 +142,7 @@ def rennala_rounds(smoothness: Numbers, gap: Numbers, target: Numbers) -> Result
 
 
 def rennala_time(
-    times: PerWorker,
-    smoothness: Scalar,
-    gap: Scalar,
-    variance: Scalar,
-    target: Scalar,
+    times: PerWorker, smoothness: Scalar, gap: Scalar, variance: Scalar, target: Scalar
 ) -> Float[Array, ""]:
     """Seconds that suffice for Rennala: `rennala_rounds` times `collection_time`.
 
@@ -216,11 +215,7 @@ def ringmaster_updates(
 
 
 def ringmaster_time(
-    times: PerWorker,
-    smoothness: Scalar,
-    gap: Scalar,
-    variance: Scalar,
-    target: Scalar,
+    times: PerWorker, smoothness: Scalar, gap: Scalar, variance: Scalar, target: Scalar
 ) -> Float[Array, ""]:
     """Seconds that suffice: R updates take at most 2 `collection_bound` of R.
 

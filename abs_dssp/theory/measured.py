@@ -10,6 +10,9 @@ from abs_dssp.history.traces import Trace
 from abs_dssp.policies import Policy
 from abs_dssp.theory import convergence
 
+__all__ = ["Promise", "promise", "step_size"]
+__all__ += ["effective_tau", "kappa_1", "measured_tau_bar"]
+
 
 class Promise(NamedTuple):
     """What a policy guarantees for every schedule."""
@@ -179,9 +182,8 @@ def step_size(
         )
     mean = convergence.tau_bar(bound, num_workers, known.k_min, known.batch)
     scale = convergence.staleness_scale(bound, mean)
-    if local_steps == 1:
-        largest = float(convergence.largest_step_a(smoothness, scale))
-    else:
+    largest = float(convergence.largest_step_a(smoothness, scale))
+    if local_steps > 1:
         largest = float(convergence.largest_step_b(smoothness, scale, local_steps))
     if gap is None or variance is None or rounds is None or variance <= 0:
         return largest

@@ -19,6 +19,9 @@ import jax.numpy as jnp
 
 from abs_dssp.theory._types import Numbers, Result
 
+__all__ = ["regret_step", "missing_updates", "ssp_regret", "dssp_regret"]
+__all__ += ["theorem_c", "theorem_c_general"]
+
 
 def regret_step(
     radius: Numbers, lipschitz: Numbers, s: Numbers, workers: Numbers

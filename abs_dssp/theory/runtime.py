@@ -18,6 +18,15 @@ from jaxtyping import Array, Float
 from abs_dssp.theory._types import Numbers, PerWorker, Result, Scalar, Static
 from abs_dssp.theory.lower_bound import collection_time
 
+__all__ = ["round_time", "erlang_order_statistic", "kth_exponential", "harmonic"]
+__all__ += [
+    "mean_staleness",
+    "geometric_staleness",
+    "restart_law",
+    "ssp_counts",
+    "throughput",
+]
+
 RULES = ("bsp", "asp", "k_sync", "k_batch_sync", "k_async", "k_batch_async")
 _POINTS = 4001  # of the quadrature
 
@@ -42,11 +51,7 @@ def harmonic(n: Numbers) -> Result:
 
 
 def round_time(
-    rule: str,
-    num_workers: Static,
-    k: Static,
-    rate: Scalar = 1.0,
-    shift: Scalar = 0.0,
+    rule: str, num_workers: Static, k: Static, rate: Scalar = 1.0, shift: Scalar = 0.0
 ) -> Scalar:
     """Expected seconds per commit, for i.i.d. times shift + Exp(rate).
 

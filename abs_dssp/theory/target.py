@@ -13,6 +13,8 @@ from abs_dssp.history.traces import Trace
 from abs_dssp.theory import convergence, measured
 from abs_dssp.theory._types import Numbers, Result
 
+__all__ = ["Schedule", "schedule_of", "target_commits", "target_step"]
+
 
 class Schedule(NamedTuple):
     """The constants of a schedule in Theorem A; floats, or arrays that broadcast."""
@@ -40,12 +42,8 @@ def schedule_of(trace: Trace) -> Schedule:
       Schedule(kappa_1=0.5, tau_max=0.0, tau_bar=0.0, k_min=2.0)
     """
     kappa_1 = measured.kappa_1(trace)
-    return Schedule(
-        kappa_1,
-        float(measured.effective_tau(trace)),
-        measured.measured_tau_bar(trace),
-        1 / kappa_1,
-    )
+    tau_max = float(measured.effective_tau(trace))
+    return Schedule(kappa_1, tau_max, measured.measured_tau_bar(trace), 1 / kappa_1)
 
 
 def target_step(

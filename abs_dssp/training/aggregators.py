@@ -1,4 +1,4 @@
-"""What a commit makes of its pushes: mean, sum, and what some papers need instead.
+"""How a commit combines its pushes: by mean, by sum, or by the rule of a paper.
 
 An aggregator sees who made a push and the version it was computed from. All functions
 are pure and work on pytrees, of which one flat vector is one: the compiled loop of a
@@ -75,7 +75,7 @@ class Tables(NamedTuple):
     """The tables of two rounds."""
 
     sums: Table  # leaves with a leading axis of 2 tables
-    round: Float[Array, " 2"]  # whose pushes each table holds; 0 for none
+    round: Float[Array, " 2"]  # the round whose pushes each table holds; 0 for none
     latest: Int[Array, ""]  # the table of the latest push
 
 
@@ -133,12 +133,11 @@ def weighted_sum() -> Aggregator:
 
     Statistics are averaged as under `mean`.
     """
-    return _weighted(
-        lambda total, _: total,
-        lambda gradient, weight: jax.tree.map(
-            lambda g: weight.astype(g.dtype) * g, gradient
-        ),
-    )
+
+    def single(gradient, weight):
+        return jax.tree.map(lambda g: weight.astype(g.dtype) * g, gradient)
+
+    return _weighted(lambda total, _: total, single)
 
 
 def _weighted(scaled, single) -> Aggregator:
@@ -164,8 +163,7 @@ def _weighted(scaled, single) -> Aggregator:
         )
         stats = jax.tree.map(
             lambda total, old: jnp.where(filled, total * scale.astype(old.dtype), old),
-            sums.stats,
-            stats,
+            *(sums.stats, stats),
         )
         return gradient, stats, _zeros(sums)
 
@@ -211,20 +209,16 @@ def table() -> Aggregator:
 
     def accumulate(tables, arrival):
         known = tables.round == arrival.weight
-        latest = jnp.where(
-            jnp.any(known), jnp.argmax(known), jnp.argmin(tables.round)
-        ).astype(jnp.int32)
+        oldest = jnp.argmin(tables.round)
+        latest = jnp.where(jnp.any(known), jnp.argmax(known), oldest).astype(jnp.int32)
         sums = jax.lax.cond(
             known[latest],
             lambda sums: sums,
             lambda sums: jax.tree.map(lambda rows: rows.at[latest].set(0), sums),
             tables.sums,
         )
-        return Tables(
-            _add(sums, (latest, arrival.worker), arrival, jnp.float32(1)),
-            tables.round.at[latest].set(arrival.weight),
-            latest,
-        )
+        sums = _add(sums, (latest, arrival.worker), arrival, jnp.float32(1))
+        return Tables(sums, tables.round.at[latest].set(arrival.weight), latest)
 
     def finalize(tables, stats):
         chosen = jax.tree.map(lambda rows: rows[tables.latest], tables.sums)
@@ -263,15 +257,10 @@ def compensated(strength: float = 0.04, adaptive: bool = False) -> Aggregator:
             square = jax.tree.map(
                 lambda old, g: 0.95 * old + 0.05 * g * g, square, gradient
             )
-            by = jax.tree.map(
-                lambda mean: strength * jax.lax.rsqrt(mean + 1e-7), square
-            )
+            by = jax.tree.map(lambda ms: strength * jax.lax.rsqrt(ms + 1e-7), square)
         moved = jax.tree.map(
             lambda g, factor, w, old: g + factor * g * g * (w - old),
-            gradient,
-            by,
-            arrival.present,
-            arrival.pulled,
+            *(gradient, by, arrival.present, arrival.pulled),
         )
         sums = average.accumulate(state.sums, arrival._replace(gradient=moved))
         return Compensated(sums, square)
@@ -326,10 +315,8 @@ def _mean_of_means(table: Table, stats: PyTree) -> tuple[PyTree, PyTree]:
     def mean(rows):
         return jnp.tensordot(scale.astype(rows.dtype), rows, axes=1)
 
-    gradient = jax.tree.map(mean, table.gradient)
-    stats = jax.tree.map(
-        lambda rows, old: jnp.where(jnp.any(filled), mean(rows), old),
-        table.stats,
-        stats,
-    )
-    return gradient, stats
+    def mean_or(rows, old):
+        return jnp.where(jnp.any(filled), mean(rows), old)
+
+    averaged = jax.tree.map(mean_or, table.stats, stats)
+    return jax.tree.map(mean, table.gradient), averaged

@@ -1,4 +1,4 @@
-"""Saving a long run and taking it up again, with Orbax.
+"""Saving and resuming a long run, with Orbax.
 
 A checkpoint holds the leaves of a state and a JSON note. Orbax makes it visible by one
 rename, so that a run that dies while saving finds the one before it.
@@ -25,7 +25,7 @@ class Checkpoint:
 class Store:
     """A folder of checkpoints of one run; owns Orbax's saving thread until `close`.
 
-    `run` identifies the run (see `identity`); None reads those of any.
+    `run` identifies the run (see `identity`); with None, those of any run are read.
     """
 
     def __init__(self, folder: Path, run: str | None):
@@ -34,19 +34,15 @@ class Store:
         self._ocp, self._run, self._folder = ocp, run, folder
         folder.mkdir(parents=True, exist_ok=True)
         me = jax.process_index()
+        # In a cluster one process saves and waits for no other.
+        alone = ocp.options.MultiprocessingOptions(
+            primary_host=me, active_processes={me}, barrier_sync_key_prefix=f"store{me}"
+        )
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=2, create=False, multiprocessing_options=alone
+        )
         self._manager = ocp.CheckpointManager(
-            folder.resolve(),
-            options=ocp.CheckpointManagerOptions(
-                max_to_keep=2,
-                create=False,
-                # In a cluster one process saves and waits for no other.
-                multiprocessing_options=ocp.options.MultiprocessingOptions(
-                    primary_host=me,
-                    active_processes={me},
-                    barrier_sync_key_prefix=f"store{me}",
-                ),
-            ),
-            item_names=("state", "note"),
+            folder.resolve(), options=options, item_names=("state", "note")
         )
 
     def latest(self) -> Checkpoint | None:
@@ -59,9 +55,8 @@ class Store:
         if step is None:
             return None
         args = self._ocp.args
-        note = self._manager.restore(
-            step, args=args.Composite(note=args.JsonRestore())
-        )["note"]
+        wanted = args.Composite(note=args.JsonRestore())
+        note = self._manager.restore(step, args=wanted)["note"]
         if self._run is not None and note["run"] != self._run:
             raise ValueError(
                 f"{self._folder} holds a checkpoint of another run; "
@@ -71,9 +66,8 @@ class Store:
             name: jax.ShapeDtypeStruct(tuple(shape), dtype)
             for name, shape, dtype in note["leaves"]
         }
-        state = self._manager.restore(
-            step, args=args.Composite(state=args.StandardRestore(like))
-        )["state"]
+        wanted = args.Composite(state=args.StandardRestore(like))
+        state = self._manager.restore(step, args=wanted)["state"]
         leaves = [np.asarray(state[name]) for name, *_ in note["leaves"]]
         return Checkpoint(leaves, note["note"])
 
@@ -88,13 +82,9 @@ class Store:
         # Copies: the caller donates these buffers to its next computation.
         state = {f"leaf{i:05d}": np.array(leaf) for i, leaf in enumerate(leaves)}
         shapes = [[k, list(v.shape), str(v.dtype)] for k, v in state.items()]
-        self._manager.save(
-            step,
-            args=args.Composite(
-                state=args.StandardSave(state),
-                note=args.JsonSave({"run": self._run, "leaves": shapes, "note": note}),
-            ),
-        )
+        about = args.JsonSave({"run": self._run, "leaves": shapes, "note": note})
+        saved = args.Composite(state=args.StandardSave(state), note=about)
+        self._manager.save(step, args=saved)
 
     def close(self) -> None:
         """Waits for what is being saved."""

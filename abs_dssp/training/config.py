@@ -88,7 +88,7 @@ class EngineConfig:
       num_versions: versions of the parameters that are kept at least.
       loop: `"compiled"`, `"host"` (row by row) or `"auto"`.
       formats: number formats of pushes and pulls.
-      recorded: whether a cluster wrote the trace, so that its bits are wanted.
+      recorded: whether a cluster wrote the trace, whose bits `"auto"` then reproduces.
 
     Raises:
       ValueError: for an unknown loop or a width below 1, or if two settings exclude
@@ -192,9 +192,8 @@ class RunLimits:
         """Pushes that are enough for every limit; None where only time ends the run."""
         limits = [] if self.num_pushes is None else [self.num_pushes]
         if self.until_epochs is not None:
-            samples = task.batch_size * local_steps
             wanted = self.until_epochs * task.samples_per_epoch
-            limits.append(math.ceil(wanted / samples))
+            limits.append(math.ceil(wanted / (task.batch_size * local_steps)))
         return min(limits, default=None)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 
 from abs_dssp.history import traces
 from abs_dssp.training.config import EvaluationConfig
@@ -114,8 +114,3 @@ def to_rows(
         [record.get(name, math.nan) for name in header] for record in history.records
     ]
     return header, rows
-
-
-def commits_before(committed: Bool[np.ndarray, " P"]) -> Int[np.ndarray, " P1"]:
-    """Commits made before each row, and after the last one."""
-    return np.concatenate([[0], np.cumsum(committed)])

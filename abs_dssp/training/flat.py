@@ -65,12 +65,8 @@ def layout(task: Task) -> Layout:
     leaves, structure = jax.tree.flatten(variables)
     sizes = [math.prod(leaf.shape) for leaf in leaves]
     count = len(jax.tree.leaves(variables.params))
-    return Layout(
-        structure,
-        tuple(leaf.shape for leaf in leaves),
-        sum(sizes),
-        sum(sizes[:count]),
-    )
+    shapes = tuple(leaf.shape for leaf in leaves)
+    return Layout(structure, shapes, sum(sizes), sum(sizes[:count]))
 
 
 class Plan(NamedTuple):
@@ -160,8 +156,8 @@ class Functions:
 class Parameters:
     """A server's parameters: receives pushes, makes versions. Not thread-safe.
 
-    `vector` and `optimizer` are donated at every commit: whoever keeps a version keeps
-    a copy. All arrays lie on the process's first device.
+    `vector` and `optimizer` are donated at every commit, so a version that is needed
+    later must be copied. All arrays lie on the process's first device.
 
     Attributes:
       vector: the present version, (D,) float32.
@@ -205,14 +201,11 @@ class Parameters:
         if self._count == 1 and self._single:
             self._first = arrival
             return
-        if self._first is not None:
-            self._accumulate(self._first)
-            self._first = None
-        self._accumulate(arrival)
-
-    def _accumulate(self, arrival: Arrival) -> None:
-        held = self._started_accumulator()
-        self.accumulator = self.functions.accumulate(held, arrival)
+        for each in (self._first, arrival):
+            if each is not None:
+                held = self._started_accumulator()
+                self.accumulator = self.functions.accumulate(held, each)
+        self._first = None
 
     def _started_accumulator(self) -> Any:
         if self.accumulator is None:
@@ -319,16 +312,14 @@ def _pulled(dtype, vector):
     return jnp.copy(vector).astype(DTYPES[dtype])
 
 
-@jax.jit
-def _copy(vector):
-    return jnp.copy(vector)
+_copy = jax.jit(jnp.copy)
 
 
 @functools.partial(jax.jit, static_argnums=(0,))
 def _start_optimizer(plan, vector):
-    if plan.elementwise:
-        return plan.config.optimizer.init(vector[: plan.layout.num_parameters])
-    return plan.config.optimizer.init(plan.layout.unflatten(vector).params)
+    layout, whole = plan.layout, plan.elementwise
+    params = vector[: layout.num_parameters] if whole else layout.unflatten(vector)[0]
+    return plan.config.optimizer.init(params)
 
 
 @functools.partial(jax.jit, static_argnums=(0,))
@@ -341,12 +332,8 @@ def _init(plan, vector):
 def _accumulate(plan, accumulator, arrival):
     cut = plan.layout.num_parameters
     push, pulled = (v.astype(jnp.float32) for v in (arrival.gradient, arrival.pulled))
-    arrival = arrival._replace(
-        gradient=push[:cut],
-        stats=push[cut:],
-        present=arrival.present[:cut],
-        pulled=pulled[:cut],
-    )
+    versions = {"present": arrival.present[:cut], "pulled": pulled[:cut]}
+    arrival = arrival._replace(gradient=push[:cut], stats=push[cut:], **versions)
     return plan.config.aggregator.accumulate(accumulator, arrival)
 
 

@@ -1,4 +1,4 @@
-"""What makes two runs the same run, by content: a checkpoint is one run's alone."""
+"""A digest that identifies a run, so that a checkpoint serves no other run."""
 
 import hashlib
 import re
@@ -103,10 +103,13 @@ def _add_program(digest, function: Callable[..., Any], *arguments: Any) -> None:
 
 
 def _add_constants(digest, value: Any) -> None:
+    """The constants of a program and of the programs within it."""
+    # Newer JAX has one class for programs with and without constants.
     if isinstance(value, core.ClosedJaxpr):
         _add_arrays(digest, value.consts)
-        _add_constants(digest, value.jaxpr)
-    elif isinstance(value, core.Jaxpr):
+        if value.jaxpr is not value:
+            value = value.jaxpr
+    if isinstance(value, core.ClosedJaxpr | core.Jaxpr):
         for equation in value.eqns:
             literals = [v.val for v in equation.invars if isinstance(v, core.Literal)]
             _add_arrays(digest, literals)

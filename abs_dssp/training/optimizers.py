@@ -1,8 +1,8 @@
 """Optax optimisers whose schedule may follow either clock of a stale run.
 
-`server_updates` counts commits: what a parameter server's own schedule sees, and N
-times as fast under ASP as under BSP. `epoch` counts samples processed, whoever
-processed them. Which of the two drives a learning-rate drop can decide a comparison.
+`server_updates` counts commits, as a parameter server's own schedule does; under ASP it
+grows N times as fast as under BSP. `epoch` counts the samples that all workers have
+processed. Which of the two drives a learning-rate drop can decide a comparison.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,6 +14,9 @@ import optax
 from jaxtyping import Array, Float, Int
 
 from abs_dssp.training.elementwise import mark as elementwise
+
+__all__ = ["CLOCKS", "on_clock", "sgd", "drops", "step_decay", "elementwise"]
+__all__ += ["DelayedNesterovState", "delayed_nesterov"]
 
 CLOCKS = ("epoch", "server_updates")
 
@@ -94,9 +97,8 @@ def sgd(
         parts.append(optax.add_decayed_weights(weight_decay))
     if momentum:
         parts.append(optax.trace(momentum, nesterov))
-    return optax.with_extra_args_support(
-        optax.chain(*parts, on_clock(learning_rate, clock))
-    )
+    parts.append(on_clock(learning_rate, clock))
+    return optax.with_extra_args_support(optax.chain(*parts))
 
 
 class DelayedNesterovState(NamedTuple):
@@ -118,14 +120,14 @@ def delayed_nesterov(
     """Outer momentum that moves at every N-th push only, for asynchronous Local SGD.
 
     Liu et al., "Asynchronous Local-SGD Training for Language Modeling", 2024 (arXiv
-    2401.09135), recalled: with gradients g_1, g_2, ... of the commits, N = `every`,
+    2401.09135), from memory: with gradients g_1, g_2, ... of the commits, N = `every`,
 
         n a multiple of N:  m <- momentum m + (sum of the last N g) / N
                             step = (1 - share N + share) momentum m + g / N
         otherwise:          step = share momentum m + g / N
 
-    A stale push does not then multiply its effect through the momentum at once. Their
-    local steps in proportion to a worker's speed are not here: U is one number.
+    So a stale push does not act through the momentum at once. The paper also makes the
+    number of local steps follow a worker's speed; here U is one number.
 
     Args:
       learning_rate: a number, or a schedule on `clock`.
@@ -173,9 +175,8 @@ def delayed_nesterov(
         return step, DelayedNesterovState(moved, total, jnp.where(moves, 0, count))
 
     first = elementwise(optax.GradientTransformation(init, update))
-    return optax.with_extra_args_support(
-        optax.chain(first, on_clock(learning_rate, clock))
-    )
+    both = optax.chain(first, on_clock(learning_rate, clock))
+    return optax.with_extra_args_support(both)
 
 
 def step_decay(

@@ -133,10 +133,10 @@ def run(
     )
     engine = engines.make(task, config.update, seed, len(trace), alone, chosen)
     known = (traces.fingerprint(trace), engine.loop, tuple(chosen.formats))
-    found = Run(engine, config, progress)
-    found.open(lambda: identity.of_run(task, config.update, seed, *known))
-    found.follow(trace, total=len(trace), final=True)
-    return found.result(trace)
+    driver = Run(engine, config, progress)
+    driver.open(lambda: identity.of_run(task, config.update, seed, *known))
+    driver.follow(trace, total=len(trace), final=True)
+    return driver.result(trace)
 
 
 def trajectory(
@@ -210,10 +210,7 @@ class Run:
     """
 
     def __init__(
-        self,
-        engine: engines.Engine,
-        config: ReplayConfig,
-        progress: Progress | None = None,
+        self, engine: engines.Engine, config: ReplayConfig, progress: Progress | None
     ):
         self.engine, self.done, self.stopped = engine, 0, ""
         self.records: list[dict[str, float]] = []
@@ -224,10 +221,10 @@ class Run:
         self._saved = 0  # pushes in the latest checkpoint
 
     def open(self, identify: Callable[[], str]) -> None:
-        """Opens the folder of checkpoints, if there is to be one, and resumes.
+        """Opens the folder of checkpoints, if one is set, and resumes from it.
 
         Args:
-          identify: gives the run's identity; called where there is a folder.
+          identify: gives the run's identity; called only if there is a folder.
 
         Raises:
           ValueError: if the folder holds another run.
@@ -272,7 +269,7 @@ class Run:
                 self._save(True, force=True)
                 self._close()
         except BaseException:
-            # What is being saved ends first: the same folder may be opened at once.
+            # Wait for a checkpoint being saved: the caller may open the folder again.
             self._close()
             raise
 
@@ -302,7 +299,7 @@ class Run:
             self._record(times)
 
     def _diverged(self, trace: Trace, start: int, stop: int) -> str:
-        """Where the loss was not finite; empty if it was everywhere."""
+        """Says where the loss was not finite; empty if all losses were finite."""
         losses = self.engine.losses(start, stop)
         bad = np.flatnonzero(~np.isfinite(losses))
         if not bad.size:
@@ -336,14 +333,9 @@ class Run:
         due = evaluated if every is None else self.done - self._saved >= every
         if due or force:
             saved = self.engine.checkpoint()
-            note = {
-                "engine": saved.note,
-                "done": self.done,
-                "records": self.records,
-                "stopped": self.stopped,
-                "notes": self.notes,
-                "evaluated": list(self._evaluated),
-            }
+            names = ("done", "records", "stopped", "notes")
+            note = {name: getattr(self, name) for name in names}
+            note |= {"engine": saved.note, "evaluated": list(self._evaluated)}
             self._store.save(self.done, saved.leaves, note)
             self._saved = self.done
 
@@ -353,9 +345,6 @@ class Run:
 
     def result(self, trace: Trace) -> Result:
         """What has been replayed of a trace."""
-        return Result(
-            trace=trace[: self.done],
-            variables=self.engine.variables(),
-            history=History(tuple(self.records), self.engine.losses(0, self.done)),
-            stopped=self.stopped,
-        )
+        history = History(tuple(self.records), self.engine.losses(0, self.done))
+        done = trace[: self.done]
+        return Result(done, self.engine.variables(), history, self.stopped)

@@ -1,7 +1,7 @@
-"""Rows of a trace in, parameters out: row by row, with a cluster's compiled functions.
+"""The host engine: replays a trace row by row, with a cluster's compiled functions.
 
-So it gives a cluster's bits. It is also faster where XLA runs a computation several
-times slower inside a loop than outside: gradients of convolutions on a CPU.
+It therefore reproduces a cluster's bits. It is also faster where XLA runs a computation
+several times slower inside a loop than outside: gradients of convolutions on a CPU.
 """
 
 from collections.abc import Mapping
@@ -20,11 +20,10 @@ from abs_dssp.training.config import UpdateConfig
 class HostEngine:
     """A server's parameters and the versions that are still needed.
 
-    Not thread-safe; the caller's thread uses it. See `engines.Engine`.
+    Not thread-safe. `compiled.CompiledEngine` has the same methods.
     """
 
     loop = "host"
-    width = 1
 
     def __init__(
         self,
@@ -101,7 +100,7 @@ class HostEngine:
         self.num_versions = max(num_versions, self.num_versions)
 
     def checkpoint(self) -> Checkpoint:
-        """The state; its arrays are those that the next rows use up."""
+        """The state. The next `run` donates its arrays."""
         losses = self.losses(0, len(self._losses))
         parameters = self.parameters.leaves()
         note = {
@@ -113,7 +112,7 @@ class HostEngine:
         return Checkpoint([*parameters, *self.kept.values(), losses], note)
 
     def restore(self, saved: Checkpoint) -> None:
-        """Continues from a state; versions kept grow to what was asked for."""
+        """Continues from a saved state, with at least the versions asked for."""
         cut = saved.note["parameters"]
         *vectors, losses = saved.leaves[cut:]
         self.parameters.restore(saved.leaves[:cut])

@@ -105,16 +105,12 @@ def local_step(
     number: Int[Array, ""],
 ) -> LocalState:
     """Local step `number`, 0..U-1: the local optimiser moves along one gradient."""
-    variables = state.variables
-    gradient, stats, loss = _gradient(
-        config.local_steps, task, data, key, variables, context, number
-    )
+    variables, steps = state.variables, config.local_steps
+    made = _gradient(steps, task, data, key, variables, context, number)
+    gradient, stats, loss = made
+    clocks = {"epoch": context.epoch, "server_updates": context.version}
     change, optimizer = config.local.update(
-        gradient,
-        state.optimizer,
-        variables.params,
-        epoch=context.epoch,
-        server_updates=context.version,
+        gradient, state.optimizer, variables.params, **clocks
     )
     return LocalState(
         Variables(optax.apply_updates(variables.params, change), stats),
@@ -144,9 +140,8 @@ def _gradient(
     key = jax.random.fold_in(jax.random.fold_in(key, context.worker), context.clock)
 
     def loss(params):
-        return task.loss(
-            variables._replace(params=params), batch, jax.random.fold_in(key, step)
-        )
+        own = jax.random.fold_in(key, step)
+        return task.loss(variables._replace(params=params), batch, own)
 
     (value, stats), slope = jax.value_and_grad(loss, has_aux=True)(variables.params)
     return slope, stats, value

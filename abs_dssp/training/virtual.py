@@ -1,4 +1,4 @@
-"""Training in virtual time: schedule, replay, and again where the loss decides."""
+"""Training in virtual time: a schedule and its replay, in segments if need be."""
 
 from pathlib import Path
 
@@ -108,16 +108,9 @@ def train(
         EvaluationConfig(eval_every_commits, eval_every_seconds, target_accuracy),
         CheckpointConfig(checkpoint_dir, checkpoint_every),
     )
-    source = Source(
-        policy,
-        delays,
-        communication or communication_lib.none(),
-        limits.pushes(task, local_steps),
-        until_seconds,
-        seed,
-        local_steps,
-        task.name,
-    )
+    pushes, origin = limits.pushes(task, local_steps), (seed, local_steps, task.name)
+    link = communication or communication_lib.none()
+    source = Source(policy, delays, link, pushes, until_seconds, *origin)
     if policies.reads_loss(policy, delays.num_workers):
         every = loss_every or 10 * delays.num_workers
         return _alternate(task, source, every, config, progress)
@@ -153,14 +146,11 @@ def _alternate(
     )
     run = replayer.Run(engine, config, progress)
     policy = source.settings["policy"]
+    known = (source.seed, policy, source.pushes, source.until, every, engine.loop)
+    delays, link = source.delays, source.communication
     run.open(
         lambda: identity.of_run(
-            task,
-            config.update,
-            source.seed,
-            *(policy, source.pushes, source.until, every, engine.loop),
-            delays=source.delays,
-            communication=source.communication,
+            task, config.update, *known, delays=delays, communication=link
         )
     )
     # The loss of every finished segment: with these the schedule can be made again.

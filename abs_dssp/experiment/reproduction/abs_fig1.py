@@ -4,7 +4,7 @@ import numpy as np
 
 from abs_dssp.experiment.reproduction import abs_setting, panels, study
 from abs_dssp.experiment.reproduction.panels import Panel
-from abs_dssp.experiment.reproduction.study import Context, Figure, finals, verdict
+from abs_dssp.experiment.reproduction.study import Context, finals, verdict
 from abs_dssp.experiment.statistics import separate, spread, time_text
 from abs_dssp.report.document import Claim, Part, Picture, Section, Table
 
@@ -31,12 +31,11 @@ def build(context: Context) -> Section:
     claims: list[Claim] = []
     for title, delays in DELAYS.items():
         label = f"ABS Figure 1, {title}"
-        runs = {
-            f"tau_max = {tau}": abs_setting.run(
-                context, WORKERS, f"abs(k0=1,a=None,tau_max={tau})", 1, delays
-            )
-            for tau in scale.abs_taus
-        }
+        runs = {}
+        for tau in scale.abs_taus:
+            policy = f"abs(k0=1,a=None,tau_max={tau})"
+            run = abs_setting.run(context, WORKERS, policy, 1, delays)
+            runs[f"tau_max = {tau}"] = run
         plain = context.over_seeds(runs, label)
         rates, tuning = context.tune(runs, scale.abs_grid, label)
         tuned = context.over_seeds(study.at_rates(runs, rates), f"{label}, tuned")
@@ -48,13 +47,11 @@ def build(context: Context) -> Section:
             shown.append(Panel(f"{title}, {kind}", lines, target=scale.abs_target))
         claims += _claims(title, kinds)
     path = panels.save(shown, context.folder("abs_fig1") / "figure1.png")
-    parts.append(
-        Picture(
-            path,
-            f"ABS, Figure 1: fixed tau_max, K = 1, N = {WORKERS}; time in mean "
-            "gradient times. Bands: one deviation over seeds.",
-        )
+    caption = (
+        f"ABS, Figure 1: fixed tau_max, K = 1, N = {WORKERS}; time in mean "
+        "gradient times. Bands: one deviation over seeds."
     )
+    parts.append(Picture(path, caption))
     return Section("ABS, Figure 1: fixed staleness bounds", parts, claims)
 
 
@@ -64,20 +61,20 @@ def _table(title: str, kinds, target: float) -> Table:
     for kind in kinds:
         header += [f"accuracy, {kind}", "averaged over the run", "s to target"]
     rows = []
-    for name, runs in first.items():
-        measures = runs[0].measures
+    for name, outcomes in first.items():
+        measures = outcomes[0].measures
         row = [
             name.removeprefix("tau_max = "),
             f"{measures['commits']:.0f}",
             f"{measures['mean_staleness']:.2f}",
             f"{measures['cancelled_share']:.0%}",
         ]
-        for made in kinds.values():
-            times = study.times_to(made[name], target)
+        for runs in (made[name] for made in kinds.values()):
+            means = spread([study.mean_accuracy(o) for o in runs])
             row += [
-                spread(finals(made[name])),
-                spread([study.mean_accuracy(o) for o in made[name]]),
-                time_text(times),
+                spread(finals(runs)),
+                means,
+                time_text(study.times_to(runs, target)),
             ]
         rows.append(row)
     caption = f"{title}: accuracy at the end and on average, seconds to {target:.0%}."
@@ -88,8 +85,8 @@ def _claims(title: str, kinds) -> list[Claim]:
     claims = []
     for kind, made in kinds.items():
         scores = {
-            name: np.array([study.mean_accuracy(o) for o in outcomes])
-            for name, outcomes in made.items()
+            name: np.array([study.mean_accuracy(o) for o in runs])
+            for name, runs in made.items()
         }
         names = list(scores)
         best = max(names, key=lambda name: scores[name].mean())
@@ -98,26 +95,18 @@ def _claims(title: str, kinds) -> list[Claim]:
             f"{name.removeprefix('tau_max = ')}: {spread(values)}"
             for name, values in scores.items()
         )
-        reasons = [f"best at {best}"]
+        why = f"best at {best}"
         if not small:
-            reasons.append(
-                "the smallest does not hurt: restarts waste nothing that counts here"
+            why += (
+                "; the smallest does not hurt: restarts waste nothing that counts here"
             )
         if not large:
-            reasons.append(
-                "the largest is not worse by two standard errors: at this step size "
+            why += (
+                "; the largest is not worse by two standard errors: at this step size "
                 "staleness hurts too little for restarts to pay"
             )
-        claims.append(
-            Claim(
-                f"too small and too large a tau_max both hurt ({title}, {kind})",
-                "an inner value is best",
-                f"accuracy averaged over the run by tau_max {each}",
-                verdict(small and large),
-                "; ".join(reasons),
-            )
-        )
+        claim = f"too small and too large a tau_max both hurt ({title}, {kind})"
+        ours = f"accuracy averaged over the run by tau_max {each}"
+        agrees = verdict(small and large)
+        claims.append(Claim(claim, "an inner value is best", ours, agrees, why))
     return claims
-
-
-FIGURE = Figure("abs_fig1", build)

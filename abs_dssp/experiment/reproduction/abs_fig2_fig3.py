@@ -1,10 +1,9 @@
 """ABS's Figures 2 and 3: ABS against AdaSync, SA-AdaSync and Local SGD."""
 
 import dataclasses
-import functools
 
 from abs_dssp.experiment.reproduction import abs_setting, study
-from abs_dssp.experiment.reproduction.study import Context, Figure, Outcomes, verdict
+from abs_dssp.experiment.reproduction.study import Context, Outcomes, verdict
 from abs_dssp.experiment.run import Run
 from abs_dssp.experiment.statistics import mean_time
 from abs_dssp.report.document import Claim, Part, Section
@@ -46,17 +45,12 @@ def build(context: Context, number: int, workers: int) -> Section:
     plain = context.over_seeds(runs, label)
     rates, tuning = context.tune(runs, context.scale.abs_grid, label)
     best = study.at_rates(runs, rates)
-    slow = {
-        name: dataclasses.replace(
-            run, communication=f"link(bandwidth=1.0,num_bytes=0,latency={LATENCY})"
-        )
-        for name, run in best.items()
-    }
+    link = f"link(bandwidth=1.0,num_bytes=0,latency={LATENCY})"
+    slow = {n: dataclasses.replace(r, communication=link) for n, r in best.items()}
+    slower = context.over_seeds(slow, f"{label}, slow communication")
     kinds = {
         "tuned": context.over_seeds(best, f"{label}, tuned"),
-        f"tuned, a push takes {LATENCY:g}": context.over_seeds(
-            slow, f"{label}, slow communication"
-        ),
+        f"tuned, a push takes {LATENCY:g}": slower,
         f"step size {context.scale.abs_rate:g} for all": plain,
     }
     steps = context.scale.abs_local_steps
@@ -120,7 +114,3 @@ def _why(made, rival: str, column: str) -> str:
         f"{mine['cancelled_share']:.0%} cancelled; {rival}: {theirs['commits']}, "
         f"{theirs['waiting_share']:.0%}, {theirs['cancelled_share']:.0%}"
     )
-
-
-FIGURE_2 = Figure("abs_fig2", functools.partial(build, number=2, workers=10))
-FIGURE_3 = Figure("abs_fig3", functools.partial(build, number=3, workers=20))

@@ -7,7 +7,7 @@ additional worker, and the power of the loss ratio.
 import dataclasses
 
 from abs_dssp.experiment.reproduction import abs_setting, study
-from abs_dssp.experiment.reproduction.study import Context, Figure, finals, verdict
+from abs_dssp.experiment.reproduction.study import Context, finals, verdict
 from abs_dssp.experiment.statistics import mean_time, spread
 from abs_dssp.report.document import Claim, Part, Section
 
@@ -42,13 +42,10 @@ def build(context: Context) -> Section:
     ]
     first = {"K fixed": readings["a = rounds per worker"]["K fixed"]}
     rates, tuning = context.tune(first, scale.abs_grid, "ABS Figure 4")
-    kinds = {
-        kind: context.over_seeds(
-            study.at_rates(runs, dict.fromkeys(runs, rates["K fixed"])),
-            f"ABS Figure 4, {kind}",
-        )
-        for kind, runs in readings.items()
-    }
+    kinds = {}
+    for kind, runs in readings.items():
+        tuned = study.at_rates(runs, dict.fromkeys(runs, rates["K fixed"]))
+        kinds[kind] = context.over_seeds(tuned, f"ABS Figure 4, {kind}")
     parts += [abs_setting.results(made, kind) for kind, made in kinds.items()]
     parts.append(tuning)
     for letter, (kind, made) in zip("ab", kinds.items(), strict=True):
@@ -84,6 +81,3 @@ def _claim(kind: str, made) -> Claim:
         if fewer
         else "faster growth did not save rounds here",
     )
-
-
-FIGURE = Figure("abs_fig4", build)

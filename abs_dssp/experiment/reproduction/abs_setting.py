@@ -62,26 +62,19 @@ def results(made: Outcomes, kind: str) -> Table:
     """One row per method."""
     target = common_target(made)
     header = ["method", "seconds", "rounds", "pushes", "accuracy at the end"]
-    columns = ("seconds", "version", "push")
+    shares = ("waiting_share", "cancelled_share")
     rows = []
     for name, runs in made.items():
-        measures = runs[0].measures
-        rows.append(
-            [
-                name,
-                *(time_text(study.times_to(runs, target, c)) for c in columns),
-                spread(finals(runs)),
-                f"{measures['mean_staleness']:.2f}",
-                f"{measures['waiting_share']:.0%}",
-                f"{measures['cancelled_share']:.0%}",
-            ]
-        )
-    return Table(
+        columns = ("seconds", "version", "push")
+        times = (time_text(study.times_to(runs, target, c)) for c in columns)
+        stale = f"{runs[0].measures['mean_staleness']:.2f}"
+        lost = (f"{runs[0].measures[share]:.0%}" for share in shares)
+        rows.append([name, *times, spread(finals(runs)), stale, *lost])
+    caption = (
         f"To {target:.0%} test accuracy, the highest that every seed of every method "
-        f"reached, {kind}.",
-        [*header, "staleness", "waiting", "cancelled"],
-        rows,
+        f"reached, {kind}."
     )
+    return Table(caption, [*header, "staleness", "waiting", "cancelled"], rows)
 
 
 def picture(kinds, path, caption: str) -> Picture:

@@ -15,13 +15,7 @@ from abs_dssp.experiment.reproduction import dssp_fig3_claims as claims
 from abs_dssp.experiment.reproduction import panels, papers, study, timing
 from abs_dssp.experiment.reproduction.dssp_fig3_claims import TITLES, Trained, ssp_names
 from abs_dssp.experiment.reproduction.panels import Panel, look
-from abs_dssp.experiment.reproduction.study import (
-    Context,
-    Figure,
-    Outcomes,
-    finals,
-    verdict,
-)
+from abs_dssp.experiment.reproduction.study import Context, Outcomes, finals, verdict
 from abs_dssp.experiment.run import Run
 from abs_dssp.experiment.statistics import spread
 from abs_dssp.report.document import Claim, Part, Picture, Section, Table
@@ -72,14 +66,10 @@ def build(context: Context) -> Section:
         *tables,
         _picture(trained.plain, folder),
         _variants_picture(trained.plain, trained.variants, folder),
-        _rough_table(trained.rough),
-        _rough_picture(trained.rough, folder),
+        *_rough_parts(trained.rough, folder),
     ]
-    return Section(
-        "DSSP, Figure 3: a homogeneous cluster",
-        parts,
-        [*end_claims, *claims.check(trained)],
-    )
+    title = "DSSP, Figure 3: a homogeneous cluster"
+    return Section(title, parts, [*end_claims, *claims.check(trained)])
 
 
 def _train(
@@ -120,10 +110,7 @@ def _runs(context: Context, cluster: timing.Cluster, network: str) -> dict[str, 
         clock="server_updates",
         drops=tuple(round(at) for at in drops) if falls else (),
     )
-    return {
-        name: dataclasses.replace(run, policy=text)
-        for name, text in (FIRST | ssp(scale.ssp)).items()
-    }
+    return study.under(run, FIRST | ssp(scale.ssp))
 
 
 def _delays(cluster: timing.Cluster, network: str, jitter: float) -> str:
@@ -132,12 +119,9 @@ def _delays(cluster: timing.Cluster, network: str, jitter: float) -> str:
 
 def _rough(runs: dict[str, Run], cluster: timing.Cluster) -> dict[str, Run]:
     """ResNet-50 with times so irregular that thresholds act."""
-    network = "resnet50"
     names = [n for n in ("BSP", "ASP", "SSP s = 3", "SSP s = 9", "DSSP") if n in runs]
-    return {
-        name: dataclasses.replace(runs[name], delays=_delays(cluster, network, ROUGH))
-        for name in names
-    }
+    times = _delays(cluster, "resnet50", ROUGH)
+    return {name: dataclasses.replace(runs[name], delays=times) for name in names}
 
 
 def _variants(context: Context, runs: dict[str, Run], network: str) -> dict[str, Run]:
@@ -147,12 +131,11 @@ def _variants(context: Context, runs: dict[str, Run], network: str) -> dict[str,
         summed = dataclasses.replace(runs["BSP"], aggregate="sum")
         varied["BSP, pushes summed"] = summed
     if network == "resnet50":
-        scale = context.scale
-        drops = tuple(at / papers.EPOCHS * scale.epochs for at in papers.DROPS)
+        epochs = context.scale.epochs
+        drops = tuple(at / papers.EPOCHS * epochs for at in papers.DROPS)
         for name in ("BSP", "ASP"):
-            varied[f"{name}, drops by epoch"] = dataclasses.replace(
-                runs[name], clock="epoch", drops=drops
-            )
+            run = dataclasses.replace(runs[name], clock="epoch", drops=drops)
+            varied[f"{name}, drops by epoch"] = run
     return varied
 
 
@@ -167,23 +150,13 @@ def _ends(cluster: timing.Cluster, length: float) -> tuple[Table, list[Claim]]:
         seconds = [paper.bsp_end, paper.dssp_end, *formula, *ends.values()]
         rows.append([TITLES[network], *(f"{value:.0f}" for value in seconds)])
         ours, theirs = ends["BSP"] / ends["DSSP"], paper.bsp_end / paper.dssp_end
-        slow = theirs > 1
-        kind = "with" if slow else "without"
-        claims.append(
-            Claim(
-                f"BSP is the {'slowest' if slow else 'fastest'} to end {kind} much "
-                f"fully connected ({TITLES[network]})",
-                f"BSP / DSSP {theirs:.2f}",
-                f"{ours:.2f}",
-                verdict((ours > 1) == slow),
-                "the ends follow from bytes, number of arrays and two shared constants"
-                + (
-                    "; DSSP's end is predicted, not calibrated"
-                    if network == "resnet110"
-                    else ""
-                ),
-            )
-        )
+        order = "slowest to end with" if theirs > 1 else "fastest to end without"
+        why = "the ends follow from bytes, number of arrays and two shared constants"
+        if network == "resnet110":
+            why += "; DSSP's end is predicted, not calibrated"
+        claim = f"BSP is the {order} much fully connected ({TITLES[network]})"
+        printed, agrees = f"BSP / DSSP {theirs:.2f}", (ours > 1) == (theirs > 1)
+        claims.append(Claim(claim, printed, f"{ours:.2f}", verdict(agrees), why))
     table = Table(
         "Seconds to the end of 300 epochs: the paper's plots, our two formulas, and "
         "full-length schedules. All but ResNet-110's DSSP were used to calibrate.",
@@ -197,13 +170,11 @@ def _trace(
     cluster: timing.Cluster, network: str, text: str, jitter: float, length: float
 ) -> Trace:
     """A schedule as long as the paper's runs, or a part of it."""
-    workers = timing.WORKERS
+    workers, link = timing.WORKERS, timing.link(cluster, network)
     speed = delays.lognormal([cluster.compute[network]] * workers, jitter)
     pushes = round(timing.ROUNDS * workers * length)
     policy = policies.parse(text, workers)
-    return simulate.schedule(
-        policy, speed, pushes, communication=timing.link(cluster, network)
-    )
+    return simulate.schedule(policy, speed, pushes, communication=link)
 
 
 def _schedules(cluster: timing.Cluster, length: float) -> Table:
@@ -228,36 +199,24 @@ def _schedules(cluster: timing.Cluster, length: float) -> Table:
 
 
 def _accuracies(plain: Outcomes, tuned: Outcomes, variants: Outcomes) -> Table:
-    rows = [
-        [
-            name,
-            f"{outcomes[0].measures['seconds']:.1f}",
-            spread(finals(outcomes)),
-            spread(finals(tuned[name])) if name in tuned else "",
-        ]
-        for name, outcomes in (plain | variants).items()
-    ]
-    return Table(
-        "Accuracy at the end (mean of five evaluations; spread over seeds).",
-        ["method", "end (s)", "untuned", "tuned"],
-        rows,
-    )
+    rows = []
+    for name, outcomes in (plain | variants).items():
+        row = [name, f"{outcomes[0].measures['seconds']:.1f}", spread(finals(outcomes))]
+        rows.append([*row, spread(finals(tuned[name])) if name in tuned else ""])
+    caption = "Accuracy at the end (mean of five evaluations; spread over seeds)."
+    return Table(caption, ["method", "end (s)", "untuned", "tuned"], rows)
 
 
 def _picture(plain: dict[str, Outcomes], folder: Path) -> Picture:
     top, bottom = [], []
-    dotted = look(1, linestyle=(0, (1, 1)))
+    dashed, dotted = look(2, linestyle=(0, (5, 1.5))), look(1, linestyle=(0, (1, 1)))
     for network, title in TITLES.items():
         outcomes = plain[network]
         names = ssp_names(outcomes)
-        shown = {
-            "BSP": outcomes["BSP"],
-            "ASP": outcomes["ASP"],
-            "average SSP": [outcome for name in names for outcome in outcomes[name]],
-            "DSSP": outcomes["DSSP"],
-        }
-        looks = [look(0), look(3), look(2, linestyle=(0, (5, 1.5))), dotted]
-        lines = panels.curves(shown, looks)
+        shown = {name: outcomes[name] for name in ("BSP", "ASP")}
+        shown["average SSP"] = [one for name in names for one in outcomes[name]]
+        shown["DSSP"] = outcomes["DSSP"]
+        lines = panels.curves(shown, [look(0), look(3), dashed, dotted])
         top.append(Panel(title, lines))
         each = {name.replace("SSP ", ""): outcomes[name] for name in names}
         shades = panels.curves(each, panels.shades(len(names)))
@@ -287,28 +246,16 @@ def _variants_picture(plain, variants, folder: Path) -> Picture:
     )
 
 
-def _rough_table(rough: Outcomes) -> Table:
-    return Table(
-        f"ResNet-50 with a jitter of {ROUGH:.0%}, where thresholds act.",
-        ["method", "end (s)", "accuracy", "largest lead", "staleness", "waiting"],
-        [
-            [
-                name,
-                spread([o.measures["seconds"] for o in outcomes], "{:.2f}"),
-                spread(finals(outcomes)),
-                f"{max(o.measures['max_gap'] for o in outcomes):.0f}",
-                f"{np.mean([o.measures['mean_staleness'] for o in outcomes]):.2f}",
-                f"{np.mean([o.measures['waiting_share'] for o in outcomes]):.0%}",
-            ]
-            for name, outcomes in rough.items()
-        ],
-    )
-
-
-def _rough_picture(rough: Outcomes, folder: Path) -> Picture:
-    lines = panels.curves(rough)
-    path = panels.save(panels.time_and_epochs(lines), folder / "rough.png")
-    return Picture(path, f"ResNet-50 with a jitter of {ROUGH:.0%}.")
-
-
-FIGURE = Figure("dssp_fig3", build)
+def _rough_parts(rough: Outcomes, folder: Path) -> tuple[Table, Picture]:
+    names = ("seconds", "max_gap", "mean_staleness", "waiting_share")
+    rows = []
+    for name, outcomes in rough.items():
+        ends, lead, stale, wait = ([o.measures[n] for o in outcomes] for n in names)
+        row = [name, spread(ends, "{:.2f}"), spread(finals(outcomes))]
+        means = [f"{np.mean(stale):.2f}", f"{np.mean(wait):.0%}"]
+        rows.append([*row, f"{max(lead):.0f}", *means])
+    header = ["method", "end (s)", "accuracy", "largest lead", "staleness", "waiting"]
+    title = f"ResNet-50 with a jitter of {ROUGH:.0%}"
+    shown = panels.time_and_epochs(panels.curves(rough))
+    picture = Picture(panels.save(shown, folder / "rough.png"), f"{title}.")
+    return Table(f"{title}, where thresholds act.", header, rows), picture

@@ -1,11 +1,10 @@
 """DSSP's Figure 4 and Table I: two workers, one 2.6 times as fast as the other.
 
 Three parts: Table I predicted from schedules alone, with the speed ratio as the only
-free parameter; how the printed rule of DSSP stands timing jitter; and the table
+free parameter; what timing jitter does to the printed rule of DSSP; and the table
 trained, with the learning-rate schedule on either clock.
 """
 
-import dataclasses
 from pathlib import Path
 
 from abs_dssp.experiment.reproduction import dssp_table1_schedules as schedules
@@ -18,13 +17,7 @@ from abs_dssp.experiment.reproduction.dssp_table1_schedules import (
     paper_ratios,
 )
 from abs_dssp.experiment.reproduction.panels import Panel
-from abs_dssp.experiment.reproduction.study import (
-    Context,
-    Figure,
-    Outcomes,
-    finals,
-    verdict,
-)
+from abs_dssp.experiment.reproduction.study import Context, Outcomes, finals, verdict
 from abs_dssp.experiment.run import Run
 from abs_dssp.experiment.statistics import mean_time, separate, spread, time_text
 from abs_dssp.report.document import Claim, Part, Picture, Section, Table
@@ -66,11 +59,8 @@ def build(context: Context) -> Section:
         tuning,
         _picture(made, context.ratio, folder),
     ]
-    return Section(
-        "DSSP, Figure 4 and Table I: two unequal workers",
-        parts,
-        [*claims, fragile_claim, *trained_claims],
-    )
+    title = "DSSP, Figure 4 and Table I: two unequal workers"
+    return Section(title, parts, [*claims, fragile_claim, *trained_claims])
 
 
 def _train(context: Context) -> tuple[dict[str, Outcomes], Table]:
@@ -103,9 +93,7 @@ def _runs(context: Context, clock: str) -> dict[str, Run]:
         clock=clock,
         drops=tuple(drops if clock == "epoch" else map(round, drops)),
     )
-    return {
-        name: dataclasses.replace(run, policy=text) for name, text in POLICIES.items()
-    }
+    return study.under(run, POLICIES)
 
 
 def _targets(outcomes: Outcomes) -> tuple[float, float]:
@@ -159,12 +147,8 @@ def _time_claim(name: str, times: dict[str, float | None]) -> Claim:
     else:
         off = own / asp / paper - 1
         ours, near = f"{own / asp:.2f} ({off:+.1%})", abs(off) <= _TOLERANCE
-    return Claim(
-        f"Table I trained: {name} against ASP, time to the first target",
-        f"{paper:.2f}",
-        ours,
-        verdict(near),
-    )
+    claim = f"Table I trained: {name} against ASP, time to the first target"
+    return Claim(claim, f"{paper:.2f}", ours, verdict(near))
 
 
 def _order_claim(times: dict[str, float | None]) -> Claim:
@@ -214,6 +198,3 @@ def _picture(made: dict[str, Outcomes], ratio: float, folder: Path) -> Picture:
         f"Figure 4: two workers, speed ratio {ratio:g}; the schedule's clock "
         "decides when accuracy jumps. Bands: one deviation over seeds.",
     )
-
-
-FIGURE = Figure("dssp_fig4_table1", build)

@@ -1,5 +1,6 @@
-"""DSSP's Table I from schedules alone, and how its rule stands timing jitter."""
+"""DSSP's Table I from schedules alone, and what timing jitter does to its rule."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -40,29 +41,25 @@ def predicted(context: Context) -> tuple[list[Part], list[Claim]]:
     times = {ratio: _drop_times(ratio, pushes) for ratio in ratios}
     relative = {ratio: _relative(times[ratio]["pushes"]) for ratio in ratios}
     clocks = {clock: _relative(t) for clock, t in times[fitted].items()}
-    parts: list[Part] = [_by_ratio(relative, fitted), _by_clock(clocks, fitted)]
-    claims = [
-        _claim(name, relative[fitted][name], relative[ratios[0]][name], ratios[0])
-        for name in IN_PAPER
-        if name != "ASP"
+    first, rest = ratios[0], [name for name in IN_PAPER if name != "ASP"]
+    return [_by_ratio(relative, fitted), _by_clock(clocks, fitted)], [
+        _claim(name, relative[fitted][name], relative[first][name], first)
+        for name in rest
     ]
-    return parts, claims
 
 
 def _by_ratio(relative: dict[float, dict[str, float]], fitted: float) -> Table:
     """Times by ratio of speeds, with the fitted one against the paper's."""
     paper = paper_ratios()
     seconds = {name: papers.TABLE_1[POLICIES[name]][0] for name in IN_PAPER}
-    rows = [
-        [
-            name,
-            f"{seconds[name]:.1f}" if name in seconds else "",
-            f"{paper[name]:.2f}" if name in paper else "",
-            *(f"{times[name]:.3f}" for times in relative.values()),
-            f"{relative[fitted][name] / paper[name] - 1:+.1%}" if name in paper else "",
-        ]
-        for name in POLICIES
-    ]
+    rows = []
+    for name in POLICIES:
+        ours, printed, off = relative[fitted][name], ["", ""], ""
+        if name in paper:
+            printed = [f"{seconds[name]:.1f}", f"{paper[name]:.2f}"]
+            off = f"{ours / paper[name] - 1:+.1%}"
+        by_ratio = (f"{times[name]:.3f}" for times in relative.values())
+        rows.append([name, *printed, *by_ratio, off])
     named = [f"r = {ratio:g}" for ratio in relative]
     return Table(
         "Time to the first drop, relative to ASP, drops counted in pushes received; "
@@ -75,14 +72,10 @@ def _by_ratio(relative: dict[float, dict[str, float]], fitted: float) -> Table:
 def _by_clock(clocks: dict[str, dict[str, float]], fitted: float) -> Table:
     """Times by what the schedule of the learning rate counts."""
     paper = paper_ratios()
-    rows = [
-        [
-            name,
-            f"{paper[name]:.2f}" if name in paper else "",
-            *(f"{clock[name]:.2f}" for clock in clocks.values()),
-        ]
-        for name in POLICIES
-    ]
+    rows = []
+    for name in POLICIES:
+        printed = f"{paper[name]:.2f}" if name in paper else ""
+        rows.append([name, printed, *(f"{c[name]:.2f}" for c in clocks.values())])
     return Table(
         f"The same at r = {fitted:g} by what the schedule counts. Only pushes received "
         "(so: samples) put all of the paper's rows in their places.",
@@ -106,7 +99,7 @@ def _claim(name: str, fitted: float, first: float, first_ratio: float) -> Claim:
 
 
 def fragility(context: Context, folder: Path) -> tuple[list[Part], Claim]:
-    """How the rules stand jitter: times relative to ASP, by seed."""
+    """What jitter does to the rules: times relative to ASP, by seed."""
     pushes = max(400, round(min(_PUSHES, 20_000) * context.scale.length))
     ratio = context.ratio
     relative: dict[str, dict[float, np.ndarray]] = {name: {} for name in _SHOWN}
@@ -118,16 +111,7 @@ def fragility(context: Context, folder: Path) -> tuple[list[Part], Claim]:
         f"Time for {pushes:,} pushes relative to ASP, r = {ratio:g}: median and range "
         f"over {_SEEDS} seeds, by jitter (sigma of the logarithm).",
         ["method", *(f"{jitter:.1%}" for jitter in _JITTERS)],
-        [
-            [
-                name,
-                *(
-                    f"{np.median(v):.2f} ({v.min():.2f} to {v.max():.2f})"
-                    for v in relative[name].values()
-                ),
-            ]
-            for name in _SHOWN
-        ],
+        [[name, *map(_range, relative[name].values())] for name in _SHOWN],
     )
     calm, rough, rougher = (np.median(relative["DSSP"][j]) for j in (0.01, 0.05, 0.1))
     claim = Claim(
@@ -139,6 +123,10 @@ def fragility(context: Context, folder: Path) -> tuple[list[Part], Claim]:
         f"SSP's pace ({np.median(relative['DSSP, bounded'][0.0]):.2f})",
     )
     return [table, _jitter_picture(relative, folder)], claim
+
+
+def _range(values: np.ndarray) -> str:
+    return f"{np.median(values):.2f} ({values.min():.2f} to {values.max():.2f})"
 
 
 def _jitter_picture(relative, folder: Path) -> Picture:
@@ -178,19 +166,17 @@ def _trace(name: str, ratio: float, pushes: int) -> Trace:
 def _drop_times(ratio: float, pushes: int) -> dict[str, dict[str, float]]:
     """Seconds at which each method meets the drop, by what the schedule counts."""
     count = round(DROP * pushes)
-    times: dict[str, dict[str, float]] = {
-        "pushes": {},
-        "updates": {},
-        "the fast worker's pushes": {},
-    }
-    for name in POLICIES:
-        trace = _trace(name, ratio, 2 * pushes)
-        fast = trace.time[trace.worker == 0]
-        times["pushes"][name] = float(trace.time[count - 1])
+    traces = {name: _trace(name, ratio, 2 * pushes) for name in POLICIES}
+    by_clock: dict[str, Callable[[Trace], np.ndarray]] = {
+        "pushes": lambda t: t.time[count - 1],
         # A counter of updates is set for ASP's rate: one update per push.
-        times["updates"][name] = float(trace.time[trace.committed][count - 1])
-        times["the fast worker's pushes"][name] = float(fast[count // 2 - 1])
-    return times
+        "updates": lambda t: t.time[t.committed][count - 1],
+        "the fast worker's pushes": lambda t: t.time[t.worker == 0][count // 2 - 1],
+    }
+    return {
+        clock: {name: float(at(trace)) for name, trace in traces.items()}
+        for clock, at in by_clock.items()
+    }
 
 
 def _relative(times: dict[str, float]) -> dict[str, float]:

@@ -97,14 +97,9 @@ def save(panels: Sequence[Panel], path: Path, columns: int = 2) -> Path:
                 axis.set_visible(False)
             axes[0].set_ylabel("test accuracy")
             handles, labels = axes[0].get_legend_handles_labels()
-            part.legend(
-                handles,
-                labels,
-                loc="outside lower center",
-                ncols=min(len(labels), 7 if columns > 2 else 4),
-                columnspacing=1.0,
-                handlelength=1.8,
-            )
+            look = {"columnspacing": 1.0, "handlelength": 1.8}
+            look["ncols"] = min(len(labels), 7 if columns > 2 else 4)
+            part.legend(handles, labels, loc="outside lower center", **look)
         return style.save(figure, path)
 
 

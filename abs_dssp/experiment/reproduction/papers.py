@@ -45,7 +45,6 @@ TABLE_1: dict[str, tuple[float, float | None]] = {
     "ssp(s=15)": (5564.9, 7255.6),
     DSSP: (3016.4, 3046.3),
 }
-TABLE_1_TARGETS = (0.67, 0.68)
 
 
 def relative_to_asp() -> dict[str, float]:

@@ -1,12 +1,13 @@
 """Runs that are kept by their description, and made in parallel.
 
 A run that is on disk is never made twice: its file is named by a digest of all that
-decides its result, package versions included. Runs whose traces are equal, as those of
-rules that never had to act, are trained once, because training is a function of the
-trace.
+decides its result, package versions included. Runs with equal traces, such as those of
+policies whose thresholds never act, are trained once, because the trace decides the
+training.
 """
 
 import concurrent.futures
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -22,7 +23,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from abs_dssp import replay, simulate, traces
+from abs_dssp import replay, traces
 from abs_dssp.experiment import outputs
 from abs_dssp.experiment.progress import Progress
 from abs_dssp.experiment.run import Run
@@ -53,7 +54,7 @@ class Outcome:
         return None if record is None else float(record[column])
 
 
-class Runner:
+class Runner(contextlib.AbstractContextManager):
     """Makes runs, several at a time, and keeps them. Close it, or use `with`."""
 
     def __init__(self, out: Path, processes: int = 1, data_dir: str | None = None):
@@ -88,12 +89,11 @@ class Runner:
         for done, (run, outcome) in enumerate(self._make(missing), 1):
             outcomes[run] = outcome
             ending = "" if outcome.stopped == "end" else f", {outcome.stopped}"
-            progress.update(
-                done,
-                len(missing),
+            note = (
                 f"{run.policy} {run.model} rate {run.learning_rate:g} seed {run.seed}: "
-                f"accuracy {outcome.final:.3f} ({outcome.took:.0f} s{ending})",
+                f"accuracy {outcome.final:.3f} ({outcome.took:.0f} s{ending})"
             )
+            progress.update(done, len(missing), note)
         progress.close()
         return {run: outcomes[run] for run in unique}
 
@@ -103,11 +103,9 @@ class Runner:
             yield from ((run, make(run)) for run in runs)
             return
         if self._pool is None:
+            context = multiprocessing.get_context("spawn")
             self._pool = concurrent.futures.ProcessPoolExecutor(
-                self.processes,
-                multiprocessing.get_context("spawn"),
-                initializer=_begin,
-                initargs=(str(self.out / "programs"),),
+                self.processes, context, _begin, (str(self.out / "programs"),)
             )
         waiting = {self._pool.submit(make, run): run for run in runs}
         for done in concurrent.futures.as_completed(waiting):
@@ -118,9 +116,6 @@ class Runner:
         if self._pool is not None:
             self._pool.shutdown(wait=False, cancel_futures=True)
             self._pool = None
-
-    def __enter__(self) -> "Runner":
-        return self
 
     def __exit__(self, *error: object) -> None:
         self.close()
@@ -133,7 +128,7 @@ def _share_programs(cache: str) -> None:
 
 
 def _begin(cache: str) -> None:
-    """A process of the pool, before it touches a device."""
+    """Prepares a process of the pool before it touches a device."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends it
     jax.config.update("jax_platforms", "cpu")
     _share_programs(cache)
@@ -163,42 +158,19 @@ def _make(run: Run, out: str, data_dir: str | None) -> Outcome:
         result = run.train(task, slots=slots)
         record = _record(result) | _made(result.trace, run.key, begun)
     else:
-        trace = _schedule(run, task)
+        trace = run.schedule(task)
         trained = _training_key(run, trace)
         shared = folder / f"{trained}.trained.json"
         kept = outputs.load_json(shared)
         if kept is not None:
             record = kept | _made(trace, trained, begun)
         else:
-            result = replay.replay(
-                task,
-                run.make_optimizer(),
-                trace,
-                run.seed,
-                local_optimizer=run.make_optimizer(local=True),
-                aggregate=run.aggregate,
-                eval_every_seconds=run.eval_interval(task),
-                slots=slots,
-            )
+            every = run.eval_interval(task)
+            result = run.replay(task, trace, eval_every_seconds=every, slots=slots)
             record = _record(result) | _made(trace, trained, begun)
             _write(shared, record, run)
     _write(folder / f"{run.key}.json", record, run)
     return _outcome(record)
-
-
-def _schedule(run: Run, task) -> traces.Trace:
-    """The trace of a run whose decisions do not depend on the training."""
-    pushes = simulate.push_limit(task, None, None, run.epochs, run.local_steps)
-    assert pushes is not None
-    return simulate.schedule(
-        run.make_policy(),
-        run.make_delays(),
-        pushes,
-        run.seed,
-        communication=run.make_communication(task),
-        local_steps=run.local_steps,
-        task=task.name,
-    )
 
 
 def _training_key(run: Run, trace: traces.Trace) -> str:
@@ -220,27 +192,20 @@ def _record(result: replay.Result) -> dict[str, Any]:
 
 def _made(trace: traces.Trace, trained: str, begun: float) -> dict[str, Any]:
     """What is kept of the trace, and of how the run was made."""
-    took = time.monotonic() - begun
-    return {"measures": _measures(trace), "took": took, "trained": trained}
-
-
-def _measures(trace: traces.Trace) -> dict[str, float]:
-    staleness = trace.staleness
-    return {
+    names = ("commits", "seconds", "waiting_share", "cancelled_share")
+    measures = {name: getattr(trace, name) for name in names} | {
         "pushes": len(trace),
-        "commits": trace.commits,
-        "seconds": trace.seconds,
-        "mean_staleness": float(staleness.mean()) if len(trace) else 0.0,
-        "max_staleness": int(staleness.max(initial=0)),
+        "mean_staleness": float(trace.staleness.mean()) if len(trace) else 0.0,
+        "max_staleness": int(trace.staleness.max(initial=0)),
         "max_gap": int(trace.gaps.max(initial=0)),
-        "waiting_share": trace.waiting_share,
-        "cancelled_share": trace.cancelled_share,
         "restarts": int(trace.restarts.sum()),
     }
+    took = time.monotonic() - begun
+    return {"measures": measures, "took": took, "trained": trained}
 
 
 def _outcome(record: Mapping[str, Any]) -> Outcome:
-    history = History(tuple(record["records"]), np.empty(0))
+    history = outputs.kept_history(record)
     names = ("stopped", "measures", "took", "trained")
     return Outcome(history, **{name: record[name] for name in names})
 

@@ -97,133 +97,69 @@ class Scale:
         )
 
 
-SMOKE = Scale(
-    name="smoke",
-    seeds=2,
-    note="A check that everything runs: 8x8 digits, tiny networks; no result.",
-    task="digits",
-    resnet_task="digits",
-    limit_train=None,
-    limit_test=None,
-    shrink=1,
-    validation=300,
-    augment=False,
-    networks={
-        "alexnet": "mlp(hidden=[48])",
-        "resnet50": "mlp(hidden=[32])",
-        "resnet110": "mlp(hidden=[32])",
-    },
-    batch_size=32,
-    epochs=6,
-    rates={"alexnet": 0.05, "resnet50": 0.05, "resnet110": 0.05},
-    # One network is tuned: that is enough to see that tuning works.
-    grid={"alexnet": (0.02, 0.05), "resnet50": (0.05,), "resnet110": (0.05,)},
-    momentum=0.0,
-    weight_decay=0.0,
-    evaluations=16,
-    ssp=(3, 15),
-    length=0.02,
-    abs_task="digits",
-    abs_model="mlp(hidden=[32])",
-    abs_batch=16,
-    abs_local_steps=4,
-    abs_seconds=60,
-    abs_rate=0.1,
-    abs_grid=(0.1,),
-    abs_target=0.9,
-    abs_taus=(0, 2, 16),
-    abs_as=(2, 50),
-    abs_a=10,
-    abs_interval=5,
-)
+_NETWORKS = ("alexnet", "resnet50", "resnet110")
+_SMALL, _USUAL = (0.02, 0.05, 0.1), (0.0125, 0.05, 0.1, 0.2)  # grids of step sizes
+_CNN = "cnn(channels=[16,32],hidden=64)"
+_STSYN = "cnn(channels=[64,64],hidden=[384,192],kernel=5)"  # of STSyn's public code
+# What stands at "networks", "rates" and "grid" is in the order of `_NETWORKS`.
+_SIZES: dict[str, tuple[Any, Any, Any]] = {
+    "name": ("smoke", "laptop", "paper"),
+    "seeds": (2, 3, 3),
+    "note": (
+        "A check that everything runs: 8x8 digits, tiny networks; no result.",
+        "CIFAR-10 (JPEG copy) in place of CIFAR-100, a subset of it, small images and "
+        "networks, few epochs.",
+        "The papers' networks, epochs, batch and data, for one GPU. Never run: about "
+        "7e18 floating-point operations in some 750 runs, counted from the compiled "
+        "gradients and the runs of the laptop scale; 100 hours at 20 TFLOP/s "
+        "sustained.",
+    ),
+    "task": ("digits", "cifar10", "cifar10"),
+    "resnet_task": ("digits", "cifar10", "cifar100"),
+    "limit_train": (None, 6400, None),
+    "limit_test": (None, 1000, None),
+    "shrink": (1, 2, 1),
+    "validation": (300, 1000, 5000),
+    "augment": (False, False, True),
+    "networks": (
+        ("mlp(hidden=[48])", "mlp(hidden=[32])", "mlp(hidden=[32])"),
+        (_CNN, "resnet(depth=8,width=16)", "resnet(depth=14,width=8)"),
+        ("alexnet", "resnet(depth=50)", "resnet(depth=110)"),
+    ),
+    "batch_size": (32, 32, 128),
+    "epochs": (6, 10, 300),
+    "rates": ((0.05, 0.05, 0.05), (0.005, 0.05, 0.05), (0.001, 0.05, 0.05)),
+    "grid": (
+        ((0.02, 0.05), (0.05,), (0.05,)),  # one is enough to see that tuning works
+        ((0.002, 0.005, 0.02), _SMALL, _SMALL),
+        ((0.001, 0.003, 0.01, 0.03), _USUAL, _USUAL),
+    ),
+    "momentum": (0.0, 0.9, 0.9),
+    "weight_decay": (0.0, 5e-4, 1e-4),
+    "evaluations": (16, 50, 150),
+    "ssp": ((3, 15), papers.SSP_RANGE, papers.SSP_RANGE),
+    "length": (0.02, 1.0, 1.0),
+    "abs_task": ("digits", "cifar10", "cifar10"),
+    "abs_model": ("mlp(hidden=[32])", _CNN, _STSYN),
+    "abs_batch": (16, 16, 100),
+    "abs_local_steps": (4, 5, 10),
+    "abs_seconds": (60, 400, 5000),
+    "abs_rate": (0.1, 0.1, 0.1),
+    "abs_grid": ((0.1,), (0.02, 0.05, 0.1, 0.2), (0.025, 0.05, 0.1, 0.2)),
+    "abs_target": (0.9, 0.42, 0.7),
+    "abs_taus": ((0, 2, 16), (0, 1, 2, 4, 8, 16, 64), (0, 1, 2, 4, 8, 16, 64)),
+    "abs_as": ((2, 50), (1, 5, 20, 80), (5, 20, 80, 320)),
+    "abs_a": (10, 20, 80),
+    "abs_interval": (5, 10, 60),
+}
 
-LAPTOP = Scale(
-    name="laptop",
-    seeds=3,
-    note="CIFAR-10 (JPEG copy) in place of CIFAR-100, a subset of it, small images and "
-    "networks, few epochs.",
-    task="cifar10",
-    resnet_task="cifar10",
-    limit_train=6400,
-    limit_test=1000,
-    shrink=2,
-    validation=1000,
-    augment=False,
-    networks={
-        "alexnet": "cnn(channels=[16,32],hidden=64)",
-        "resnet50": "resnet(depth=8,width=16)",
-        "resnet110": "resnet(depth=14,width=8)",
-    },
-    batch_size=32,
-    epochs=10,
-    rates={"alexnet": 0.005, "resnet50": 0.05, "resnet110": 0.05},
-    grid={
-        "alexnet": (0.002, 0.005, 0.02),
-        "resnet50": (0.02, 0.05, 0.1),
-        "resnet110": (0.02, 0.05, 0.1),
-    },
-    momentum=0.9,
-    weight_decay=5e-4,
-    evaluations=50,
-    ssp=papers.SSP_RANGE,
-    length=1.0,
-    abs_task="cifar10",
-    abs_model="cnn(channels=[16,32],hidden=64)",
-    abs_batch=16,
-    abs_local_steps=5,
-    abs_seconds=400,
-    abs_rate=0.1,
-    abs_grid=(0.02, 0.05, 0.1, 0.2),
-    abs_target=0.42,
-    abs_taus=(0, 1, 2, 4, 8, 16, 64),
-    abs_as=(1, 5, 20, 80),
-    abs_a=20,
-    abs_interval=10,
-)
 
-PAPER = Scale(
-    name="paper",
-    seeds=3,
-    note="The papers' networks, epochs, batch and data, for one GPU. Never run: about "
-    "7e18 floating-point operations in some 750 runs, counted from the compiled "
-    "gradients and the runs of the laptop scale; 100 hours at 20 TFLOP/s sustained.",
-    task="cifar10",
-    resnet_task="cifar100",
-    limit_train=None,
-    limit_test=None,
-    shrink=1,
-    validation=5000,
-    augment=True,
-    networks={
-        "alexnet": "alexnet",
-        "resnet50": "resnet(depth=50)",
-        "resnet110": "resnet(depth=110)",
-    },
-    batch_size=128,
-    epochs=300,
-    rates={"alexnet": 0.001, "resnet50": 0.05, "resnet110": 0.05},
-    grid={
-        "alexnet": (0.001, 0.003, 0.01, 0.03),
-        "resnet50": (0.0125, 0.05, 0.1, 0.2),
-        "resnet110": (0.0125, 0.05, 0.1, 0.2),
-    },
-    momentum=0.9,
-    weight_decay=1e-4,
-    evaluations=150,
-    ssp=papers.SSP_RANGE,
-    length=1.0,
-    abs_task="cifar10",
-    abs_model="cnn(channels=[64,64],hidden=[384,192],kernel=5)",
-    abs_batch=100,
-    abs_local_steps=10,
-    abs_seconds=5000,
-    abs_rate=0.1,
-    abs_grid=(0.025, 0.05, 0.1, 0.2),
-    abs_target=0.7,
-    abs_taus=(0, 1, 2, 4, 8, 16, 64),
-    abs_as=(5, 20, 80, 320),
-    abs_a=80,
-    abs_interval=60,
-)
+def _scale(column: int) -> Scale:
+    values = {name: sizes[column] for name, sizes in _SIZES.items()}
+    for name in ("networks", "rates", "grid"):
+        values[name] = dict(zip(_NETWORKS, values[name], strict=True))
+    return Scale(**values)
 
+
+SMOKE, LAPTOP, PAPER = (_scale(column) for column in range(3))
 SCALES = {scale.name: scale for scale in (SMOKE, LAPTOP, PAPER)}

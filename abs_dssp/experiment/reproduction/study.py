@@ -1,8 +1,9 @@
 """What every figure needs: runs over seeds, tuned step sizes, verdicts."""
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -52,34 +53,23 @@ class Context:
         length of the run. The best is that with the highest accuracy averaged over the
         evaluations, which favours neither a fast start nor a high end alone.
         """
-        seed = 1000  # not one of the final runs' seeds
+        held: dict[str, Any] = {"validation": self.scale.validation, "limit_test": None}
+        held["seed"] = 1000  # not one of the final runs' seeds
         wanted = {
-            (name, rate): dataclasses.replace(
-                run,
-                learning_rate=rate,
-                seed=seed,
-                validation=self.scale.validation,
-                limit_test=None,
-            )
+            (name, rate): dataclasses.replace(run, learning_rate=rate, **held)
             for name, run in named.items()
             for rate in grid
         }
         made = self.runner.execute(wanted.values(), f"{label}, tuning")
         scores = {choice: mean_accuracy(made[run]) for choice, run in wanted.items()}
-        chosen = {
-            name: max(grid, key=lambda rate: scores[name, rate]) for name in named
-        }
+        chosen = {n: max(grid, key=lambda rate: scores[n, rate]) for n in named}
         table = document.Table(
             f"Step sizes tuned alike: accuracy on {self.scale.validation} validation "
             "samples, averaged over the run, one seed; the best of each row was taken.",
             ["method", *(f"{rate:g}" for rate in grid), "taken"],
             [
-                [
-                    name,
-                    *(f"{scores[name, rate]:.3f}" for rate in grid),
-                    f"{chosen[name]:g}",
-                ]
-                for name in named
+                [n, *(f"{scores[n, rate]:.3f}" for rate in grid), f"{chosen[n]:g}"]
+                for n in named
             ],
         )
         return chosen, table
@@ -90,6 +80,11 @@ def mean_accuracy(outcome: Outcome) -> float:
     if outcome.stopped != "end":
         return 0.0
     return float(outcome.history.column("accuracy").mean())
+
+
+def under(run: Run, texts: Mapping[str, str]) -> dict[str, Run]:
+    """The same run under policies, by name."""
+    return {name: dataclasses.replace(run, policy=p) for name, p in texts.items()}
 
 
 def at_rates(named: Mapping[str, Run], rates: Mapping[str, float]) -> dict[str, Run]:
@@ -115,11 +110,3 @@ def times_to(
 def verdict(agrees: bool) -> str:
     """`"agrees"` or `"differs"`."""
     return document.AGREES if agrees else document.DIFFERS
-
-
-@dataclasses.dataclass(frozen=True)
-class Figure:
-    """A figure or table of a paper."""
-
-    name: str  # of its script and folder
-    build: Callable[[Context], document.Section]  # makes runs, pictures, tables, claims

@@ -14,8 +14,9 @@ from absl import flags
 
 from abs_dssp.experiment import entry, outputs
 from abs_dssp.experiment.reproduction import scales
+from abs_dssp.experiment.reproduction.figures import FIGURES
 from abs_dssp.experiment.reproduction.runs import Runner
-from abs_dssp.experiment.reproduction.study import Context, Figure
+from abs_dssp.experiment.reproduction.study import Context
 from abs_dssp.report.document import Section
 
 _SCALE = flags.DEFINE_enum(
@@ -71,16 +72,16 @@ def setting(
     )
 
 
-def main(figure: Figure) -> None:
-    """Runs the script of one figure."""
+def main(name: str) -> None:
+    """Runs the script of one figure, which `figures.FIGURES` knows by name."""
 
     def run(argv):
         del argv
         begun = time.monotonic()
         here = context()
         with here.runner:
-            section = figure.build(here)
-        folder = here.folder(figure.name)
+            section = FIGURES[name](here)
+        folder = here.folder(name)
         sections = [section, setting(here, time.monotonic() - begun)]
         outputs.save_report(section.title, sections, folder)
         print(f"\nWritten to {folder}: report.md, report.html and PNGs")

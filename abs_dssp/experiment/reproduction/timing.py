@@ -67,18 +67,15 @@ def calibrate() -> Cluster:
     (bound by the link), seconds per array from ResNet-50's (bound by updates), the
     three computation times from BSP's ends.
     """
-    round_of = {
-        name: (figure.bsp_end / ROUNDS, figure.dssp_end / ROUNDS)
-        for name, figure in papers.FIGURE_3.items()
-    }
+    stale = {name: figure.dssp_end / ROUNDS for name, figure in papers.FIGURE_3.items()}
     alexnet = footprint("alexnet")
-    bandwidth = WORKERS * 2 * alexnet.num_bytes / round_of["alexnet"][1]
-    per_array = round_of["resnet50"][1] / WORKERS / footprint("resnet50").arrays
+    bandwidth = WORKERS * 2 * alexnet.num_bytes / stale["alexnet"]
+    per_array = stale["resnet50"] / WORKERS / footprint("resnet50").arrays
     compute = {}
-    for name, (bsp, _) in round_of.items():
+    for name, figure in papers.FIGURE_3.items():
         size = footprint(name)
         transfers = WORKERS * 2 * size.num_bytes / bandwidth
-        compute[name] = bsp - transfers - per_array * size.arrays
+        compute[name] = figure.bsp_end / ROUNDS - transfers - per_array * size.arrays
     return Cluster(bandwidth, per_array, compute)
 
 
@@ -92,11 +89,8 @@ def link(cluster: Cluster, network: str) -> Communication:
 
 def round_seconds(cluster: Cluster, network: str) -> tuple[float, float]:
     """Seconds per round of BSP and of ASP by the formulas above."""
-    size = footprint(network)
-    compute = cluster.compute[network]
+    size, compute = footprint(network), cluster.compute[network]
     transfer = 2 * size.num_bytes / cluster.bandwidth
     update = size.arrays * cluster.seconds_per_array
-    return (
-        compute + WORKERS * transfer + update,
-        max(compute + transfer + update, WORKERS * transfer, WORKERS * update),
-    )
+    stale = max(compute + transfer + update, WORKERS * transfer, WORKERS * update)
+    return compute + WORKERS * transfer + update, stale
