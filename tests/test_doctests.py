@@ -12,24 +12,18 @@ import pytest
 
 from abs_dssp import policies
 
+# Nothing that a user calls, and no short example of it.
+WITHOUT = ("abs_dssp.training.engines", "abs_dssp.training.identity")
 NAMES = {"jnp": jnp, "np": np, "policies": policies}  # what examples need not import
 # Packages, with all modules in them, and modules; add yours.
 CHECKED = [
     "abs_dssp.history",
     "abs_dssp.literals",
     "abs_dssp.policies",
-    "abs_dssp.simulation.communication",
-    "abs_dssp.simulation.delay_base",
-    "abs_dssp.simulation.delays",
-    "abs_dssp.simulation.recording",
+    "abs_dssp.simulation",
     "abs_dssp.tasks",
     "abs_dssp.theory",
-    "abs_dssp.training.aggregators",
-    "abs_dssp.training.elementwise",
-    "abs_dssp.training.evaluation",
-    "abs_dssp.training.optimizers",
-    "abs_dssp.training.replayer",
-    "abs_dssp.training.virtual",
+    "abs_dssp.training",
 ]
 
 
@@ -69,7 +63,8 @@ def test_examples_in_docstrings_run(name):
         runner.run(test, out=output.append)
     assert not runner.failures, "".join(output)
     functions = [value for value in public.values() if inspect.isfunction(value)]
-    assert runner.tries or not functions, f"{name}: no example in any docstring"
+    bare = not runner.tries and name not in WITHOUT
+    assert not (functions and bare), f"{name}: no example in any docstring"
 
 
 def test_every_constructor_of_a_policy_has_an_example():

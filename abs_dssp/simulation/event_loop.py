@@ -103,6 +103,15 @@ def advance(
     Returns:
       The simulation afterwards, and `builder.ROW` of every push. After a deadlock the
       rows that follow have time inf.
+
+    Example:
+      >>> from abs_dssp import communication, delays, policies
+      >>> with jax.enable_x64(True):
+      ...     speed = delays.constant([1.0, 3.0])
+      ...     model = (policies.asp(2), speed, communication.none())
+      ...     loop, rows = advance(*model, start(*model, 0), jnp.int32(3), 64)
+      >>> rows[:3, builder.ROW.index("time")].tolist()
+      [1.0, 2.0, 3.0]
     """
     seconds = communication_lib.per_worker(communication, delays.num_workers)
     shared, update = communication.shared, communication.update

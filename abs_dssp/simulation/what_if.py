@@ -128,6 +128,13 @@ def reschedule(
       ValueError: as `delays_of`; for `num_pushes` below 1, a policy for another number
         of workers, or other than one loss per push.
       DeadlockError: if at some push every worker waits.
+
+    Example:
+      >>> from abs_dssp import delays, policies, simulate
+      >>> trace = simulate.schedule(policies.bsp(2), delays.constant([1.0, 2.5]), 4)
+      >>> again = reschedule(trace, policies.asp(2))
+      >>> again.time.tolist(), again.worker.tolist()
+      ([1.0, 2.0, 2.5, 3.0], [0, 0, 1, 0])
     """
     table = recording.table(trace, local_steps, communication, replayable)
     model = _padded(delays_lib.recorded(table.durations))

@@ -192,6 +192,11 @@ def wavefronts(
 
     Returns:
       First row and length of every run, int32.
+
+    Example:
+      >>> first, count = wavefronts(np.array([0, 0, 1]), np.array([0, 1, 2]), 0, 3, 2)
+      >>> first.tolist(), count.tolist()  # the third push needs what the first made
+      ([0, 2], [2, 1])
     """
     firsts, lengths = [], []
     row = start

@@ -27,6 +27,10 @@ def wire(push: str = "float32", pull: str = "float32") -> Wire:
 
     Raises:
       ValueError: for another format.
+
+    Example:
+      >>> wire(push="bfloat16")
+      Wire(push='bfloat16', pull='float32')
     """
     for name, value in (("push", push), ("pull", pull)):
         if value not in DTYPES:

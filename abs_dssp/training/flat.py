@@ -44,7 +44,12 @@ class Layout(NamedTuple):
 
 
 def flatten(variables: Variables) -> Float[Array, " D"]:
-    """The vector of a pytree, leaf after leaf; float32 if the leaves are."""
+    """The vector of a pytree, leaf after leaf; float32 if the leaves are.
+
+    Example:
+      >>> flatten(Variables({"a": jnp.ones((2, 2))}, {"mean": jnp.zeros(1)})).tolist()
+      [1.0, 1.0, 1.0, 1.0, 0.0]
+    """
     leaves = [jnp.ravel(leaf) for leaf in jax.tree.leaves(variables)]
     return leaves[0] if len(leaves) == 1 else jnp.concatenate(leaves)
 

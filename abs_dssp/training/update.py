@@ -86,7 +86,15 @@ def single_step(
 
 
 def begin(config: UpdateConfig, variables: Variables) -> LocalState:
-    """The state before the first of several local steps."""
+    """The state before the first of several local steps.
+
+    Example:
+      >>> import optax
+      >>> start = Variables({"w": jnp.ones(2)}, {})
+      >>> state = begin(UpdateConfig(optax.sgd(0.1), local_steps=3), start)
+      >>> state.gradient["w"].tolist(), state.losses.shape
+      ([0.0, 0.0], (3,))
+    """
     return LocalState(
         variables,
         config.local.init(variables.params),
