@@ -1,19 +1,18 @@
 """optimality.py and advise.py as a user runs them."""
 
+import re
+
 import pytest
 
 from abs_dssp import delays, policies, simulate
-from scripts import run
+from scripts import run, run_fewer
 
 
 def ranking(printed):
     """Policies of the table, the best first, with their seconds."""
     lines = printed.split("\n\n")[1].splitlines()[1:]
-    return {
-        line[:27].strip(): float(line[27:].split()[0])
-        for line in lines
-        if line[27:].split()[0] != "-"
-    }
+    rows = [re.match(r"(.+?) +(\S+) +\S+x ", line) for line in lines]
+    return {row[1]: float(row[2]) for row in rows if row[2] != "-"}
 
 
 def test_advice_for_given_times_avoids_the_straggler():
@@ -29,11 +28,20 @@ def test_advice_for_given_times_avoids_the_straggler():
     assert "Use --policy=" in printed
 
 
-def test_advice_for_a_recorded_run(tmp_path):
+FEW = pytest.mark.parametrize(
+    "few", [True, pytest.param(False, marks=pytest.mark.slow)], ids=["few", "all"]
+)
+
+
+@FEW
+def test_advice_for_a_recorded_run(few, tmp_path):
     speed = delays.shifted_exponential([1.0, 1, 3], 0.2)
     trace = simulate.schedule(policies.asp(3), speed, 300)
     trace.save(tmp_path / "trace.npz")
-    code, printed, errors = run("advise.py", tmp_path, "--pushes=500")
+    methods = "BSP;ASP;Malenia, S = 3" if few else ""
+    code, printed, errors = run_fewer(
+        "advise.py", methods, "", tmp_path, "--pushes=500"
+    )
     assert code == 0, errors
     assert printed.startswith("3 workers, R = 3") and "ASP" in ranking(printed)
 
@@ -63,23 +71,27 @@ def test_mistakes_get_one_sentence(arguments, message, tmp_path):
     assert "Traceback" not in errors
 
 
-def test_optimality_measures_and_keeps(tmp_path):
+@FEW
+def test_optimality_measures_and_keeps(few, tmp_path):
+    regimes = ["equal", "one straggler, 100 x", "exponential"] if few else []
     size = "--num_workers=4 --dim=40 --target=1e-3 --seeds=2 --max_pushes=4000"
     chosen = "--problems=tridiagonal:4 --only=BSP,abs_dssp"
     arguments = [*size.split(), *chosen.split(), f"--out={tmp_path}"]
-    code, printed, errors = run("optimality.py", *arguments)
+    fewer = ("optimality.py", "", ";".join(regimes), *arguments)
+    code, printed, errors = run_fewer(*fewer)
     assert code == 0, errors
     report = (tmp_path / "report.md").read_text()
     rows: dict[str, list[str]] = {}
     for line in report.splitlines():
         if line.startswith("| "):  # the first table is that of seconds
             rows.setdefault(line.split("|")[1].strip(), line.split("|")[2:-2])
-    straggler = 3  # 100 times slower: BSP waits for it, abs_dssp does not
+    # 100 times slower: BSP waits for it, abs_dssp does not.
+    straggler = 1 if few else 3
     bsp, mine = (
         float(rows[name][straggler].split("±")[0]) for name in ("BSP", "abs_dssp")
     )
     assert bsp > 20 * mine
     kept = (tmp_path / "outcomes.jsonl").read_bytes()
-    code, _, errors = run("optimality.py", *arguments)
+    code, _, errors = run_fewer(*fewer)
     assert code == 0 and (tmp_path / "outcomes.jsonl").read_bytes() == kept
     assert list(tmp_path.glob("*.png")) and (tmp_path / "report.html").exists()
