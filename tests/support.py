@@ -38,6 +38,7 @@ class Case(NamedTuple):
     text: str  # for policies.parse
     oracle: Callable[[int], Any]  # N -> rule of `reference`
     least: int = 1  # workers that its arguments need
+    often_with: int = 3  # workers with which the event loop is compared by default
     often: bool = False  # not slow where few of the cases are run by default
     often_by_order: bool = False  # the same, where rules that read times are left out
 
@@ -52,12 +53,12 @@ def _adasync(**arguments):
 
 CASES = [
     Case("bsp()", lambda n: reference.Bsp(), often=True, often_by_order=True),
-    Case("local_sgd()", lambda n: reference.LocalSgd()),
-    Case("asp()", lambda n: reference.Asp()),
+    Case("local_sgd()", lambda n: reference.LocalSgd(), often_with=1),
+    Case("asp()", lambda n: reference.Asp(), often_with=12),
     Case("ssp(s=0)", lambda n: reference.Ssp(0), often=True, often_by_order=True),
-    Case("ssp(s=3)", lambda n: reference.Ssp(3)),
+    Case("ssp(s=3)", lambda n: reference.Ssp(3), often_with=2),
     Case("dssp(s_lower=1,s_upper=4)", lambda n: reference.Dssp(1, 4)),
-    Case("dssp()", lambda n: reference.Dssp(3, 15), often=True),
+    Case("dssp()", lambda n: reference.Dssp(3, 15), often=True, often_with=8),
     Case(
         'dssp(s_lower=1,s_upper=4,variant="bounded")',
         lambda n: reference.Dssp(1, 4, "bounded"),
@@ -68,7 +69,7 @@ CASES = [
     ),
     Case("k_sync(k=2)", lambda n: reference.k_sync(2), least=2, often=True),
     Case("k_batch_sync(k=3)", lambda n: reference.k_batch_sync(3), often_by_order=True),
-    Case("k_async(k=2)", lambda n: reference.k_async(2), least=2),
+    Case("k_async(k=2)", lambda n: reference.k_async(2), least=2, often_with=12),
     Case("k_batch_async(k=3)", lambda n: reference.k_batch_async(3), often=True),
     Case("adasync(k0=2)", _adasync(k0=2), least=2),
     Case(
@@ -85,7 +86,7 @@ CASES = [
         lambda n: reference.Abs(1, a=3, tau_max=2),
         often_by_order=True,
     ),
-    Case("abs(k0=2,a=5)", lambda n: reference.Abs(2, a=5), least=2),
+    Case("abs(k0=2,a=5)", lambda n: reference.Abs(2, a=5), least=2, often_with=8),
     Case(
         'abs(k0=1,a=0.5,growth="loss")',
         lambda n: reference.Abs(1, a=0.5, growth="loss"),
@@ -95,6 +96,7 @@ CASES = [
     Case(
         "abs_dssp(noise=7.0,growth=1.25,memory=0.5)",
         lambda n: newer.AbsDssp(n, 7.0, 1.25, 0.5),
+        often_with=8,
     ),
     Case(
         "m_sync(m=2)",
@@ -103,8 +105,8 @@ CASES = [
         often=True,
         often_by_order=True,
     ),
-    Case("rennala(batch_size=5)", lambda n: reference.Rennala(5)),
-    Case("ringmaster(threshold=3)", lambda n: reference.Ringmaster(3)),
+    Case("rennala(batch_size=5)", lambda n: reference.Rennala(5), often_with=2),
+    Case("ringmaster(threshold=3)", lambda n: reference.Ringmaster(3), often_with=8),
     Case(
         "ringmaster(threshold=2,stop=True)",
         lambda n: reference.Ringmaster(2, stop=True),
@@ -112,7 +114,7 @@ CASES = [
         often_by_order=True,
     ),
     Case("malenia(batch_size=7)", lambda n: newer.Malenia(7)),
-    Case("ringleader()", lambda n: newer.Ringleader()),
+    Case("ringleader()", lambda n: newer.Ringleader(), often_with=12),
     Case(
         "mindflayer(trials=2,seconds=4.0)",
         lambda n: newer.MindFlayer([2] * n, [4.0] * n),

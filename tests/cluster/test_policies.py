@@ -1,6 +1,8 @@
 """Every policy on real workers: the trace is lawful, the decisions are the policy's,
 and the parameters follow from the trace, bit for bit."""
 
+import functools
+
 import harness
 import jax
 import jax.numpy as jnp
@@ -15,24 +17,14 @@ from abs_dssp.history import rederivation
 from abs_dssp.training import flat, row_by_row, update
 
 
-def texts():
-    """Rules in their first form; the others, and a third of these, are marked slow."""
-    seen = set()
-    for place, case in enumerate(support.CASES):
-        name = case.text.partition("(")[0]
-        rare = name in seen or place % 3 == 1
-        seen.add(name)
-        yield pytest.param(case.text, marks=[pytest.mark.slow] if rare else [])
-
-
-@pytest.mark.parametrize("text", texts())
-def test_a_real_run_is_lawful_and_replays_bit_for_bit(text, tmp_path):
+@pytest.mark.parametrize("case", support.sparse(support.CASES))
+def test_a_real_run_is_lawful_and_replays_bit_for_bit(case, tmp_path):
     """The clock of these workers is this machine's: no two runs are alike."""
-    result = harness.train(tmp_path, text)
+    result = harness.train(tmp_path, case.text)
     trace = result.trace.validate()
     assert len(trace) == 200 and result.stopped == "end"
     assert trace.recorded
-    policy = policies.parse(text, 4)
+    policy = policies.parse(case.text, 4)
     losses = result.history.push_loss
     first = 0.0
     if policies.reads_loss(policy, 4):
@@ -109,6 +101,32 @@ _ALONE = [
     for c in support.CASES
     if c.least == 1 and not any(name in c.text for name in _SEVERAL)
 ]
+# Of those that wait, cancel, read the loss and look ahead in time, one each.
+_ALONE_OFTEN = (
+    "ssp(s=0)",
+    "ringmaster(threshold=2,stop=True)",
+    'abs(k0=1,a=0.5,growth="loss")',
+    "zipline(lookahead=3)",
+)
+
+
+@functools.cache
+def plain_training(steps):
+    """The parameters after so many steps of optax on the batches of one worker."""
+    task = harness.task(1)
+    key = jax.random.key(7)
+    params = task.init(key).params
+    optimizer = optax.chain(optax.trace(0.5), optax.sgd(0.1))
+    state = optimizer.init(params)
+    for index in range(steps):
+        batch = task.batch(task.data, key, jnp.int32(0), jnp.int32(index))
+
+        def loss(params, batch=batch):
+            return task.loss(tasks.Variables(params, {}), batch, key)[0]
+
+        change, state = optimizer.update(jax.grad(loss)(params), state)
+        params = optax.apply_updates(params, change)
+    return params
 
 
 @pytest.mark.parametrize(
@@ -116,7 +134,7 @@ _ALONE = [
     [
         ("asp()", "sum"),
         ("bsp()", "sum"),
-        *((text, "mean") for text in _ALONE[::4]),
+        *((text, "mean") for text in _ALONE_OFTEN),
         *(pytest.param(text, "mean", marks=pytest.mark.slow) for text in _ALONE),
     ],
 )
@@ -126,19 +144,6 @@ def test_one_worker_alone_is_plain_optax(text, aggregate, tmp_path):
         tmp_path, text, num_workers=1, pushes=40, aggregate=aggregate,
         transport="reference",
     )  # fmt: skip
-    task = harness.task(1)
-    key = jax.random.key(7)
-    params = task.init(key).params
-    optimizer = optax.chain(optax.trace(0.5), optax.sgd(0.1))
-    state = optimizer.init(params)
-    for index in range(40):
-        batch = task.batch(task.data, key, jnp.int32(0), jnp.int32(index))
-
-        def loss(params, batch=batch):
-            return task.loss(tasks.Variables(params, {}), batch, key)[0]
-
-        change, state = optimizer.update(jax.grad(loss)(params), state)
-        params = optax.apply_updates(params, change)
     mine = jax.tree.leaves(result.variables.params)
-    for one, other in zip(mine, jax.tree.leaves(params), strict=True):
+    for one, other in zip(mine, jax.tree.leaves(plain_training(40)), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)

@@ -1,8 +1,12 @@
 """All figures at the smallest scale, in a process of its own, as a user runs them."""
 
+from pathlib import Path
+
 import pytest
 
-from scripts import run
+from scripts import start
+
+SMALLER = Path(__file__).with_name("smaller.py")
 
 FIGURES = {
     "dssp_fig4_table1": ("figure4", "fragility"),
@@ -15,8 +19,8 @@ FIGURES = {
 
 
 def reproduce(out, *more):
-    given = ("--scale=smoke", "--seeds=1", f"--out={out}", *more)
-    return run("reproduce.py", *given, timeout=500)
+    given = ("--scale=smoke", "--seeds=1", "--processes=2", f"--out={out}", *more)
+    return start(SMALLER, *given, timeout=500)
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,6 @@
 """Virtual time: push for push against the oracle, closed forms, counterexamples."""
 
+import itertools
 import math
 
 import hypothesis
@@ -43,8 +44,9 @@ def agree(case, table, **transfers):
         transfers.get("shared", False),
         transfers.get("update"),
     )
+    policy = policies.parse(case.text, n)
     found = simulate.schedule(
-        policies.parse(case.text, n), delays.recorded(table), PUSHES, communication=link
+        policy, delays.recorded(table), PUSHES, communication=link
     )
     for name in EXACT:
         np.testing.assert_array_equal(
@@ -55,15 +57,14 @@ def agree(case, table, **transfers):
 
 
 def sizes():
-    """Every policy with every N in 1..12; most, in turn, are marked slow."""
-    for place, case in enumerate(support.CASES):
+    """Every policy with every N in 1..12; all but one N of each are marked slow."""
+    for case in support.CASES:
         for n in range(case.least, 13):
-            often = n == 2 or (n + place) % 12 == 0
-            marks = [] if often else [pytest.mark.slow]
+            marks = [] if n == case.often_with else [pytest.mark.slow]
             yield pytest.param(case, n, id=f"{case.text}-{n}", marks=marks)
 
 
-# Over 2,000 schedules, and more with -m slow; one compilation for each size.
+# Over 1,000 schedules, and more with -m slow; one compilation for each size.
 @pytest.mark.parametrize(("case", "num_workers"), sizes())
 def test_the_compiled_loop_agrees_with_the_oracle(case, num_workers):
     stated = case.properties(num_workers)
@@ -82,14 +83,25 @@ def test_the_compiled_loop_agrees_with_the_oracle(case, num_workers):
     check()
 
 
-@pytest.mark.parametrize("update", [None, 0.5], ids=["no-update", "update"])
-@pytest.mark.parametrize("shared", [False, True], ids=["own-links", "shared-link"])
-@pytest.mark.parametrize(
-    "case",
-    [c for c in support.CASES if c.text in ("bsp()", "asp()", "k_sync(k=2)",
-                                            "abs(k0=1,a=3,tau_max=2)")],
-    ids=lambda case: case.text,
-)  # fmt: skip
+def transfers():
+    """Four rules with all kinds of transfers; half of these are marked slow."""
+    kinds = list(itertools.product([False, True], [None, 0.5]))
+    often = {  # of each rule, (whether the link is shared, seconds of an update)
+        "bsp()": [(True, None), (False, 0.5)],
+        "asp()": [(False, None), (True, 0.5)],
+        "k_sync(k=2)": [(True, None), (False, 0.5)],
+        "abs(k0=1,a=3,tau_max=2)": [(False, None), (True, 0.5)],
+    }
+    for case in support.CASES:
+        for shared, update in kinds if case.text in often else []:
+            link = "shared-link" if shared else "own-links"
+            server = "no-update" if update is None else "update"
+            marks = [] if (shared, update) in often[case.text] else [pytest.mark.slow]
+            name = f"{case.text}-{link}-{server}"
+            yield pytest.param(case, shared, update, id=name, marks=marks)
+
+
+@pytest.mark.parametrize(("case", "shared", "update"), transfers())
 def test_transfers_agree_with_the_oracle(case, shared, update):
     @hypothesis.settings(max_examples=15, phases=(hypothesis.Phase.generate,))
     @hypothesis.given(tables(4), st.sampled_from([0.25, 1.0, 3.0]))
@@ -281,7 +293,8 @@ EQUIVALENT = [
 
 @pytest.mark.parametrize(("one", "other"), EQUIVALENT)
 def test_special_cases_coincide(one, other):
-    model = delays.exponential(1.0, num_workers=5)
+    drawn = delays.table(delays.exponential(1.0, num_workers=5), 512)
+    model = delays.recorded(drawn)  # quicker to compile
     a, b = (
         simulate.schedule(policies.parse(text, 5), model, 500) for text in (one, other)
     )

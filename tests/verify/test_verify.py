@@ -20,7 +20,16 @@ WRONG = pytest.mark.parametrize(
 )
 
 
-@pytest.mark.parametrize("text", verify.examples())
+def first_examples():
+    """Examples of every rule; all but the first of a rule are marked slow."""
+    seen = set()
+    for text in verify.examples():
+        name = text.partition("(")[0]
+        yield pytest.param(text, marks=[pytest.mark.slow] if name in seen else [])
+        seen.add(name)
+
+
+@pytest.mark.parametrize("text", first_examples())
 def test_the_rules_have_their_properties(text):
     report = verify.check(text, 3, max_states=4_000)
     assert report.violation is None, report.violation.table
