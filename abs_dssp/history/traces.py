@@ -4,7 +4,9 @@ Virtual time writes it and a cluster writes the same; together with a seed it
 determines the parameters (`replay`). Saved as one `.npz` with a JSON header.
 """
 
+import contextlib
 import dataclasses
+import functools
 import hashlib
 import importlib.metadata
 import json
@@ -354,13 +356,16 @@ class Trace:
 
 def package_versions() -> dict[str, str]:
     """Versions of the packages that a result depends on."""
-    versions = {}
+    return dict(_versions())
+
+
+@functools.cache  # reading the packages' metadata takes longer than a short schedule
+def _versions() -> tuple[tuple[str, str], ...]:
+    found = []
     for name in ("abs_dssp", "jax", "jaxlib", "flax", "optax", "numpy"):
-        try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return versions
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found.append((name, importlib.metadata.version(name)))
+    return tuple(found)
 
 
 def rows_of_workers(

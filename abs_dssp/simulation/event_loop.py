@@ -59,6 +59,13 @@ def start(policy: Policy, delays: Delays, communication: Communication, seed):
     Returns:
       A `Simulation` before the first push.
     """
+    return begin(policy, *start_workers(delays, communication, seed))
+
+
+def start_workers(
+    delays: Delays, communication: Communication, seed
+) -> tuple[Workers, Any]:
+    """The part of `start` that no policy changes: the workers, and their keys."""
     num_workers = delays.num_workers
     keys = delays_lib.worker_keys(seed, num_workers)
     count = jnp.zeros(num_workers, jnp.int32)
@@ -70,7 +77,12 @@ def start(policy: Policy, delays: Delays, communication: Communication, seed):
     first = workers.durations[:, 0]
     seconds = communication_lib.per_worker(communication, num_workers)
     finish = first if communication.shared else first + seconds
-    workers = workers._replace(finish=finish, duration=first)
+    return workers._replace(finish=finish, duration=first), keys
+
+
+def begin(policy: Policy, workers: Workers, keys: Any) -> Simulation:
+    """The part of `start` that depends on the policy."""
+    num_workers = workers.finish.shape[0]
     server, free = transition.initial(policy, num_workers), jnp.zeros((), jnp.float64)
     return Simulation(server, workers, link=free, busy=free, keys=keys)
 

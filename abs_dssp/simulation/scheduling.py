@@ -230,7 +230,9 @@ def _jitted(function: Callable[..., Any], *static: int) -> Callable[..., Any]:
 
 
 def _start(policy, delays, communication, seed):
-    return _jitted(event_loop.start, 0)(policy, delays, communication, seed)
+    """`event_loop.start`; its larger part is compiled once for all policies."""
+    started = _jitted(event_loop.start_workers)(delays, communication, seed)
+    return event_loop.begin(policy, *started)
 
 
 def _advance(policy, delays, communication, simulation, num_pushes, capacity):
