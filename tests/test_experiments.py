@@ -121,7 +121,7 @@ def mistakes(tmp_path_factory):
     (folder / "stuck.py").write_text(
         "from abs_dssp import policies\n"
         "def miser(num_workers):\n"
-        "    init, push, leave = policies.asp.__wrapped__(num_workers)\n"
+        "    init, push, leave, _ = policies.asp.__wrapped__(num_workers)\n"
         "    def keep(state, clocks, worker, now):\n"
         "        state, decision = push(state, clocks, worker, now)\n"
         "        return state, decision._replace(release=decision.release & False)\n"

@@ -494,7 +494,7 @@ def test_the_key_command(tmp_path):
 
 def test_the_launcher_starts_without_jax():
     program = (
-        "import sys; from abs_dssp.cluster import launch; "
+        "import sys; from abs_dssp.cluster.launcher import launch; "
         "sys.exit(str({'jax', 'numpy', 'zmq'} & set(sys.modules)))"
     )
     result = subprocess.run(
