@@ -152,8 +152,8 @@ class Core:
             self.epoch = float(np.float32(self.epochs))
         if event.kind in ("push", "leave"):
             wanted.append(effects.Drop(event.worker))
-        for index in np.flatnonzero(done.begin).tolist():
-            wanted += self._begin(index, int(done.grants[index]), event.time)
+        for index, grant in done.grants.items():
+            wanted += self._begin(index, grant, event.time)
         if event.kind == "push" and worker.state == WAITING:
             wanted.append(effects.Tell(event.worker))
         self._check_limits(event)

@@ -17,11 +17,11 @@ from abs_dssp.policies import Clocks, Policy
 
 _KINDS = {"push": transition.push, "leave": transition.leave}
 _HEAD = 7  # int32 values before the masks: five numbers and a float64
-_FLOAT, _INTEGER = struct.Struct("<f"), struct.Struct("<i")
+_NUMBERS = struct.Struct("=fiiiid")  # the same as they lie in memory
 
 
 class HostTransition(NamedTuple):
-    """A `Transition` in Python numbers and NumPy arrays."""
+    """A `Transition` in Python numbers."""
 
     weight: float
     commit: bool
@@ -29,10 +29,9 @@ class HostTransition(NamedTuple):
     pulled: int  # version that the event's worker was computing from
     released: float  # seconds; since when it computed; NaN if it waited
     cancelled: int  # its computations cancelled since its latest push
-    release: np.ndarray  # bool (N,)
-    restart: np.ndarray  # bool (N,)
-    begin: np.ndarray  # bool (N,); who gets a new grant
-    grants: np.ndarray  # int (N,); computations begun, after the event
+    release: tuple[int, ...]  # workers
+    restart: tuple[int, ...]  # workers
+    grants: dict[int, int]  # of the workers that begin a computation: their grants' ids
 
     def entry(self, event: Event) -> Entry:
         """The event with this decision, as a log holds it."""
@@ -42,8 +41,8 @@ class HostTransition(NamedTuple):
             version=self.version if event.kind in ("push", "leave") else 0,
             weight=self.weight,
             commit=self.commit,
-            release=tuple(np.flatnonzero(self.release).tolist()),
-            restart=tuple(np.flatnonzero(self.restart).tolist()),
+            release=self.release,
+            restart=self.restart,
         )
 
 
@@ -56,8 +55,8 @@ class Machine:
       >>> machine.apply(Event("push", 0, 1.0)).commit
       False
       >>> done = machine.apply(Event("push", 1, 2.5))
-      >>> done.commit, done.release.tolist(), done.grants.tolist()
-      (True, [True, True], [2, 2])
+      >>> done.commit, done.release, done.grants
+      (True, (0, 1), {0: 2, 1: 2})
     """
 
     def __init__(self, policy: Policy, num_workers: int):
@@ -157,17 +156,27 @@ def _encode(done: transition.Transition, grants):
 
 
 def _decode(flat: np.ndarray) -> HostTransition:
-    weight, commit, version, pulled, cancelled = flat[:5].tolist()
+    weight, commit, version, pulled, cancelled, released = _NUMBERS.unpack_from(
+        flat.data
+    )
     masks = flat[_HEAD:]
+    release, restart, grants = [], [], {}
+    for worker in np.flatnonzero(masks & 7).tolist():
+        mask = int(masks[worker])
+        if mask & 1:
+            release.append(worker)
+        if mask & 2:
+            restart.append(worker)
+        if mask & 4:
+            grants[worker] = mask >> 3
     return HostTransition(
-        weight=_FLOAT.unpack(_INTEGER.pack(weight))[0],
-        commit=bool(commit),
-        version=version,
-        pulled=pulled,
-        released=float(flat[5:_HEAD].view(np.float64)[0]),
-        cancelled=cancelled,
-        release=masks & 1 > 0,
-        restart=masks & 2 > 0,
-        begin=masks & 4 > 0,
-        grants=masks >> 3,
+        weight,
+        bool(commit),
+        version,
+        pulled,
+        released,
+        cancelled,
+        tuple(release),
+        tuple(restart),
+        grants,
     )

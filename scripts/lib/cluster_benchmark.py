@@ -205,7 +205,7 @@ def _decisions() -> None:
             done = machine.apply(event, 0.0)
             times.append(time.perf_counter() - begun)
             running.discard(event.worker)
-            running |= set(np.flatnonzero(done.begin).tolist())
+            running |= set(done.grants)
         print(f"  {text:<32}{1e6 * statistics.median(times[500:]):>8.1f}")
 
 
