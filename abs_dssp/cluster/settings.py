@@ -19,7 +19,9 @@ class Settings:
     checkpoint: float = 60.0  # between two checkpoints
     evaluate: float = 10.0  # between two evaluations
     max_refused: int = 3  # pushes in a row that are not finite, then expelled
-    spin: float = 100e-6  # look for messages so long before sleeping, if cores are free
+    # Look for messages so long before sleeping, if cores are free: longer than the
+    # other side needs for a small push, since waking up takes as long as that.
+    spin: float = 300e-6
     sync_log: bool = False  # wait for the disk at every push: survives a loss of power
     drop: float = 0.0  # share of messages that a worker loses, for tests
     duplicate: float = 0.0  # share of messages that it sends twice, for tests

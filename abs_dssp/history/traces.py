@@ -359,7 +359,7 @@ def package_versions() -> dict[str, str]:
     return dict(_versions())
 
 
-@functools.cache  # reading the packages' metadata takes longer than a short schedule
+@functools.cache  # reading metadata takes longer than a short schedule
 def _versions() -> tuple[tuple[str, str], ...]:
     found = []
     for name in ("abs_dssp", "jax", "jaxlib", "flax", "optax", "numpy"):
