@@ -66,7 +66,6 @@ class Membership:
             for index in range(core.num_workers)
         ]
         self.failed = False  # ended by something that the user must look at
-        self.duplicates = 0
         self._recent: list[float] = []  # seconds of the latest pushes
         self._incarnation, self._expected, self._finite = incarnation, expected, finite
         self._offset = 0.0  # seconds of the run at `_begun`
@@ -228,7 +227,6 @@ class Membership:
         asked = (worker.grant, worker.pushes + 1, worker.pulled)
         answers = (message.grant_id, message.clock, message.version)
         if asked != answers or worker.state != COMPUTING:
-            self.duplicates += 1
             return self._addressed([effects.Tell(session.index)], now)
         if not self._finite(message.payload, message.loss):
             return self._refuse(session, now)

@@ -96,11 +96,6 @@ class Pool:
         """One holder less."""
         self._holders[index] -= 1
 
-    @property
-    def held(self) -> int:
-        """Buffers in use."""
-        return sum(holders > 0 for holders in self._holders)
-
     def close(self) -> None:
         """Lets go of all segments."""
         for segment in self.segments:
