@@ -1,10 +1,10 @@
 """A thread beside the serving one: does one kind of work, on copies, and reports."""
 
 import functools
-import queue
-import threading
 from collections.abc import Callable
 from typing import Any
+
+from abs_dssp.cluster.system import System
 
 
 class Background:
@@ -21,6 +21,7 @@ class Background:
         done: Callable[[Any], None],
         tell: Callable[[Callable[[], None]], None],
         failed: Callable[[BaseException], None],
+        system: System,
     ):
         """Starts the thread.
 
@@ -30,11 +31,12 @@ class Background:
           done: called in the serving thread with what `work` returned.
           tell: has the serving thread call a function.
           failed: called in the serving thread if `work` raised.
+          system: has the threads.
         """
         self.busy = False  # between `ask` and `done`; of the serving thread
         self._work, self._done, self._tell, self._failed = work, done, tell, failed
-        self._requests: queue.SimpleQueue[tuple | None] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._requests = system.queue.SimpleQueue()  # None: end
+        self._thread = system.threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
     def ask(self, *arguments: Any) -> None:

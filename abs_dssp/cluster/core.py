@@ -6,20 +6,23 @@ events that arrive; recovery gives it those of the log.
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+import struct
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from abs_dssp.cluster import effects
 from abs_dssp.cluster.effects import Effect
-from abs_dssp.history.events import Event
+from abs_dssp.history.events import Entry, Event
 from abs_dssp.history.loss_estimate import LossEstimate
 from abs_dssp.history.machine import HostTransition, Machine
 from abs_dssp.policies import Policy
 
 STATES = ("computing", "waiting", "absent", "left", "expelled")
 COMPUTING, WAITING, ABSENT, LEFT, EXPELLED = STATES
+_MARK = struct.Struct("<idf")
 _STATES = {"absent": ABSENT, "expelled": EXPELLED}  # after a leave, by its reason
 
 LEAVING = {
@@ -48,6 +51,7 @@ class Worker:
     state: str = ABSENT
     since: float = 0.0  # seconds of the run; when it came into this state
     grant: int = 0  # id of the latest grant; 0 before the first
+    mark: int = 0  # of the history at that grant
     pulled: int = 0  # the granted version
     epoch: float = 0.0  # of the granted version
     pushes: int = 0
@@ -89,6 +93,9 @@ class Core:
         self.started = False
         self.ended = ""  # why: "end", "target" or a sentence
         self.entries = 0  # of the history
+        # A checksum of the history. A run that has lost the end of its log goes on with
+        # the same numbers of grants and versions; marks tell its histories apart.
+        self.mark = 0
         self.pushes = 0
         self.version = 0
         self.epoch = 0.0  # samples processed when the present version was made
@@ -122,6 +129,7 @@ class Core:
         done = self._machine.apply(event, self.estimate.value)
         wanted: list[Effect] = [effects.Append(done.entry(event))]
         self.entries += 1
+        self.mark = _stamped(self.mark, event)
         worker = self.workers[event.worker]
         if event.kind == "push":
             self._count(worker, event, done)
@@ -186,6 +194,7 @@ class Core:
         elif worker.state == COMPUTING:
             worker.restarts += 1
         worker.state, worker.since, worker.grant = COMPUTING, now, grant
+        worker.mark = self.mark
         worker.pulled, worker.epoch = self.version, self.epoch
         return [effects.Hold(index, self.version), effects.Tell(index)]
 
@@ -203,6 +212,7 @@ class Core:
         note = {
             "workers": [dataclasses.asdict(worker) for worker in self.workers],
             "entries": self.entries,
+            "mark": self.mark,
             "pushes": self.pushes,
             "version": self.version,
             "epoch": self.epoch,
@@ -214,12 +224,26 @@ class Core:
         """Goes on from what `snapshot` returned."""
         self._machine.restore(leaves)
         self.workers = [Worker(**fields) for fields in note["workers"]]
-        self.entries, self.pushes = note["entries"], note["pushes"]
+        self.entries, self.mark = note["entries"], note["mark"]
+        self.pushes = note["pushes"]
         self.version, self.epoch = note["version"], note["epoch"]
         self.estimate.restore(note["estimate"])
         self.started = True
         if self.pushes == self.limits.pushes:
             self.end("end")
+
+
+def mark_of(entries: Iterable[Entry]) -> int:
+    """The mark of a history, as `Core.mark` after its entries."""
+    mark = 0
+    for entry in entries:
+        mark = _stamped(mark, entry.event)
+    return mark
+
+
+def _stamped(mark: int, event: Event) -> int:
+    stamp = _MARK.pack(event.worker, event.time, event.loss)
+    return zlib.crc32(stamp, mark)
 
 
 def _told(event: Event, what: str) -> Effect:

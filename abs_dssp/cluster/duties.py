@@ -1,7 +1,6 @@
 """What is done beside serving: evaluations and checkpoints, each in its own thread."""
 
 import math
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -9,6 +8,7 @@ from abs_dssp.cluster import recovery
 from abs_dssp.cluster.arithmetic import Arithmetic
 from abs_dssp.cluster.background import Background
 from abs_dssp.cluster.core import Core
+from abs_dssp.cluster.system import System
 
 Record = dict[str, float]
 Tell = Callable[[Callable[[], None]], None]
@@ -23,6 +23,7 @@ class Evaluations:
         core: Core,
         every: float,
         recorder: Callable[[Record], None] | None,
+        system: System,
     ):
         """Nothing has been measured.
 
@@ -31,15 +32,18 @@ class Evaluations:
           core: of the run.
           every: seconds between two evaluations.
           recorder: called with every record.
+          system: has the threads.
         """
         self.records: list[Record] = []
         self._arithmetic, self._core = arithmetic, core
-        self._every, self._recorder = every, recorder
+        self._every, self._recorder, self._system = every, recorder, system
         self._latest = -math.inf  # seconds of the run, of the latest request
 
     def start(self, tell: Tell, failed: Callable[[BaseException], None]) -> None:
         """Starts the thread; see `Background`."""
-        self._thread = Background("evaluate", self._measure, self._take, tell, failed)
+        self._thread = Background(
+            "evaluate", self._measure, self._take, tell, failed, self._system
+        )
 
     def stop(self) -> None:
         """Ends the thread."""
@@ -89,11 +93,14 @@ class Checkpoints:
           say: prints a line for the user.
         """
         self._server, self._store, self._every, self._say = server, store, every, say
-        self._latest = time.perf_counter()
+        self._latest = server.system.time.perf_counter()
 
     def start(self, tell: Tell, failed: Callable[[BaseException], None]) -> None:
         """Starts the thread; see `Background`."""
-        self._thread = Background("save", self._write, self._written, tell, failed)
+        system = self._server.system
+        self._thread = Background(
+            "save", self._write, self._written, tell, failed, system
+        )
 
     def stop(self) -> None:
         """Ends the thread."""
@@ -113,7 +120,6 @@ class Checkpoints:
         if self._store.latest_step() != self._server.core.entries:
             number, leaves, note, _ = recovery.save(self._server)
             self._store.save(number, leaves, note)
-        self._store.close()
 
     def _write(self, number: int, leaves, note, retained):
         """Writes a checkpoint; in the thread."""

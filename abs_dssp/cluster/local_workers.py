@@ -1,15 +1,12 @@
 """The workers of one process: their threads, connections and signs of life."""
 
-import os
-import signal
 import sys
-import threading
-import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from abs_dssp.cluster import bootstrap, memory, topology, transport
+from abs_dssp.cluster import memory, topology, transport
 from abs_dssp.cluster.settings import spin_seconds
+from abs_dssp.cluster.system import REAL, System
 from abs_dssp.cluster.topology import Cluster
 from abs_dssp.cluster.transport import Channel, ClosedError
 from abs_dssp.cluster.worker import (
@@ -18,7 +15,6 @@ from abs_dssp.cluster.worker import (
     Worker,
     WorkerError,
     WorkerPlan,
-    nonce,
 )
 from abs_dssp.simulation import delays
 from abs_dssp.simulation.delays import Delays
@@ -33,6 +29,7 @@ class LocalWorkers:
         plan: WorkerPlan,
         injections: dict[int, StragglerInjection],
         say: Callable[[str], None],
+        system: System = REAL,
     ):
         """Nothing runs yet.
 
@@ -41,16 +38,19 @@ class LocalWorkers:
           plan: what the workers compute.
           injections: by worker.
           say: prints a line for the user.
+          system: has clock, threads and sockets.
         """
         self._cluster, self._settings, self._say = cluster, plan.settings, say
+        self._system = system
         self.server: Any = None  # a `Server`, if it is in this process
         self._errors: list[BaseException] = []
-        self._name = f"process {cluster.process}, pid {os.getpid()}"
-        same = nonce()
+        self._name = f"process {cluster.process}, pid {system.os.getpid()}"
+        # Tells this process from an earlier one with the same index.
+        same = system.os.urandom(8).hex()
         identity = {"nonce": same, "process": self._name, "run": plan.agreed}
         # Whoever waits in a thread must not be kept from the interpreter's lock.
         sys.setswitchinterval(1e-3)
-        self._heartbeats = Heartbeats(self._connect, plan.settings, same)
+        self._heartbeats = Heartbeats(self._connect, plan.settings, same, system)
         self.workers = [
             Worker(
                 index,
@@ -60,12 +60,13 @@ class LocalWorkers:
                 identity,
                 self._heartbeats,
                 injections[index],
+                system,
             )
             for index, device in cluster.mine.items()
         ]
         self._heartbeats.workers = self.workers
         self._threads = [
-            threading.Thread(
+            system.threading.Thread(
                 target=self._guarded, args=(w,), name=f"worker {w.index}", daemon=True
             )
             for w in self.workers
@@ -81,6 +82,7 @@ class LocalWorkers:
 
     def run(self) -> None:
         """Works until the end; raises a worker's error."""
+        threading, signal = self._system.threading, self._system.signal
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, lambda *_: self._ask_to_leave())
         self.start()
@@ -103,9 +105,10 @@ class LocalWorkers:
         """Ends the threads; the run is over for this process."""
         if not self.workers:
             return
-        end = time.monotonic() + 5
+        now = self._system.time.perf_counter
+        end = now() + 5
         for thread in self._threads:
-            thread.join(max(0.0, end - time.monotonic()))
+            thread.join(max(0.0, end - now()))
         self._heartbeats.stop()
 
     def _ask_to_leave(self) -> None:
@@ -132,7 +135,9 @@ class LocalWorkers:
         address = self._cluster.lookup(1.0)
         if address is None:
             raise ClosedError("the server has not said where it is")
-        same = {k: address.get(k) for k in ("boot", "namespace")} == bootstrap.host()
+        same = {
+            k: address.get(k) for k in ("boot", "namespace")
+        } == self._cluster.host()
         wanted = options.transport
         if wanted == "reference":
             raise WorkerError(
@@ -145,7 +150,7 @@ class LocalWorkers:
             )
         if shared and wanted != "zmq":
             spin = spin_seconds(self._settings, self._cluster.processes)
-            return transport.SharedChannel(address["shared"], spin)
+            return transport.SharedChannel(address["shared"], spin, self._system)
         endpoint = address.get("network")
         if not endpoint:
             raise WorkerError(
@@ -156,7 +161,7 @@ class LocalWorkers:
             keys = topology.load_keys(options) if address["encrypted"] else None
         except ValueError as error:
             raise WorkerError(str(error)) from None
-        return transport.NetworkChannel(endpoint, keys)
+        return transport.NetworkChannel(endpoint, keys, self._system)
 
 
 def injections(

@@ -1,24 +1,29 @@
 """The log: what the server has decided, on disk before anybody is told.
 
 A header line of JSON, then one record per entry of the history, with a checksum. A
-record that was cut short by a crash, the last one only, is dropped at opening: nobody
-had been told of it.
+last record that is incomplete is dropped at opening: a crash cut it short, and nobody
+had been told of it. Any other damage is named, and cut off only if the user says so:
+
+    python -m abs_dssp.cluster.log RUN_DIR --cut
 """
 
+import argparse
 import contextlib
 import json
 import os
 import struct
-import time
+import sys
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from abs_dssp.cluster import run_config
+from abs_dssp.cluster.system import REAL, System
 from abs_dssp.history import builder, events
 from abs_dssp.history.events import Entry, Event
 from abs_dssp.history.traces import Trace
+from abs_dssp.training.checkpoints import read_file
 
 NAME = "pushes.log"
 _FORMAT = "abs_dssp.log 1"
@@ -32,45 +37,79 @@ class LogError(ValueError):
 class Log:
     """An open log. Appends; not thread-safe."""
 
-    def __init__(self, folder: Path, header: dict[str, Any], *, sync: bool = False):
-        """Opens or makes the log of a run.
+    def __init__(
+        self,
+        folder: Path,
+        header: dict[str, Any],
+        *,
+        sync: bool = False,
+        system: System = REAL,
+    ):
+        """Opens or makes the log of a run; nobody else can, until `close`.
 
         Args:
           folder: of the run; must exist.
           header: settings; must equal those in a log found there.
           sync: wait for the disk at every record, so that a loss of power loses no
             more than a crash of the process does.
+          system: has disk and clock.
 
         Raises:
-          LogError: if a log of another run lies there, or it cannot be written.
+          LogError: if a log of another run lies there, another process writes to it,
+            or it cannot be read or written.
         """
         self.path = folder / NAME
-        self._sync = sync
+        self._os, self._sync = system.os, sync
         self.entries: list[Entry] = []  # found when it was opened
         self.num_workers = int(header["num_workers"])
         self._mask = (self.num_workers + 7) // 8
-        line = json.dumps({"format": _FORMAT, **header}, sort_keys=True) + "\n"
         self.idle = 0.0  # seconds since the last record was written, at opening
         try:
-            if self.path.exists() and self.path.stat().st_size:
-                self.idle = max(0.0, time.time() - self.path.stat().st_mtime)
-                found, self.entries, end = read(self.path)
-                differs = run_config.first_difference(json.loads(line), found)
-                if differs is not None:
-                    name, mine, old = differs
-                    raise LogError(
-                        f"{self.path} was written with {name}={old!r}, this run has "
-                        f"{mine!r}; use the same settings, or another --out."
-                    )
-                self._file = os.open(self.path, os.O_WRONLY)
-                os.ftruncate(self._file, end)
-                os.lseek(self._file, end, os.SEEK_SET)
-            else:
-                self._file = os.open(self.path, os.O_WRONLY | os.O_CREAT, 0o644)
-                self._write(line.encode())
+            self._file = self._os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
         except OSError as error:
             raise LogError(f"{self.path}: {error.strerror}.") from error
-        self._end = os.lseek(self._file, 0, os.SEEK_CUR)
+        try:
+            self._lock(system)
+            self._open(
+                json.dumps({"format": _FORMAT, **header}, sort_keys=True), system
+            )
+        except BaseException as error:
+            self._os.close(self._file)
+            if isinstance(error, OSError):
+                raise LogError(f"{self.path}: {error.strerror}.") from error
+            raise
+
+    def _lock(self, system: System) -> None:
+        """Keeps other processes away; the system unlocks when this one ends."""
+        how = system.fcntl.LOCK_EX | system.fcntl.LOCK_NB
+        try:
+            system.fcntl.flock(self._file, how)
+        except BlockingIOError:
+            raise LogError(
+                f"another process writes to {self.path}; wait for its end, or choose "
+                "another --out."
+            ) from None
+
+    def _open(self, header: str, system: System) -> None:
+        """Reads what is there, or begins the file."""
+        found = self._os.fstat(self._file)
+        self._end = 0
+        data = read_file(self._os, self.path)
+        if b"\n" not in data and header.encode().startswith(data):
+            self._os.ftruncate(self._file, 0)  # a crash while it was begun
+            self._write(header.encode() + b"\n")
+            return
+        self.idle = max(0.0, system.time.time() - found.st_mtime)
+        there, self.entries, self._end = parse(data, self.path)
+        differs = run_config.first_difference(json.loads(header), there)
+        if differs is not None:
+            name, mine, old = differs
+            raise LogError(
+                f"{self.path} was written with {name}={old!r}, this run has "
+                f"{mine!r}; use the same settings, or another --out."
+            )
+        self._os.ftruncate(self._file, self._end)
+        self._os.lseek(self._file, self._end, os.SEEK_SET)
 
     def append(self, entry: Entry) -> None:
         """Writes an entry; returns when a crash of this process cannot lose it.
@@ -78,61 +117,91 @@ class Log:
         Raises:
           LogError: if the disk is full or fails; the log then ends before the entry.
         """
-        event = entry.event
-        reason = events.REASONS.index(event.reason) if event.reason else 0
-        body = b"".join(
-            (
-                _FIXED.pack(
-                    events.KINDS.index(event.kind),
-                    event.worker,
-                    event.time,
-                    entry.pulled,
-                    entry.version,
-                    entry.weight,
-                    entry.commit,
-                    event.duration,
-                    event.loss,
-                    reason,
-                ),
-                _bits(entry.release, self._mask),
-                _bits(entry.restart, self._mask),
-            )
-        )
+        body = _record(entry, self._mask)
         try:
             self._write(body + zlib.crc32(body).to_bytes(4, "little"))
         except OSError as error:
             with contextlib.suppress(OSError):
-                os.ftruncate(self._file, self._end)
-                os.lseek(self._file, self._end, os.SEEK_SET)
+                self._os.ftruncate(self._file, self._end)
+                self._os.lseek(self._file, self._end, os.SEEK_SET)
             raise LogError(
                 f"{self.path}: {error.strerror}; make room and start the same command "
                 "again: it goes on from the last logged push."
             ) from error
 
     def close(self) -> None:
-        """Closes the file."""
-        os.close(self._file)
+        """Closes the file, and lets others open it."""
+        self._os.close(self._file)
 
     def _write(self, data: bytes) -> None:
+        end = self._end + len(data)
         view = memoryview(data)
         while view:
-            view = view[os.write(self._file, view) :]
+            view = view[self._os.write(self._file, view) :]
         if self._sync:
-            os.fdatasync(self._file)
-        self._end = os.lseek(self._file, 0, os.SEEK_CUR)
+            self._os.fdatasync(self._file)
+        self._end = end
 
 
 def read(path: Path) -> tuple[dict[str, Any], list[Entry], int]:
     """Header, entries of whole records and the length in bytes that they take.
 
     Raises:
-      LogError: if there is no log, or it is damaged before its last record.
+      LogError: if there is no log, or it is damaged.
     """
     try:
         data = path.read_bytes()
     except OSError as error:
         raise LogError(f"{path}: {error.strerror}.") from error
-    line, newline, rest = data.partition(b"\n")
+    return parse(data, path)
+
+
+def parse(data: bytes, path: Path) -> tuple[dict[str, Any], list[Entry], int]:
+    """`read` of a file's content; `path` is for messages."""
+    header, start, mask = _begin(data, path)
+    entries, end = _whole(data, start, mask)
+    size = _size(mask)
+    if len(data) - end >= size:  # whole, so somebody was told of it
+        raise LogError(
+            f"{path} is damaged at record {len(entries) + 1} of "
+            f"{(len(data) - start) // size}; restore it from a copy, or give up what "
+            f"comes from there on: python -m abs_dssp.cluster.log {path.parent} --cut"
+        )
+    return header, entries, end
+
+
+def cut(folder: Path) -> str:
+    """Cuts off a log what is damaged, keeping it in a file beside.
+
+    Args:
+      folder: of the run.
+
+    Returns:
+      A sentence for the user.
+
+    Raises:
+      LogError: if there is no log.
+    """
+    path = folder / NAME
+    try:
+        data = path.read_bytes()
+        _, start, mask = _begin(data, path)
+        entries, end = _whole(data, start, mask)
+        if end == len(data):
+            return f"{path} is whole: {len(entries)} records."
+        rest = path.with_suffix(".cut")
+        rest.write_bytes(data[end:])
+        os.truncate(path, end)
+    except OSError as error:
+        raise LogError(f"{path}: {error.strerror}.") from error
+    return (
+        f"{path}: kept {len(entries)} records; {len(data) - end} bytes are in {rest}."
+    )
+
+
+def _begin(data: bytes, path: Path) -> tuple[dict[str, Any], int, int]:
+    """Header, where the records begin, and the length of their masks in bytes."""
+    line, newline, _ = data.partition(b"\n")
     try:
         header = json.loads(line)
         if not newline or header["format"] != _FORMAT:
@@ -140,19 +209,42 @@ def read(path: Path) -> tuple[dict[str, Any], list[Entry], int]:
         num_workers = int(header["num_workers"])
     except (ValueError, KeyError, TypeError):
         raise LogError(f"{path} is not a log of abs_dssp.") from None
+    return header, len(line) + 1, (num_workers + 7) // 8
+
+
+def _whole(data: bytes, at: int, mask: int) -> tuple[list[Entry], int]:
+    """The entries before the first record that is damaged, and where it begins."""
     entries: list[Entry] = []
-    at = 0
-    mask = (num_workers + 7) // 8
-    size = _FIXED.size + 2 * mask + 4
-    while at + size <= len(rest):
-        body, check = rest[at : at + size - 4], rest[at + size - 4 : at + size]
+    size = _size(mask)
+    while at + size <= len(data):
+        body, check = data[at : at + size - 4], data[at + size - 4 : at + size]
         if zlib.crc32(body) != int.from_bytes(check, "little"):
-            if at + 2 * size <= len(rest):
-                raise LogError(f"{path} is damaged at record {len(entries) + 1}.")
             break
         entries.append(_entry(body, mask))
         at += size
-    return header, entries, len(line) + 1 + at
+    return entries, at
+
+
+def _size(mask: int) -> int:
+    return _FIXED.size + 2 * mask + 4
+
+
+def _record(entry: Entry, mask: int) -> bytes:
+    """The bytes of an entry, without their checksum."""
+    event = entry.event
+    fixed = _FIXED.pack(
+        events.KINDS.index(event.kind),
+        event.worker,
+        event.time,
+        entry.pulled,
+        entry.version,
+        entry.weight,
+        entry.commit,
+        event.duration,
+        event.loss,
+        events.REASONS.index(event.reason) if event.reason else 0,
+    )
+    return fixed + _bits(entry.release, mask) + _bits(entry.restart, mask)
 
 
 def _entry(body: bytes, mask: int) -> Entry:
@@ -201,3 +293,27 @@ def _workers(bits: bytes) -> tuple[int, ...]:
         found.append(low.bit_length() - 1)
         value ^= low
     return tuple(found)
+
+
+def main(argv: Sequence[str]) -> None:
+    """Looks at the log of a run; with --cut, cuts off what is damaged."""
+    parser = argparse.ArgumentParser(prog="log", description=main.__doc__)
+    parser.add_argument("run_dir", type=Path, help="Folder of a run.")
+    parser.add_argument(
+        "--cut",
+        action="store_true",
+        help="Give up the records from the first damaged one on.",
+    )
+    options = parser.parse_args(argv)
+    try:
+        if options.cut:
+            print(cut(options.run_dir))
+        else:
+            _, entries, _ = read(options.run_dir / NAME)
+            print(f"{options.run_dir / NAME} is whole: {len(entries)} records.")
+    except LogError as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -224,8 +224,8 @@ class Membership:
 
     def _push(self, session: Session, message: Message, now: float) -> list[Effect]:
         worker = self._worker(session)
-        asked = (worker.grant, worker.pushes + 1, worker.pulled)
-        answers = (message.grant_id, message.clock, message.version)
+        asked = (worker.grant, worker.mark, worker.pushes + 1, worker.pulled)
+        answers = (message.grant_id, message.mark, message.clock, message.version)
         if asked != answers or worker.state != COMPUTING:
             return self._addressed([effects.Tell(session.index)], now)
         if not self._finite(message.payload, message.loss):
@@ -364,6 +364,7 @@ class Membership:
             session.index,
             clock=worker.pushes + 1,
             grant_id=worker.grant,
+            mark=worker.mark,
             version=worker.pulled,
             epoch=worker.epoch,
         )

@@ -11,10 +11,10 @@ import struct
 from typing import Any
 
 MAGIC = b"ADSP"
-VERSION = 1
+VERSION = 2
 MAX_TEXT = 64 * 1024
 
-_HEADER = struct.Struct("<4sBBhiiqiiqdffI")
+_HEADER = struct.Struct("<4sBB2xiiqiiqIdffI")
 HEADER_BYTES = _HEADER.size
 
 
@@ -52,18 +52,27 @@ class Message:
     seconds: float = 0.0  # duration of the computation
     epoch: float = 0.0  # of the granted version
     loss: float = 0.0  # mean training loss of the push
-    flags: int = 0
+    mark: int = 0  # of the history at the grant, see `Core`
     text: Any = None  # JSON
     payload: Any = None  # the vector; travels beside the header
 
 
 # What follows magic, version and kind in the header, in this order.
 _FIELDS = (
-    *("flags", "worker", "clock", "grant_id", "version", "buffer", "nbytes"),
+    *("worker", "clock", "grant_id", "version", "buffer", "nbytes", "mark"),
     *("seconds", "epoch", "loss"),
 )
 _COUNTS = ("worker", "clock", "grant_id", "version", "nbytes")  # never negative
 _values = operator.attrgetter(*_FIELDS)
+
+
+def push_for(grant: Message, **fields: Any) -> Message:
+    """The header of the push that answers a grant; `fields` are set besides."""
+    known = {name: getattr(grant, name) for name in _ANSWERED}
+    return Message(Kind.PUSH, **(known | fields))
+
+
+_ANSWERED = ("worker", "clock", "grant_id", "version", "mark")
 
 
 def encode(message: Message) -> bytes:

@@ -1,19 +1,20 @@
 """Log and checkpoint to the state that had been acknowledged."""
 
-import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from abs_dssp.cluster import effects
-from abs_dssp.cluster.core import COMPUTING
+from abs_dssp.cluster import core, effects
 from abs_dssp.history.events import Entry
+from abs_dssp.training.checkpoints import Checkpoint
 
 
 class RecoveryError(ValueError):
     """Log and checkpoint do not fit each other, or this code decides otherwise."""
 
 
-def recover(server: Any, entries: Sequence[Entry], checkpoint: Any) -> str:
+def recover(
+    server: Any, entries: Sequence[Entry], store: Any, say: Callable[[str], None]
+) -> str:
     """Brings a new server to the end of its log.
 
     The entries after the checkpoint pass through the function that serves live events.
@@ -22,28 +23,52 @@ def recover(server: Any, entries: Sequence[Entry], checkpoint: Any) -> str:
     Args:
       server: a `Server` before its start.
       entries: of the log; not empty.
-      checkpoint: the newest, or None.
+      store: of checkpoints; None for none.
+      say: prints a line for the user.
 
     Returns:
       A sentence for the user.
 
     Raises:
-      RecoveryError: if log, checkpoint and policy do not fit each other.
+      RecoveryError: if log and policy do not fit each other.
     """
-    begun = time.perf_counter()
+    clock = server.system.time.perf_counter
+    begun = clock()
+    checkpoint = None if store is None else _newest(store, entries, say)
     first = 0
     if checkpoint is None:
         server.execute(server.core.start())
     else:
-        first = _take_up(server, checkpoint, len(entries))
+        first = checkpoint.note["records"]
+        _take_up(server, checkpoint)
     for entry in entries[first:]:
         server.execute(_checked(server.core.apply(entry.event), entry))
-    took = time.perf_counter() - begun
-    core = server.core
+    took = clock() - begun
+    state = server.core
     return (
-        f"recovered {core.pushes} pushes, version {core.version}: checkpoint of "
+        f"recovered {state.pushes} pushes, version {state.version}: checkpoint of "
         f"record {first}, {len(entries) - first} more from the log ({took:.1f} s)"
     )
+
+
+def _newest(
+    store: Any, entries: Sequence[Entry], say: Callable[[str], None]
+) -> Checkpoint | None:
+    """The newest checkpoint of this log's history; those of another are set aside."""
+    for found in store.newest_first():
+        records, mark = found.note["records"], found.note["core"]["mark"]
+        if records <= len(entries) and mark == core.mark_of(entries[:records]):
+            break
+        say(
+            f"the checkpoint of record {records} is not of this log, which has "
+            f"{len(entries)}, but of one whose end is lost; it is set aside"
+        )
+        store.set_aside(found.step)
+    else:
+        found = None
+    for line in store.damaged:
+        say(line)
+    return found
 
 
 def _checked(wanted: list, entry: Entry) -> list:
@@ -65,37 +90,31 @@ def save(server: Any) -> tuple[int, list[Any], dict[str, Any], dict[int, int]]:
       `(number, leaves, note, retained)`: `retained` are buffers of versions to be
       released when the checkpoint is written; the leaves do not change until then.
     """
-    core, versions = server.core, server.versions
+    state, versions = server.core, server.versions
     parameters = server.arithmetic.copies()
-    machine, note = core.snapshot()
+    machine, note = state.snapshot()
     retained = versions.retain()
     numbers = sorted(retained)
     arrays = [server.pool.arrays[retained[number]] for number in numbers]
     note = {
-        "records": core.entries,
+        "records": state.entries,
         "parameters": len(parameters),
         "machine": len(machine),
         "core": note,
         "versions": numbers,
     }
-    return core.entries, [*parameters, *machine, *arrays], note, retained
+    return state.entries, [*parameters, *machine, *arrays], note, retained
 
 
-def _take_up(server: Any, checkpoint: Any, length: int) -> int:
-    """The state of a checkpoint; the number of entries that it has seen."""
+def _take_up(server: Any, checkpoint: Checkpoint) -> None:
+    """Has a server go on from the state of a checkpoint."""
     note = checkpoint.note
-    if note["records"] > length:
-        raise RecoveryError(
-            f"the checkpoint is of record {note['records']}, the log ends at "
-            f"{length}: the log was cut; restore it, or use another --out."
-        )
     end = note["parameters"] + note["machine"]
     server.arithmetic.restore(checkpoint.leaves[: note["parameters"]])
     server.core.restore(checkpoint.leaves[note["parameters"] : end], note["core"])
     pulled = [
-        worker.pulled if worker.state == COMPUTING else None
+        worker.pulled if worker.state == core.COMPUTING else None
         for worker in server.core.workers
     ]
     arrays = dict(zip(note["versions"], checkpoint.leaves[end:], strict=True))
     server.versions.restore(arrays, pulled, server.core.version)
-    return note["records"]

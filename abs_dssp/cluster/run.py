@@ -1,9 +1,8 @@
 """One process of a cluster: its workers, and the server in process 0."""
 
-import signal
+import dataclasses
 import socket
 import sys
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,8 +11,8 @@ import numpy as np
 import optax
 
 from abs_dssp import policies
-from abs_dssp.cluster import bootstrap, run_config, topology
 from abs_dssp.cluster import log as logs
+from abs_dssp.cluster import run_config, topology
 from abs_dssp.cluster.core import RunLimits
 from abs_dssp.cluster.local_workers import LocalWorkers, injections
 from abs_dssp.cluster.server import (
@@ -25,16 +24,29 @@ from abs_dssp.cluster.server import (
 )
 from abs_dssp.cluster.settings import Settings
 from abs_dssp.cluster.status import Status
+from abs_dssp.cluster.system import REAL, System
 from abs_dssp.cluster.topology import Cluster
-from abs_dssp.cluster.worker import WorkerError, WorkerPlan
+from abs_dssp.cluster.worker import StragglerInjection, WorkerError, WorkerPlan
 from abs_dssp.history import traces
 from abs_dssp.policies import Policy
 from abs_dssp.simulation.delays import Delays
 from abs_dssp.tasks.base import Task
 from abs_dssp.training import checkpoints, flat
+from abs_dssp.training.checkpoints import read_file
 from abs_dssp.training.config import UpdateConfig
 from abs_dssp.training.evaluation import History
 from abs_dssp.training.replayer import Result
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """A run, the same for all of its processes."""
+
+    training: Training
+    limits: RunLimits
+    agreed: Mapping[str, Any]  # what all processes must agree on, by name
+    settings: Settings
+    out: Path  # its folder, for process 0
 
 
 def train(
@@ -112,28 +124,54 @@ def train(
         "code": run_config.code_digest(),
         **(identity or {}),
     }
-    say = say or _say
-    workers = LocalWorkers(
-        cluster,
-        WorkerPlan(task, functions, seed, agreed, settings),
-        injections(cluster, slowdown, pace, seed),
-        say,
-    )
     limits = RunLimits(num_pushes, until_seconds, target_accuracy)
+    training = Training(task, policy, functions, seed)
+    return take_part(
+        cluster,
+        Job(training, limits, agreed, settings, Path(out)),
+        injections(cluster, slowdown, pace, seed),
+        watch=watch,
+        recorder=recorder,
+        say=say or _say,
+    )
+
+
+def take_part(
+    cluster: Cluster,
+    job: Job,
+    straggling: dict[int, StragglerInjection],
+    *,
+    watch: Callable[[Status], None] | None = None,
+    recorder: Callable[[dict[str, float]], None] | None = None,
+    say: Callable[[str], None],
+    system: System = REAL,
+) -> Result | None:
+    """What `train` does when everything is known; on any system.
+
+    Args:
+      cluster: joined.
+      job: the run.
+      straggling: injected, by worker of this process.
+      watch: see `train`.
+      recorder: see `train`.
+      say: prints a line.
+      system: clock, threads, sockets and disk.
+
+    Returns:
+      See `train`.
+
+    Raises:
+      ServerError: if the run cannot go on.
+      WorkerError: if the server refuses this process, or cannot be found.
+    """
+    task, _, functions, seed = job.training
+    plan = WorkerPlan(task, functions, seed, job.agreed, job.settings)
+    workers = LocalWorkers(cluster, plan, straggling, say, system)
     try:
         if not cluster.is_server:
             workers.run()
             return None
-        with _Serving(
-            cluster,
-            Training(task, policy, functions, seed),
-            ServerConfig(
-                limits, agreed, settings, cluster.present, _listening(cluster)
-            ),
-            Path(out),
-            say=say,
-            recorder=recorder,
-        ) as serving:
+        with _Serving(cluster, job, say, recorder, system) as serving:
             return serving.run(workers, watch)
     finally:
         cluster.leave()
@@ -145,25 +183,37 @@ class _Serving:
     def __init__(
         self,
         cluster: Cluster,
-        training: Training,
-        config: ServerConfig,
-        out: Path,
-        *,
+        job: Job,
         say: Callable[[str], None],
         recorder: Callable[[dict[str, float]], None] | None,
+        system: System,
     ):
-        self._cluster, self._training, self._out = cluster, training, out
-        agreed = config.agreed
-        header = {"num_workers": training.task.num_workers, "run": agreed}
-        self._log = logs.Log(out, header, sync=config.settings.sync_log)
+        self._cluster, self._training, self._out = cluster, job.training, job.out
+        self._system = system
+        agreed, settings = job.agreed, job.settings
+        header = {"num_workers": job.training.task.num_workers, "run": agreed}
+        sync = settings.sync_log
+        self._log = logs.Log(job.out, header, sync=sync, system=system)
         run = repr(sorted(agreed.items()))
-        store = checkpoints.Store(out / "checkpoints", run)
-        self._server = Server(
-            training, config, self._log, store=store, say=say, recorder=recorder
+        config = ServerConfig(
+            job.limits, agreed, settings, cluster.present, _listening(cluster)
         )
+        try:
+            self._server = Server(
+                job.training,
+                config,
+                self._log,
+                store=checkpoints.Store(job.out / "checkpoints", run, system.os),
+                say=say,
+                recorder=recorder,
+                system=system,
+            )
+        except BaseException:
+            self._log.close()
+            raise
 
     def __enter__(self) -> "_Serving":
-        address = self._server.address | bootstrap.host()
+        address = self._server.address | self._cluster.host()
         self._cluster.publish(address, self._out)
         return self
 
@@ -178,6 +228,7 @@ class _Serving:
         """Serves until the run is over, beside this process's workers."""
         server = self._server
         workers.server = server
+        threading = self._system.threading
         ended = threading.Event()
         viewer = threading.Thread(
             target=_view, args=(server, watch, ended), name="view"
@@ -185,7 +236,7 @@ class _Serving:
         try:
             workers.start()
             viewer.start()
-            with _Stopper(server):
+            with _Stopper(server, self._system):
                 server.serve()
             server.evaluate_last()
             server.save_last()
@@ -200,7 +251,8 @@ class _Serving:
     def _result(self) -> Result:
         """What the log and the server's last state say."""
         server, (task, policy, functions, seed) = self._server, self._training
-        _, entries, _ = logs.read(self._log.path)
+        path = self._log.path
+        _, entries, _ = logs.parse(read_file(self._system.os, path), path)
         settings = {
             "num_workers": task.num_workers,
             "policy": policies.describe(policy),
@@ -221,11 +273,12 @@ class _Serving:
 class _Stopper:
     """Ends the run in order on Ctrl-C or SIGTERM; it can be resumed."""
 
-    def __init__(self, server: Server):
-        self._server = server
+    def __init__(self, server: Server, system: System):
+        self._server, self._system = server, system
         self._old: dict[int, Any] = {}
 
     def __enter__(self):
+        threading, signal = self._system.threading, self._system.signal
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
                 self._old[number] = signal.signal(number, self._stop)
@@ -233,15 +286,15 @@ class _Stopper:
 
     def __exit__(self, *error):
         for number, old in self._old.items():
-            signal.signal(number, old)
+            self._system.signal.signal(number, old)
 
     def _stop(self, number, frame):
         del frame
-        name = signal.Signals(number).name
+        name = self._system.signal.Signals(number).name
         self._server.stop(f"interrupted by {name}", resumes=True)
 
 
-def _view(server: Server, watch, ended: threading.Event) -> None:
+def _view(server: Server, watch, ended: Any) -> None:
     """Shows the run every second; at once over if nobody watches."""
     while watch is not None and not ended.wait(1.0):
         watch(server.status())
@@ -265,4 +318,4 @@ def _say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-__all__ = ["ServerError", "WorkerError", "train"]
+__all__ = ["Job", "ServerError", "WorkerError", "take_part", "train"]

@@ -9,10 +9,7 @@ threads see the run through `status`, a snapshot.
 
 import dataclasses
 import math
-import os
-import queue
 import selectors
-import time
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -31,6 +28,7 @@ from abs_dssp.cluster.membership import Membership
 from abs_dssp.cluster.messages import Kind
 from abs_dssp.cluster.settings import Settings, spin_seconds
 from abs_dssp.cluster.status import Status
+from abs_dssp.cluster.system import REAL, System
 from abs_dssp.cluster.transport import Sizes
 from abs_dssp.cluster.versions import Versions
 from abs_dssp.policies import Policy
@@ -86,6 +84,7 @@ class Server:
         store: Any = None,
         say: Callable[[str], None] = print,
         recorder: Callable[[dict[str, float]], None] | None = None,
+        system: System = REAL,
     ):
         """Prepares a run, or recovers one from its log and checkpoints.
 
@@ -96,14 +95,16 @@ class Server:
           store: checkpoints; None for none.
           say: prints a line for the user.
           recorder: called with every evaluation, in the serving thread.
+          system: clock, threads and sockets.
 
         Raises:
           ServerError: if log and checkpoint do not fit each other.
         """
         task, functions = training.task, training.functions
         self.config, self.training = config, training
-        self.functions = functions
-        self.incarnation = os.urandom(8).hex()
+        self.functions, self.system = functions, system
+        self._now = system.time.perf_counter
+        self.incarnation = system.os.urandom(8).hex()
         self._log, self._store, self._say = log, store, say
         push, pull = (np.dtype(flat.DTYPES[name]) for name in functions.wire)
         size = functions.layout.size
@@ -122,7 +123,7 @@ class Server:
         self._recoveries = 0
         self._resumes = False
         self._failure: BaseException | None = None
-        self._commands: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._commands = system.queue.SimpleQueue()  # functions without arguments
         self._spin = spin_seconds(config.settings, config.listening.busy)
         self._shared: transport.SharedAcceptor | None = None
         self._network: transport.NetworkAcceptor | None = None
@@ -136,10 +137,10 @@ class Server:
             raise
         settings = config.settings
         self._evaluations = Evaluations(
-            self.arithmetic, self.core, settings.evaluate, recorder
+            self.arithmetic, self.core, settings.evaluate, recorder, system
         )
         self._checkpoints = Checkpoints(self, store, settings.checkpoint, say)
-        self._status = self._snapshot(time.perf_counter())
+        self._status = self._snapshot(self._now())
 
     def _first_loss(self) -> float:
         policy, task = self.training.policy, self.training.task
@@ -151,19 +152,22 @@ class Server:
         """Makes the pool of versions and the sockets."""
         shared = listening.shared and memory.supported()
         self.pool = memory.Pool(self.sizes.pull, self.sizes.pull_dtype, shared)
-        self.inbox = transport.Inbox()
-        self._selector = selectors.DefaultSelector()
+        system = self.system
+        self.inbox = transport.Inbox(system)
+        self._selector = system.selectors.DefaultSelector()
         self._selector.register(
             self.inbox, selectors.EVENT_READ, lambda _: self.inbox.ready()
         )
-        name = f"abs_dssp-{os.urandom(16).hex()}"
+        name = f"abs_dssp-{system.os.urandom(16).hex()}"
         try:
             if shared:
-                self._shared = transport.SharedAcceptor(name, self.pool, self.sizes)
+                self._shared = transport.SharedAcceptor(
+                    name, self.pool, self.sizes, system
+                )
                 self._shared.register(self._selector)
             if listening.network is not None:
                 self._network = transport.NetworkAcceptor(
-                    listening.network, self.pool, self.sizes, listening.keys
+                    listening.network, self.pool, self.sizes, listening.keys, system
                 )
                 # What came is looked up in `_receive`, whatever woke the thread.
                 self._selector.register(
@@ -174,7 +178,7 @@ class Server:
             raise
         self.address = {
             "incarnation": self.incarnation,
-            "process": os.getpid(),
+            "process": system.os.getpid(),
             "shared": name if self._shared else None,
             "network": self._network.endpoint if self._network else None,
             "encrypted": listening.keys is not None,
@@ -182,7 +186,7 @@ class Server:
 
     def _recover(self) -> None:
         """Makes the membership, and goes on where the log ends."""
-        config, now = self.config, time.perf_counter()
+        config, now = self.config, self._now()
         self.membership = Membership(
             self.core,
             config.settings,
@@ -195,15 +199,14 @@ class Server:
         entries = self._log.entries
         if not entries:
             return
-        checkpoint = None if self._store is None else self._store.latest()
         try:
-            line = recovery.recover(self, entries, checkpoint)
+            line = recovery.recover(self, entries, self._store, self._say)
         except recovery.RecoveryError as error:
             raise ServerError(str(error)) from error
         self._recoveries += 1
         # Nobody served, time went on.
         seconds = entries[-1].event.time + self._log.idle
-        self.membership.resume(seconds, time.perf_counter())
+        self.membership.resume(seconds, self._now())
         self._say(line)
 
     # The run.
@@ -227,7 +230,7 @@ class Server:
             self._evaluations.stop()
             self._checkpoints.stop()
             self._run_commands()
-            self._status = self._snapshot(time.perf_counter())
+            self._status = self._snapshot(self._now())
         self.execute(self.membership.farewell(self.resumable))
 
     def stop(self, reason: str, *, resumes: bool = False) -> None:
@@ -274,7 +277,7 @@ class Server:
         ticked = shown = 0.0
         while not core.ended:
             for peer, message in self._receive():
-                now = time.perf_counter()
+                now = self._now()
                 if message is None:
                     self.execute(membership.closed(peer, now))
                 else:
@@ -283,7 +286,7 @@ class Server:
                     self._evaluations.ask_if_due(membership.seconds(now))
                     self._checkpoints.ask_if_due(now)
             self._run_commands()
-            now = time.perf_counter()
+            now = self._now()
             if now - ticked > pause:
                 ticked = now
                 self.execute(membership.tick(now))
@@ -312,8 +315,8 @@ class Server:
 
     def _poll(self) -> list[tuple[selectors.SelectorKey, int]]:
         if self._spin:
-            end = time.perf_counter() + self._spin
-            while time.perf_counter() < end:
+            end = self._now() + self._spin
+            while self._now() < end:
                 keys = self._selector.select(0)
                 if keys:
                     return keys
@@ -349,7 +352,7 @@ class Server:
 
     def evaluate_last(self) -> None:
         """Adds the measures at the end, unless they are there; after `serve`."""
-        self._evaluations.last(self.membership.seconds(time.perf_counter()))
+        self._evaluations.last(self.membership.seconds(self._now()))
 
     def save_last(self) -> None:
         """The state at the end, as a checkpoint; waits for the disk. After `serve`.

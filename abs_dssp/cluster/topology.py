@@ -89,6 +89,10 @@ class Cluster:
         """Where the server is; None if nobody has told within `seconds`."""
         return bootstrap.lookup(seconds)
 
+    def host(self) -> dict[str, str]:
+        """What processes on this host have in common."""
+        return bootstrap.host()
+
     def leave(self) -> None:
         """Leaves the others alone."""
         bootstrap.leave()

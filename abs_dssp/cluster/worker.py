@@ -5,18 +5,16 @@ A worker remembers nothing that the server does not: batches and keys are functi
 """
 
 import dataclasses
-import os
 import random
-import threading
-import time
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from abs_dssp.cluster.messages import Kind, Message, MessageError
+from abs_dssp.cluster.messages import Kind, Message, MessageError, push_for
 from abs_dssp.cluster.settings import Settings
+from abs_dssp.cluster.system import REAL, System
 from abs_dssp.cluster.transport import Channel, ClosedError, Sizes
 from abs_dssp.tasks.base import Task
 from abs_dssp.training import flat
@@ -56,13 +54,26 @@ class WorkerPlan(NamedTuple):
 class Heartbeats:
     """Signs of life of a process, on a connection of their own."""
 
-    def __init__(self, connect: Connect, settings: Settings, nonce: str):
+    def __init__(
+        self, connect: Connect, settings: Settings, nonce: str, system: System = REAL
+    ):
+        """Nothing is sent yet.
+
+        Args:
+          connect: opens a connection to the server.
+          settings: times.
+          nonce: tells this process from others.
+          system: has clock and threads.
+        """
         self._connect, self._settings, self._nonce = connect, settings, nonce
+        self._now = system.time.perf_counter
         self.workers: list[Worker] = []
-        self.answered = time.monotonic()  # when the server last answered
+        self.answered = self._now()  # when the server last answered
         self.generation = 0  # times that the server asked who we are
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="beats", daemon=True)
+        self._ended = system.threading.Event()
+        self._thread = system.threading.Thread(
+            target=self._run, name="beats", daemon=True
+        )
 
     def start(self) -> None:
         """Starts the thread."""
@@ -80,7 +91,7 @@ class Heartbeats:
             try:
                 if channel is None:
                     channel = self._connect()
-                    connected = time.monotonic()
+                    connected = self._now()
                 lives = [
                     [w.index, w.grant_id, w.steps, w.waiting]
                     for w in self.workers
@@ -88,16 +99,16 @@ class Heartbeats:
                 ]
                 if lives:
                     channel.send(Message(Kind.HEARTBEAT, text=[self._nonce, lives]))
-                end = time.monotonic() + self._settings.beat
-                while time.monotonic() < end and not self._ended.is_set():
+                end = self._now() + self._settings.beat
+                while self._now() < end and not self._ended.is_set():
                     answer = channel.receive(min(0.2, self._settings.beat))
                     if answer is None:
                         continue
-                    self.answered = time.monotonic()
+                    self.answered = self._now()
                     if answer.kind is Kind.HELLO:
                         self.generation += 1
                         break
-                silent = time.monotonic() - max(self.answered, connected)
+                silent = self._now() - max(self.answered, connected)
                 if lives and silent > self._settings.lease / 2:
                     raise ClosedError("no answer")  # the server may be elsewhere now
             except WorkerError:  # the workers tell
@@ -123,6 +134,7 @@ class Worker:
         identity: dict[str, Any],
         heartbeats: Heartbeats,
         injection: StragglerInjection,
+        system: System = REAL,
     ):
         """Prepares a worker; `run` works.
 
@@ -134,9 +146,11 @@ class Worker:
           identity: what the worker says of itself at the beginning.
           heartbeats: of this process.
           injection: straggling.
+          system: has the clock.
         """
         task, seed = plan.task, plan.seed
         self.index, self.settings, self._injection = index, plan.settings, injection
+        self._time, self._now = system.time, system.time.perf_counter
         self._connect, self._identity, self._heartbeats = connect, identity, heartbeats
         self._functions, self._device = plan.functions, device
         self._data = jax.device_put(task.data, device)
@@ -149,7 +163,7 @@ class Worker:
         self.reason = ""  # why the run is over
         self.leaving = False  # set from outside: end soon
         self._generation = 0
-        self._result: tuple[int, Any, float, float] | None = None
+        self._result: tuple[tuple[int, int], Any, float, float] | None = None
         self._newer: Message | None = None  # came during a computation
 
     def run(self) -> None:
@@ -158,7 +172,7 @@ class Worker:
         Raises:
           WorkerError: if it refuses this worker, or cannot be found for too long.
         """
-        lost = time.monotonic()
+        lost = self._now()
         wait = 0.05
         while True:
             channel: Channel | None = None
@@ -166,17 +180,17 @@ class Worker:
                 channel = self._connect()
                 self._generation = self._heartbeats.generation
                 self._introduce(channel)
-                lost, wait = time.monotonic(), 0.05
+                lost, wait = self._now(), 0.05
                 self._work(channel)
                 return
             except (OSError, MessageError) as error:
-                gone = time.monotonic() - lost
+                gone = self._now() - lost
                 if gone > self.settings.reconnect:
                     raise WorkerError(
                         f"worker {self.index}: no server for {gone:.0f} s ({error}); "
                         "look at the log of process 0."
                     ) from None
-                time.sleep(wait * (0.5 + self._random.random()))
+                self._time.sleep(wait * (0.5 + self._random.random()))
                 wait = min(2 * wait, 2.0)
             finally:
                 if channel is not None:
@@ -186,9 +200,9 @@ class Worker:
     def _introduce(self, channel: Channel) -> None:
         hello = Message(Kind.HELLO, self.index, text=self._identity)
         self._send(channel, hello)
-        end = time.monotonic() + self.settings.lease  # then it may be elsewhere
+        end = self._now() + self.settings.lease  # then it may be elsewhere
         answer = None
-        while time.monotonic() < end:
+        while self._now() < end:
             answer = self._receive(channel, self.settings.resend)
             if answer is None:
                 self._send(channel, hello)
@@ -210,6 +224,7 @@ class Worker:
         channel.expect(Sizes(size * push.itemsize, push, size * pull.itemsize, pull))
         if self.steps == 0:
             self._compile(size, pull)
+        self.grant_id = 0  # the server may have lost what it knew
         self.introduced = True
         self.waiting = True
 
@@ -254,7 +269,7 @@ class Worker:
             if received.kind is not Kind.GRANT or received.grant_id < self.grant_id:
                 continue
             kept = self._result
-            if kept is None or kept[0] != received.grant_id:
+            if kept is None or kept[0] != (received.grant_id, received.mark):
                 newer = self._newest(channel, received)
                 if newer is not received:
                     message = newer
@@ -266,22 +281,14 @@ class Worker:
                     continue
                 kept = self._result
             assert kept is not None
-            grant_id, vector, loss, seconds = kept
-            pending = Message(
-                Kind.PUSH,
-                self.index,
-                received.clock,
-                grant_id,
-                received.version,
-                seconds=seconds,
-                loss=loss,
-            )
+            _, vector, loss, seconds = kept
+            pending = push_for(received, seconds=seconds, loss=loss)
             acknowledged = False
             self._send(channel, pending, vector)
 
     def _compute(self, channel: Channel, grant: Message) -> Message | None:
         """Fills `_result`; gives the message that cancelled the computation, if any."""
-        begun = time.perf_counter()
+        begun = self._now()
         vector = grant.payload
         if isinstance(vector, np.ndarray):
             vector = jax.device_put(vector, self._device, may_alias=True)
@@ -303,19 +310,17 @@ class Worker:
         push, loss = result
         push.block_until_ready()
         self.steps += 1
-        missing = self._injection.missing(
-            grant.grant_id - 1, time.perf_counter() - begun
-        )
+        missing = self._injection.missing(grant.grant_id - 1, self._now() - begun)
         while missing > 0:
             self.steps += 1  # asleep on purpose is not stuck
             nap = min(missing, 1.0)
-            before = time.perf_counter()
+            before = self._now()
             newer = self._cancel(channel, nap)
             if newer is not None:
                 return newer
-            missing -= time.perf_counter() - before
-        seconds = time.perf_counter() - begun
-        self._result = (grant.grant_id, push, float(loss), seconds)
+            missing -= self._now() - before
+        seconds = self._now() - begun
+        self._result = ((grant.grant_id, grant.mark), push, float(loss), seconds)
         return None
 
     def _newest(self, channel: Channel, grant: Message) -> Message:
@@ -334,9 +339,9 @@ class Worker:
 
     def _cancel(self, channel: Channel, seconds: float) -> Message | None:
         """A message that ends the present computation, if one comes in this time."""
-        end = time.perf_counter() + seconds
+        end = self._now() + seconds
         while True:
-            left = end - time.perf_counter()
+            left = end - self._now()
             message = self._receive(channel, max(left, 0.0))
             if message is None and left <= 0:
                 return None
@@ -347,7 +352,7 @@ class Worker:
                 return message
 
     def _check_pulse(self) -> None:
-        silent = time.monotonic() - self._heartbeats.answered
+        silent = self._now() - self._heartbeats.answered
         if silent > self.settings.lease:
             raise ClosedError(f"the server has been silent for {silent:.0f} s")
 
@@ -364,13 +369,8 @@ class Worker:
             return Message(Kind.STOP, text={"reason": "told to end"})
         message = channel.receive(seconds)
         if message is not None:
-            self._heartbeats.answered = time.monotonic()
+            self._heartbeats.answered = self._now()
         if message is not None and message.kind is not Kind.STOP:
             if self.settings.drop and self._random.random() < self.settings.drop:
                 return None
         return message
-
-
-def nonce() -> str:
-    """Tells this process from an earlier one with the same index."""
-    return os.urandom(8).hex()

@@ -253,25 +253,19 @@ class Run:
         """
         if self.stopped:
             return
-        try:
-            self.engine.load(_columns(trace))
-            for row, times in self._pieces(trace, final):
-                self._advance(trace, row, times)
-                self._save(bool(times))
-                if self._progress is not None:
-                    last = self.records[-1] if self.records else {}
-                    self._progress(self.done, total, last)
-                if self.stopped:
-                    break
-            if final:
-                self.stopped = self.stopped or "end"
+        self.engine.load(_columns(trace))
+        for row, times in self._pieces(trace, final):
+            self._advance(trace, row, times)
+            self._save(bool(times))
+            if self._progress is not None:
+                last = self.records[-1] if self.records else {}
+                self._progress(self.done, total, last)
             if self.stopped:
-                self._save(True, force=True)
-                self._close()
-        except BaseException:
-            # Wait for a checkpoint being saved: the caller may open the folder again.
-            self._close()
-            raise
+                break
+        if final:
+            self.stopped = self.stopped or "end"
+        if self.stopped:
+            self._save(True, force=True)
 
     def _pieces(self, trace: Trace, final: bool) -> list[tuple[int, list[float]]]:
         """Rows to stop at, and the times of the evaluations due there."""
@@ -338,10 +332,6 @@ class Run:
             note |= {"engine": saved.note, "evaluated": list(self._evaluated)}
             self._store.save(self.done, saved.leaves, note)
             self._saved = self.done
-
-    def _close(self) -> None:
-        if self._store is not None:
-            self._store.close()
 
     def result(self, trace: Trace) -> Result:
         """What has been replayed of a trace."""

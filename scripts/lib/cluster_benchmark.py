@@ -21,7 +21,7 @@ import numpy as np
 from abs_dssp import optimizers, policies
 from abs_dssp.cluster import keys, log, server, settings, transport
 from abs_dssp.cluster.core import Core, RunLimits
-from abs_dssp.cluster.messages import Kind, Message
+from abs_dssp.cluster.messages import Kind, Message, push_for
 from abs_dssp.history.events import Event
 from abs_dssp.history.machine import Machine
 from abs_dssp.tasks.base import Task, Variables
@@ -167,11 +167,7 @@ def _work(index: int, address: dict, size: int, kind: str, seconds: float, folde
     warm, begun = time.perf_counter() + 0.5, time.perf_counter()
     while begun < warm + seconds:
         begun = time.perf_counter()
-        message = Message(
-            Kind.PUSH, index, clock=grant.clock, grant_id=grant.grant_id,
-            version=grant.version,
-        )  # fmt: skip
-        channel.send(message, vector)
+        channel.send(push_for(grant), vector)
         grant = _await(channel, Kind.GRANT)
         jax.device_put(grant.payload, device, may_alias=True)
         if begun > warm:

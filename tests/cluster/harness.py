@@ -12,7 +12,7 @@ import numpy as np
 from abs_dssp import optimizers, policies, tasks
 from abs_dssp.cluster import keys, log, run, server, topology, transport
 from abs_dssp.cluster.core import RunLimits
-from abs_dssp.cluster.messages import Kind, Message
+from abs_dssp.cluster.messages import Kind, Message, push_for
 from abs_dssp.cluster.settings import Settings
 from abs_dssp.replay import Result
 from abs_dssp.training import checkpoints, flat, update
@@ -181,12 +181,7 @@ class ByHand:
 
     def push(self, grant: Message, value: Any = 1.0, **changes) -> None:
         """Answers a grant with this gradient, or a constant one."""
-        fields = {
-            "clock": grant.clock,
-            "grant_id": grant.grant_id,
-            "version": grant.version,
-        }
-        message = Message(Kind.PUSH, self.index, seconds=0.1, **(fields | changes))
+        message = push_for(grant, **({"seconds": 0.1} | changes))
         vector = np.ascontiguousarray(np.broadcast_to(np.float32(value), self.size))
         self.channel.send(message, vector)
 

@@ -250,6 +250,7 @@ def test_whatever_arrives_there_is_one_grant_per_worker_and_nothing_raises(data)
             clock=worker.pushes + data.draw(st.sampled_from([1, 1, 1, 0, 7])),
             grant_id=worker.grant - data.draw(st.sampled_from([0, 0, 0, 1])),
             version=worker.pulled,
+            mark=worker.mark,
             text={"nonce": f"n{index}", "process": "", "run": {}},
         )
         action = data.draw(st.sampled_from(["message"] * 6 + ["closed", "tick"]))

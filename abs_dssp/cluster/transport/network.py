@@ -6,7 +6,6 @@ A peer without the key gets nothing: ZeroMQ drops it before a message reaches us
 import dataclasses
 import hmac
 import math
-import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,6 +14,7 @@ import numpy as np
 from abs_dssp.cluster import memory, messages
 from abs_dssp.cluster.keys import Keys
 from abs_dssp.cluster.messages import Kind, Message, MessageError
+from abs_dssp.cluster.system import REAL, System
 from abs_dssp.cluster.transport.base import (
     Channel,
     ClosedError,
@@ -33,20 +33,19 @@ class NetworkChannel(Channel):
 
     transport = "zmq"
 
-    def __init__(self, endpoint: str, keys: Keys | None):
+    def __init__(self, endpoint: str, keys: Keys | None, system: System = REAL):
         """Connects in the background; ZeroMQ reconnects by itself.
 
         Args:
           endpoint: such as `tcp://10.0.0.1:5555`.
           keys: for CURVE; None without encryption.
+          system: has ZeroMQ.
         """
-        import zmq
-
-        self._zmq = zmq
+        self._zmq = zmq = system.zmq()
         self._context = zmq.Context()
         self._socket = self._context.socket(zmq.DEALER)
         self._socket.linger = 0
-        self._socket.routing_id = b"w" + os.urandom(15)
+        self._socket.routing_id = b"w" + system.os.urandom(15)
         self._socket.reconnect_ivl, self._socket.reconnect_ivl_max = 100, 5000
         if keys is not None:
             self._socket.curve_serverkey = keys.server_public
@@ -102,7 +101,12 @@ class NetworkAcceptor:
     """The server's ZeroMQ socket."""
 
     def __init__(
-        self, address: str, pool: memory.Pool, sizes: Sizes, keys: Keys | None
+        self,
+        address: str,
+        pool: memory.Pool,
+        sizes: Sizes,
+        keys: Keys | None,
+        system: System = REAL,
     ):
         """Listens.
 
@@ -111,14 +115,12 @@ class NetworkAcceptor:
           pool: of versions.
           sizes: of the vectors.
           keys: for CURVE; None without encryption.
+          system: has ZeroMQ.
 
         Raises:
           ValueError: if the port is taken or the address is not this host's.
         """
-        import zmq
-        import zmq.auth.thread
-
-        self._zmq = zmq
+        self._zmq = zmq = system.zmq()
         self._pool, self._sizes = pool, sizes
         memory.keep_pages()
         self._context = zmq.Context()
@@ -131,7 +133,9 @@ class NetworkAcceptor:
         largest = max(sizes.push, messages.HEADER_BYTES + messages.MAX_TEXT)
         self._socket.maxmsgsize = largest + 64  # what CURVE adds to a frame
         if keys is not None:
-            authenticator = zmq.auth.thread.ThreadAuthenticator(self._context)
+            from zmq.auth import thread
+
+            authenticator = thread.ThreadAuthenticator(self._context)
             authenticator.start()
             authenticator.configure_curve_callback("*", _Known(keys.client_public))
             self._authenticator = authenticator

@@ -1,21 +1,21 @@
 """Inside a process: queues and references, nothing is copied."""
 
 import contextlib
-import queue
-import socket
 from typing import Any
 
 from abs_dssp.cluster import memory
 from abs_dssp.cluster.messages import Message
+from abs_dssp.cluster.system import REAL, System
 from abs_dssp.cluster.transport.base import Channel, ClosedError, Event, Peer, Sizes
 
 
 class Inbox:
     """Messages from the server's own process, and a way to wake its thread."""
 
-    def __init__(self) -> None:
-        self._queue: queue.SimpleQueue[Event] = queue.SimpleQueue()
-        self._reader, self._writer = socket.socketpair()
+    def __init__(self, system: System = REAL):
+        self.system = system
+        self._queue = system.queue.SimpleQueue()
+        self._reader, self._writer = system.socket.socketpair()
         self._reader.setblocking(False)
         self._writer.setblocking(False)
 
@@ -55,7 +55,8 @@ class ReferenceChannel(Channel):
 
     def __init__(self, inbox: Inbox, pool: memory.Pool, name: str):
         self._inbox = inbox
-        self._peer = _ReferencePeer(pool, name)
+        self._empty = inbox.system.queue.Empty
+        self._peer = _ReferencePeer(pool, name, inbox.system)
 
     def send(self, message: Message, vector: Any = None) -> None:
         if not self._peer.open:
@@ -66,7 +67,7 @@ class ReferenceChannel(Channel):
     def receive(self, seconds: float) -> Message | None:
         try:
             message = self._peer.queue.get(timeout=max(seconds, 0))
-        except queue.Empty:
+        except self._empty:
             return None
         if message is None:
             raise ClosedError("the server has closed the connection")
@@ -83,9 +84,9 @@ class ReferenceChannel(Channel):
 class _ReferencePeer(Peer):
     transport = "reference"
 
-    def __init__(self, pool: memory.Pool, name: str):
+    def __init__(self, pool: memory.Pool, name: str, system: System):
         self._pool, self.name = pool, name
-        self.queue: queue.SimpleQueue[Message | None] = queue.SimpleQueue()
+        self.queue = system.queue.SimpleQueue()  # None: the connection has ended
 
     def send(self, message: Message) -> None:
         if message.buffer >= 0:

@@ -6,17 +6,16 @@ own; versions lie in buffers that all workers map, so a version is copied once.
 
 import contextlib
 import os
-import select
 import selectors
 import socket
 import struct
-import time
 from typing import Any
 
 import numpy as np
 
 from abs_dssp.cluster import memory, messages
 from abs_dssp.cluster.messages import Kind, Message, MessageError
+from abs_dssp.cluster.system import REAL, System
 from abs_dssp.cluster.transport.base import (
     Channel,
     ClosedError,
@@ -36,25 +35,27 @@ class SharedChannel(Channel):
 
     transport = "shm"
 
-    def __init__(self, address: str, spin: float = 0.0):
+    def __init__(self, address: str, spin: float = 0.0, system: System = REAL):
         """Connects.
 
         Args:
           address: of the server's socket, an abstract name.
           spin: seconds to look for a message before sleeping.
+          system: has the sockets and the clock.
 
         Raises:
           OSError: if nobody listens there.
         """
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._system, self._now = system, system.time.perf_counter
+        self._socket = _socket(system)
         try:
             self._socket.connect("\0" + address)
         except OSError:
             self._socket.close()
             raise
         self._socket.setblocking(False)
-        self._poll = select.poll()
-        self._poll.register(self._socket, select.POLLIN)
+        self._poll = system.select.poll()
+        self._poll.register(self._socket, system.select.POLLIN)
         self._spin = spin
         self._ring: memory.Segment | None = None
         self._slots: list[np.ndarray] = []
@@ -84,7 +85,7 @@ class SharedChannel(Channel):
         try:
             self._socket.setblocking(True)
             if descriptors:
-                socket.send_fds(self._socket, [data], descriptors)
+                self._system.socket.send_fds(self._socket, [data], descriptors)
             else:
                 self._socket.send(data)
         except OSError as error:
@@ -93,13 +94,13 @@ class SharedChannel(Channel):
             self._socket.setblocking(False)
 
     def receive(self, seconds: float) -> Message | None:
-        end = time.perf_counter() + min(self._spin, seconds)
+        end = self._now() + min(self._spin, seconds)
         while True:
             try:
-                data, descriptors = _receive(self._socket)
+                data, descriptors = _receive(self._system, self._socket)
                 break
             except BlockingIOError:
-                if time.perf_counter() < end:
+                if self._now() < end:
                     continue
             except OSError as error:
                 raise ClosedError(str(error)) from error
@@ -129,9 +130,11 @@ class SharedChannel(Channel):
 class SharedAcceptor:
     """The server's socket for workers on its host, and its connections."""
 
-    def __init__(self, address: str, pool: memory.Pool, sizes: Sizes):
-        self._pool, self._sizes = pool, sizes
-        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    def __init__(
+        self, address: str, pool: memory.Pool, sizes: Sizes, system: System = REAL
+    ):
+        self.pool, self.sizes, self.system = pool, sizes, system
+        self._listener = _socket(system)
         self._listener.bind("\0" + address)  # gone with the process
         self._listener.listen(128)
         self._listener.setblocking(False)
@@ -156,12 +159,12 @@ class SharedAcceptor:
             socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i")
         )
         process, user, _ = struct.unpack("3i", credentials)
-        if user != os.getuid():
+        if user != self.system.os.getuid():
             self.refused += 1
             connection.close()
             return []
         connection.setblocking(False)
-        peer = _SharedPeer(connection, process, self._pool, self._sizes, self._watch)
+        peer = _SharedPeer(self, connection, process)
         self._peers[connection.fileno()] = peer
 
         def serve(mask: int) -> list[Event]:
@@ -171,8 +174,8 @@ class SharedAcceptor:
         self._selector.register(connection, selectors.EVENT_READ, serve)
         return []
 
-    def _watch(self, peer: "_SharedPeer", writable: bool) -> None:
-        """Whether to be told when the peer has room again."""
+    def watch(self, peer: "_SharedPeer", writable: bool) -> None:
+        """Has a peer be flushed when it has room again, or no longer."""
         if self._selector is None:
             return
         key = self._selector.get_key(peer.socket)
@@ -211,10 +214,11 @@ class SharedAcceptor:
 class _SharedPeer(Peer):
     transport = "shm"
 
-    def __init__(self, connection: socket.socket, process: int, pool, sizes, watch):
-        self.socket, self._pool, self._sizes = connection, pool, sizes
+    def __init__(self, acceptor: SharedAcceptor, connection: Any, process: int):
+        self.socket, self._acceptor = connection, acceptor
+        self._pool, self._sizes = acceptor.pool, acceptor.sizes
+        self._system = acceptor.system
         self.name = f"pid {process}"
-        self._watch = watch  # (peer, writable): be told when there is room
         self._outbox = Outbox()
         self._slots: list[np.ndarray] = []
         self._known: set[int] = set()  # buffers whose descriptor was sent
@@ -225,7 +229,7 @@ class _SharedPeer(Peer):
         if self._slots:  # whoever sends descriptors now loses them
             data = self.socket.recv(_LIMIT)
         else:
-            data, descriptors = _receive(self.socket)
+            data, descriptors = _receive(self._system, self.socket)
         with _closing(descriptors):
             if not data:
                 return None
@@ -273,7 +277,7 @@ class _SharedPeer(Peer):
             self._outbox.message = None
         self._waits = self._outbox.message is not None
         if self._waits != waited:
-            self._watch(self, self._waits)
+            self._acceptor.watch(self, self._waits)
 
     _waits = False  # whether it is watched for room
 
@@ -281,7 +285,9 @@ class _SharedPeer(Peer):
         data = messages.encode(message)
         if message.buffer >= 0 and message.buffer not in self._known:
             segment = self._pool.segments[message.buffer]
-            socket.send_fds(self.socket, [data], [segment.descriptor])
+            assert segment is not None
+            send = self._system.socket.send_fds
+            send(self.socket, [data], [segment.descriptor])
             self._known.add(message.buffer)
         else:
             self.socket.send(data)
@@ -291,9 +297,14 @@ class _SharedPeer(Peer):
         self.socket.close()
 
 
-def _receive(connection: socket.socket) -> tuple[bytes, list[int]]:
+def _socket(system: System) -> Any:
+    return system.socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+
+
+def _receive(system: System, connection: Any) -> tuple[bytes, list[int]]:
     """The next message, and the descriptors that came with it."""
-    data, descriptors, _, _ = socket.recv_fds(connection, _LIMIT, _DESCRIPTORS)
+    receive = system.socket.recv_fds
+    data, descriptors, _, _ = receive(connection, _LIMIT, _DESCRIPTORS)
     return data, descriptors
 
 
