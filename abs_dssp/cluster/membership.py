@@ -216,7 +216,7 @@ class Membership:
             if not self.core.started or not session.ready:
                 continue
             state = self._worker(session).state
-            if state == LEFT and moved:
+            if state == LEFT and (moved or waits):
                 wanted += self._join(session, now)
             elif waits and state == COMPUTING and now > session.answered + 1:
                 wanted += self._addressed([effects.Tell(index)], now)
@@ -280,7 +280,11 @@ class Membership:
         if not self.core.started or not self._worker(session).active:
             return []
         event = Event("leave", session.index, self.seconds(now), reason=why)
-        return self._addressed(self.core.apply(event), now)
+        wanted = self._addressed(self.core.apply(event), now)
+        if session.peer is not None:  # a grant that it has not read is worth nothing
+            message = Message(Kind.WAIT, session.index)
+            wanted.append(effects.Send(session.peer, message))
+        return wanted
 
     def _check_leases(self, now: float) -> list[Effect]:
         wanted: list[Effect] = []

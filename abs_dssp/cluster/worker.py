@@ -310,15 +310,13 @@ class Worker:
         push, loss = result
         push.block_until_ready()
         self.steps += 1
-        missing = self._injection.missing(grant.grant_id - 1, self._now() - begun)
-        while missing > 0:
+        took = self._now() - begun
+        end = self._now() + self._injection.missing(grant.grant_id - 1, took)
+        while (missing := end - self._now()) > 0:
             self.steps += 1  # asleep on purpose is not stuck
-            nap = min(missing, 1.0)
-            before = self._now()
-            newer = self._cancel(channel, nap)
+            newer = self._cancel(channel, min(missing, 1.0))
             if newer is not None:
                 return newer
-            missing -= self._now() - before
         seconds = self._now() - begun
         self._result = ((grant.grant_id, grant.mark), push, float(loss), seconds)
         return None

@@ -25,6 +25,7 @@ from abs_dssp.cluster.transport.base import (
 )
 
 _QUEUED = 4  # messages of the server to one worker, vectors among them
+_PATIENCE = 60.0  # seconds that a message waits for a way to its peer
 _PEERS = 4096  # connections remembered
 
 
@@ -83,7 +84,8 @@ class NetworkChannel(Channel):
         head, *rest = self._socket.recv_multipart(copy=False)
         message = messages.decode(head.buffer)
         if message.nbytes:
-            assert self._sizes is not None
+            if self._sizes is None:
+                raise MessageError("a vector before the welcome.")
             if len(rest) != 1 or len(rest[0].buffer) != self._sizes.pull:
                 raise MessageError("a vector of another size.")
             self._vectors.reverse()
@@ -152,7 +154,9 @@ class NetworkAcceptor:
         bound = self._socket.getsockopt_string(zmq.LAST_ENDPOINT)
         self.endpoint = bound.rstrip("\0")
         self._peers: dict[bytes, _NetworkPeer] = {}
-        self._waiting: set[_NetworkPeer] = set()  # whose outbox is not empty
+        # Whose outbox is not empty, and since when.
+        self._waiting: dict[_NetworkPeer, float] = {}
+        self._now = system.time.perf_counter
         self.refused = 0  # messages
 
     def fileno(self) -> int:
@@ -162,7 +166,10 @@ class NetworkAcceptor:
     def ready(self) -> list[Event]:
         """Everything that has come. Sends on what a peer had no room for."""
         events: list[Event] = []
-        for peer in list(self._waiting):
+        for peer, since in list(self._waiting.items()):
+            if self._now() - since > _PATIENCE:  # it is dead, or asks again
+                peer.outbox.message = None
+                self.forget(peer)
             peer.flush()
         while True:
             try:
@@ -214,14 +221,14 @@ class NetworkAcceptor:
         try:
             self._socket.send_multipart(frames, self._zmq.NOBLOCK, copy=False)
         except self._zmq.ZMQError:
-            self._waiting.add(peer)
+            self._waiting.setdefault(peer, self._now())
         else:
             peer.outbox.message = None
-            self._waiting.discard(peer)
+            self._waiting.pop(peer, None)
 
     def forget(self, peer: "_NetworkPeer") -> None:
         """Nothing is sent to it any more."""
-        self._waiting.discard(peer)
+        self._waiting.pop(peer, None)
 
     def close(self) -> None:
         self._socket.close()

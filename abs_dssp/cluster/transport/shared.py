@@ -112,12 +112,15 @@ class SharedChannel(Channel):
                 raise ClosedError("the server has closed the connection")
             message = messages.decode(data)
             if message.buffer >= 0:
-                assert self._sizes is not None
+                if self._sizes is None:
+                    raise MessageError("a vector before the welcome.")
                 if descriptors:
                     segment = memory.Segment(self._sizes.pull, descriptors.pop())
                     array = segment.array(self._sizes.pull_dtype)
                     self._buffers[message.buffer] = array
                     segment.close()
+                if message.buffer not in self._buffers:
+                    raise MessageError("a buffer that was never sent.")
                 message.payload = self._buffers[message.buffer]
         return message
 

@@ -1,0 +1,142 @@
+"""Looks for a seed that breaks the cluster, and shows its shortest history.
+
+python -m abs_dssp.cluster.simulate --seed=7 --faults=none,kill=0.01
+python -m abs_dssp.cluster.simulate --seed=1 --minutes=30 --jobs=2
+"""
+
+import argparse
+import concurrent.futures
+import itertools
+import multiprocessing
+import os
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from abs_dssp.cluster.simulate import faults, shrink
+
+_BATCH = 12  # seeds per task of a process
+_ATTEMPTS = 150  # runs to make a history shorter
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs seeds; 1 if one of them broke."""
+    options = _options(argv)
+    try:
+        chances = faults.parse(options.faults)
+    except ValueError as error:
+        sys.exit(f"error: {error}")
+    begun = time.monotonic()
+    counts: Counter[str] = Counter()
+    done = restarts = events = 0
+    broken = None
+    for outcomes in _batches(options, begun):
+        for outcome in outcomes:
+            done += 1
+            restarts += outcome.restarts
+            events += outcome.events
+            counts.update(outcome.faults)
+            if outcome.violation and broken is None:
+                broken = outcome
+        seconds = time.monotonic() - begun
+        print(
+            f"{seconds:6.0f} s: {done} seeds, {events} events, {restarts} starts of "
+            f"processes, {counts.total()} faults",
+            flush=True,
+        )
+        if broken is not None:
+            break
+    print(", ".join(f"{name} {count}" for name, count in sorted(counts.items())))
+    if broken is None:
+        if options.seeds == 1:
+            print(f"seed {options.seed}: digest of the history {outcome.digest:08x}")
+        return 0
+    print(f"seed {broken.seed} breaks: {broken.violation}", flush=True)
+    _show(broken, chances)
+    return 1
+
+
+def _show(broken: Any, chances: faults.Faults) -> None:
+    """The history of a seed that breaks, with as few faults as possible."""
+    from abs_dssp.cluster.simulate.scenario import Scenario
+
+    def breaks(only: frozenset[int]) -> bool:
+        return bool(Scenario(broken.seed, chances, only).run().violation)
+
+    numbers = [number for number, _ in broken.fired]
+    only = shrink.shrink(numbers, breaks, _ATTEMPTS)
+    print(f"its history with {len(only)} of {len(numbers)} faults:")
+    outcome = Scenario(broken.seed, chances, only, print).run()
+    print(f"violation: {outcome.violation or 'none: the faults depend on each other'}")
+    print("faults: " + ", ".join(f"{name} ({n})" for n, name in outcome.fired))
+
+
+def _batches(options: argparse.Namespace, begun: float) -> Iterator[list[Any]]:
+    """Outcomes, a few seeds at a time, until seeds or minutes are over."""
+    seeds: Any = itertools.count(options.seed)
+    if options.minutes is None:
+        seeds = range(options.seed, options.seed + options.seeds)
+    seeds = iter(seeds)
+    end = None if options.minutes is None else begun + 60 * options.minutes
+
+    def chunks() -> Iterator[list[int]]:
+        while chunk := list(itertools.islice(seeds, _BATCH)):
+            if end is not None and time.monotonic() > end:
+                return
+            yield chunk
+
+    if options.jobs == 1:
+        for chunk in chunks():
+            yield _run(chunk, options.faults)
+        return
+    context = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(options.jobs, context) as pool:
+        waiting = set()
+        more = chunks()
+        for chunk in itertools.islice(more, options.jobs):
+            waiting.add(pool.submit(_run, chunk, options.faults))
+        while waiting:
+            ready, waiting = concurrent.futures.wait(
+                waiting, return_when=concurrent.futures.FIRST_COMPLETED
+            )
+            for future in ready:
+                yield future.result()
+                for chunk in itertools.islice(more, 1):
+                    waiting.add(pool.submit(_run, chunk, options.faults))
+
+
+def _run(seeds: list[int], text: str) -> list[Any]:
+    """The outcomes of some seeds, until one breaks."""
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    from abs_dssp.cluster.simulate.scenario import Scenario
+
+    outcomes = []
+    for seed in seeds:
+        outcomes.append(Scenario(seed, faults.parse(text)).run())
+        if outcomes[-1].violation:
+            break
+    return outcomes
+
+
+def _options(argv: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="simulate", description=__doc__)
+    parser.add_argument("--seed", type=int, default=0, help="The first one.")
+    parser.add_argument("--seeds", type=int, default=1, help="How many.")
+    parser.add_argument("--minutes", type=float, help="Seeds until then, instead.")
+    parser.add_argument("--jobs", type=int, default=1, help="Processes.")
+    parser.add_argument(
+        "--faults",
+        default="",
+        help="Chances by name, such as kill=0.01,lose=0; none: no others.",
+    )
+    options = parser.parse_args(argv)
+    for name in ("seeds", "jobs"):
+        if getattr(options, name) < 1:
+            sys.exit(f"error: --{name} must be at least 1.")
+    return options
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,204 @@
+"""What must hold after every event, whatever has failed.
+
+The log is followed by a plain model of the rules' bookkeeping: who computes from which
+version. Messages of the server are compared with what the log holds at that moment.
+"""
+
+import gc
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from abs_dssp import policies
+from abs_dssp.cluster import log as logs
+from abs_dssp.cluster.messages import Kind, Message
+from abs_dssp.history.events import Entry
+from abs_dssp.replay import Result
+from abs_dssp.training import flat, replayer
+from abs_dssp.training.config import EngineConfig, ReplayConfig
+
+_DESCRIPTORS = 60  # of one process
+_BUFFERS = 200  # descriptors of this very process, most of them shared memory
+_EVERY = 256  # events between two looks at what must stay bounded
+
+
+class ViolationError(AssertionError):
+    """The cluster has broken a promise."""
+
+
+class Model:
+    """Who may push, from the log's entries alone."""
+
+    def __init__(self, num_workers: int):
+        self.version = self.entries = 0
+        self.pushes = [0] * num_workers
+        self.pulled: list[int | None] = [0] * num_workers  # None: does not compute
+        self.members = [True] * num_workers
+
+    def follow(self, entry: Entry) -> None:
+        """Takes an entry.
+
+        Raises:
+          ViolationError: if it cannot follow the ones before it.
+        """
+        event, worker = entry.event, entry.event.worker
+        self.entries += 1
+        where = f"entry {self.entries} of the log, {entry}"
+        if event.kind == "push":
+            if not self.members[worker] or self.pulled[worker] is None:
+                raise ViolationError(f"{where}: worker {worker} had no grant")
+            if (entry.pulled, entry.version) != (self.pulled[worker], self.version):
+                raise ViolationError(
+                    f"{where}: expected a push from version {self.pulled[worker]} at "
+                    f"version {self.version}"
+                )
+            self.pushes[worker] += 1
+            self.pulled[worker] = None
+        elif event.kind == "leave":
+            if not self.members[worker]:
+                raise ViolationError(f"{where}: worker {worker} was no member")
+            self.members[worker], self.pulled[worker] = False, None
+        elif event.kind == "join" and self.members[worker]:
+            raise ViolationError(f"{where}: worker {worker} was a member")
+        self.version += entry.commit
+        begun = set(entry.release) | set(entry.restart)
+        if event.kind in ("join", "refuse"):
+            self.members[worker] = True
+            begun.add(worker)
+        for other in begun:
+            self.pulled[other] = self.version
+
+
+class Checker:
+    """Watches one simulated run."""
+
+    def __init__(self, num_workers: int, content: Callable[[], bytearray | None]):
+        """Nothing has happened.
+
+        Args:
+          num_workers: N.
+          content: of the log's file as processes see it; None if there is none.
+        """
+        self._num_workers, self._content = num_workers, content
+        self._mask = (num_workers + 7) // 8
+        self._size = logs._size(self._mask)
+        self._events = 0
+        self._told = [0] * num_workers  # pushes that were acknowledged
+        self.forget()
+
+    def forget(self) -> None:
+        """The log may have lost its end; what was acknowledged counts no more."""
+        self._told = [0] * self._num_workers
+        self._begin()
+
+    def _begin(self) -> None:
+        self.model = Model(self._num_workers)
+        self._at: int | None = None  # bytes of the log that the model has seen
+        self._seen = b""  # the last record
+
+    def after_event(self, processes: list[Any]) -> None:
+        """Looks at the log, and now and then at what must stay bounded."""
+        self.look()
+        self._events += 1
+        if self._events % _EVERY:
+            return
+        for process in processes:
+            if len(process.open) > _DESCRIPTORS:
+                raise ViolationError(f"{process.name}: {len(process.open)} descriptors")
+        if len(os.listdir("/proc/self/fd")) > _BUFFERS:
+            gc.collect()  # the shared memory of processes that are dead
+        if len(os.listdir("/proc/self/fd")) > _BUFFERS:
+            raise ViolationError("more and more descriptors of shared memory")
+
+    def look(self) -> None:
+        """Follows what has been added to the log."""
+        content = self._content()
+        if content is None:
+            return
+        if self._at is None:
+            end = content.find(b"\n")
+            if end < 0:
+                return
+            self._at = end + 1
+        while self._at + self._size <= len(content):
+            record = bytes(content[self._at : self._at + self._size])
+            if int.from_bytes(record[-4:], "little") != logs.zlib.crc32(record[:-4]):
+                return  # damaged, or not written to its end
+            self.model.follow(logs._entry(record[:-4], self._mask))
+            self._at += self._size
+
+    def sent(self, message: Message) -> None:
+        """The server has sent something."""
+        if message.kind not in (Kind.GRANT, Kind.WAIT) or not message.grant_id:
+            return
+        self.look()
+        worker, model = message.worker, self.model
+        if message.kind is Kind.GRANT:
+            told = message.clock - 1
+            if message.version > model.version:
+                raise ViolationError(
+                    f"version {message.version} was granted, the log ends at version "
+                    f"{model.version}"
+                )
+            if message.version != model.pulled[worker]:
+                raise ViolationError(
+                    f"worker {worker} was granted version {message.version}, the log "
+                    f"says {model.pulled[worker]}"
+                )
+        else:
+            told = model.pushes[worker]
+            if model.pulled[worker] is not None:
+                raise ViolationError(
+                    f"worker {worker} was told to wait; it has a grant"
+                )
+        if told != model.pushes[worker]:
+            raise ViolationError(
+                f"worker {worker} was told of {told} pushes, the log has "
+                f"{model.pushes[worker]}"
+            )
+        if told < self._told[worker]:
+            raise ViolationError(
+                f"worker {worker}: {self._told[worker]} pushes were acknowledged, "
+                f"{told} are left"
+            )
+        self._told[worker] = told
+
+    def reopened(self) -> None:
+        """The server has opened the log: what was acknowledged must be there."""
+        self._begin()
+        self.look()
+        for worker, told in enumerate(self._told):
+            if self.model.pushes[worker] < told:
+                raise ViolationError(
+                    f"worker {worker}: {told} pushes were acknowledged, the log has "
+                    f"{self.model.pushes[worker]}"
+                )
+
+
+def require_replay(result: Result, training: Any) -> None:
+    """The final parameters are those of the trace, in every bit.
+
+    Args:
+      result: of the run.
+      training: a `server.Training`.
+
+    Raises:
+      ViolationError: if they are not.
+    """
+    task, _, functions, seed = training
+    engine = EngineConfig(None, 1, "host", functions.wire)
+    config = ReplayConfig(functions.config, engine)
+    again = replayer.run(task, result.trace, seed, config)
+    mine, replayed = (np.asarray(flat.flatten(r.variables)) for r in (result, again))
+    if mine.tobytes() != replayed.tobytes():
+        raise ViolationError(
+            f"parameters differ from the replay's by up to {abs(mine - replayed).max()}"
+        )
+
+
+def description(training: Any) -> str:
+    """What is trained."""
+    return f"{policies.describe(training.policy)}, {Path(training.task.name)}"

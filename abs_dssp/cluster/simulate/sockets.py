@@ -1,0 +1,250 @@
+"""Sockets within a simulated host, with `select` and `selectors` over them."""
+
+import collections
+import errno
+import os
+import select as real_select
+import selectors as real_selectors
+import socket as real_socket
+import struct
+from collections.abc import Callable
+from typing import Any
+
+from abs_dssp.cluster.simulate.world import Died, Process, Signal
+
+_ROOM = 12  # packets that a connection holds
+
+
+class Socket:
+    """A socket of a process; packets, as in SOCK_SEQPACKET."""
+
+    def __init__(self, process: Process):
+        self.process = process
+        self.changed = Signal(process.world)
+        self.packets: collections.deque[tuple[bytes, list[int]]] = collections.deque()
+        self.waiting: collections.deque[Socket] = collections.deque()  # to be accepted
+        self.other: Socket | None = None
+        self.is_open, self.ended, self._blocking = True, False, True
+        self._name: str | None = None
+        self._descriptor = process.descriptor(self)
+        process.at_death.append(self._drop)
+
+    # What a selector looks at.
+
+    def readable(self) -> bool:
+        return bool(self.packets or self.waiting or self.ended)
+
+    def writable(self) -> bool:
+        return self.ended or (self.other is None or len(self.other.packets) < _ROOM)
+
+    # As in the module.
+
+    def fileno(self) -> int:
+        return self._descriptor if self.is_open else -1
+
+    def setblocking(self, blocking: bool) -> None:
+        self._blocking = blocking
+
+    def bind(self, name: str) -> None:
+        self.process.call()
+        self._name = name
+        self.process.host.listening[name] = self
+
+    def listen(self, backlog: int) -> None:
+        del backlog
+
+    def connect(self, name: str) -> None:
+        self.process.call()
+        listener = self.process.host.listening.get(name)
+        if listener is None:
+            raise ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused")
+        self.other = there = Socket(listener.process)
+        there.other = self
+        listener.waiting.append(there)
+        listener.changed.notify()
+
+    def accept(self) -> tuple["Socket", None]:
+        self.process.call()
+        if not self.waiting:
+            raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+        return self.waiting.popleft(), None
+
+    def getsockopt(self, *_: Any) -> bytes:
+        other = self.other.process if self.other else self.process
+        return struct.pack("3i", 1000 + other.number, other.host.user_of(other), 1000)
+
+    def send(self, data: Any, descriptors: list[int] | None = None) -> int:
+        self.process.call()
+        if not self.is_open:
+            raise OSError(errno.EBADF, "Bad file descriptor")
+        while not self.writable():
+            if not self._blocking:
+                raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+            self.process.current().wait([self.changed], self.writable, None)
+        if self.ended or self.other is None:
+            raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+        self.process.on_send(bytes(data))
+        copies = [os.dup(number) for number in descriptors or []]
+        self.other.packets.append((bytes(data), copies))
+        self.other.changed.notify()
+        return len(data)
+
+    def receive(self, limit: int) -> tuple[bytes, list[int]]:
+        """One packet with its descriptors; empty at the connection's end."""
+        self.process.call()
+        if not self.is_open:
+            raise OSError(errno.EBADF, "Bad file descriptor")
+        if not self.packets:
+            if self.ended:
+                return b"", []
+            raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+        data, descriptors = self.packets.popleft()
+        if self.other is not None:
+            self.other.changed.notify()
+        return data[:limit], descriptors
+
+    def recv(self, limit: int) -> bytes:
+        data, descriptors = self.receive(limit)
+        for number in descriptors:
+            os.close(number)
+        return data
+
+    def close(self) -> None:
+        if not self.process.alive:
+            raise Died
+        if self.is_open:
+            self.process.at_death.remove(self._drop)
+            del self.process.open[self._descriptor]
+            self._drop()
+
+    def _drop(self) -> None:
+        """The socket is gone, with its process or without."""
+        self.is_open = False
+        host = self.process.host
+        if self._name is not None and host.listening.get(self._name) is self:
+            del host.listening[self._name]
+        for there in list(self.waiting):
+            there._drop()
+        for _, descriptors in self.packets:
+            for number in descriptors:
+                os.close(number)
+        self.packets.clear()
+        if self.other is not None:
+            self.other.ended = True
+            self.other.changed.notify()
+
+
+class Sockets:
+    """Stands in for the module `socket`."""
+
+    AF_UNIX, SOCK_SEQPACKET = real_socket.AF_UNIX, real_socket.SOCK_SEQPACKET
+
+    def __init__(self, process: Process):
+        self._process = process
+
+    def socket(self, *_: Any) -> Socket:
+        self._process.call()
+        return Socket(self._process)
+
+    def socketpair(self) -> tuple[Socket, Socket]:
+        one, other = Socket(self._process), Socket(self._process)
+        one.other, other.other = other, one
+        return one, other
+
+    def send_fds(self, connection: Socket, parts: list, descriptors: list[int]) -> int:
+        return connection.send(b"".join(parts), descriptors)
+
+    def recv_fds(self, connection: Socket, limit: int, most: int):
+        data, descriptors = connection.receive(limit)
+        for number in descriptors[most:]:
+            os.close(number)
+        return data, descriptors[:most], 0, None
+
+
+class Select:
+    """Stands in for the module `select`."""
+
+    POLLIN = real_select.POLLIN
+
+    def __init__(self, process: Process):
+        self._process = process
+
+    def poll(self) -> "_Poll":
+        return _Poll(self._process)
+
+
+class _Poll:
+    def __init__(self, process: Process):
+        self._process = process
+
+    def register(self, connection: Socket, mask: int) -> None:
+        del mask
+        self._socket = connection
+
+    def poll(self, milliseconds: float) -> bool:
+        self._process.call()
+        found = self._socket
+        thread = self._process.current()
+        return thread.wait([found.changed], found.readable, milliseconds / 1e3)
+
+
+class Selectors:
+    """Stands in for the module `selectors`."""
+
+    EVENT_READ, EVENT_WRITE = real_selectors.EVENT_READ, real_selectors.EVENT_WRITE
+
+    def __init__(self, process: Process):
+        self._process = process
+
+    def DefaultSelector(self) -> "_Selector":  # noqa: N802
+        return _Selector(self._process)
+
+
+class _Selector:
+    """Watches everything that has a descriptor here."""
+
+    def __init__(self, process: Process):
+        self._process = process
+        self._keys: dict[int, real_selectors.SelectorKey] = {}
+
+    def register(self, thing: Any, mask: int, data: Callable) -> None:
+        number = thing.fileno()
+        self._keys[number] = real_selectors.SelectorKey(thing, number, mask, data)
+
+    def unregister(self, thing: Any) -> None:
+        del self._keys[thing.fileno()]
+
+    def modify(self, thing: Any, mask: int, data: Callable) -> None:
+        self.register(thing, mask, data)
+
+    def get_key(self, thing: Any) -> real_selectors.SelectorKey:
+        return self._keys[thing.fileno()]
+
+    def select(self, timeout: float | None):
+        self._process.call()
+        found: list = []
+
+        def ready() -> bool:
+            found[:] = self._ready()
+            return bool(found)
+
+        things = [self._process.open.get(number) for number in self._keys]
+        signals = [thing.changed for thing in things if thing is not None]
+        self._process.current().wait(signals, ready, timeout)
+        return found
+
+    def close(self) -> None:
+        self._keys.clear()
+
+    def _ready(self) -> list:
+        ready = []
+        for number, key in self._keys.items():
+            thing = self._process.open.get(number)
+            if thing is None:
+                continue
+            mask = key.events & real_selectors.EVENT_READ if thing.readable() else 0
+            if key.events & real_selectors.EVENT_WRITE and thing.writable():
+                mask |= real_selectors.EVENT_WRITE
+            if mask:
+                ready.append((key, mask))
+        return ready
