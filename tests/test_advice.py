@@ -5,7 +5,7 @@ import re
 import pytest
 
 from abs_dssp import delays, policies, simulate
-from scripts import run, run_fewer
+from scripts import ROOT, run, run_fewer, start_many
 
 
 def ranking(printed):
@@ -46,29 +46,25 @@ def test_advice_for_a_recorded_run(few, tmp_path):
     assert printed.startswith("3 workers, R = 3") and "ASP" in ranking(printed)
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["advise.py", "nowhere"], "'nowhere' is neither the folder of a run"),
-        (["advise.py", "exponential(mean=1)"], "has no list; give --num_workers"),
-        (["advise.py", "constant(seconds=[1])"], "one worker needs no policy"),
-        (
-            ["optimality.py", "--problems=cubic:3"],
-            "unknown 'cubic'; known: tridiagonal",
-        ),
-        (
-            ["optimality.py", "--problems=logistic"],
-            "ratio above 0, such as tridiagonal:10",
-        ),
-        (["optimality.py", "--only=Nobody"], "no method is called"),
-    ],
-)
-def test_mistakes_get_one_sentence(arguments, message, tmp_path):
-    if arguments[0] == "optimality.py":
-        arguments = [*arguments, f"--out={tmp_path}"]
-    code, printed, errors = run(*arguments)
-    assert code == 1 and message in errors + printed
-    assert "Traceback" not in errors
+WRONG = [
+    (["advise.py", "nowhere"], "'nowhere' is neither the folder of a run"),
+    (["advise.py", "exponential(mean=1)"], "has no list; give --num_workers"),
+    (["advise.py", "constant(seconds=[1])"], "one worker needs no policy"),
+    (["optimality.py", "--problems=cubic:3"], "unknown 'cubic'; known: tridiagonal"),
+    (["optimality.py", "--problems=logistic"], "ratio above 0, such as tridiagonal:10"),
+    (["optimality.py", "--only=Nobody"], "no method is called"),
+]
+
+
+def test_mistakes_get_one_sentence(tmp_path):
+    commands = []
+    for (script, *arguments), _ in WRONG:
+        more = [f"--out={tmp_path}"] if script == "optimality.py" else []
+        commands.append([ROOT / "experiments" / script, *arguments, *more])
+    for given, answer in zip(WRONG, start_many(commands), strict=True):
+        code, printed, errors = answer
+        assert code == 1 and given[1] in errors + printed, (given, answer)
+        assert "Traceback" not in errors, (given, errors)
 
 
 @FEW
