@@ -1,29 +1,44 @@
-"""Runs experiments/compare.py many times at the price of one import.
+"""Runs scripts and modules many times at the price of one import.
 
-Reads one JSON list of arguments a line, answers one JSON object a line. Each run is a
-fork made before JAX has touched a device. The repository's root is on PYTHONPATH.
+Reads one JSON list a line, of a script's path or `-m` and a module, and its arguments;
+answers one JSON object a line. Each run is a fork made before JAX has touched a device,
+and before anything has defined a flag. The repository's root is on PYTHONPATH.
 """
 
 import json
 import os
+import runpy
 import sys
 import tempfile
 
-from abs_dssp.experiment import entry
-from experiments import compare
+import abs_dssp.experiment.entry  # what takes the time; defines no flags
+import abs_dssp.experiment.run
+import abs_dssp.report.curves
+import abs_dssp.report.timeline
+import abs_dssp.verify
+import abs_dssp.whatif  # noqa: F401
 
 
-def one(arguments: list[str]) -> dict:
+def start(command: list[str]) -> None:
+    """As `python COMMAND...` would."""
+    if command[0] == "-m":
+        sys.argv = command[1:]
+        runpy.run_module(command[1], run_name="__main__", alter_sys=True)
+    else:
+        sys.argv = command
+        runpy.run_path(command[0], run_name="__main__")
+
+
+def one(command: list[str]) -> dict:
     """Exit status and outputs of one run."""
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
         child = os.fork()
         if child == 0:
             os.dup2(out.fileno(), 1)
             os.dup2(err.fileno(), 2)
-            sys.argv = ["compare.py", *arguments]
             status = 1
             try:
-                entry.run(compare.main)
+                start(command)
                 status = 0
             except SystemExit as end:
                 if isinstance(end.code, str):

@@ -5,7 +5,7 @@ import re
 import pytest
 
 from abs_dssp import delays, policies, simulate
-from scripts import run, run_fewer
+from scripts import ROOT, run_fewer, start_many
 
 
 def ranking(printed):
@@ -15,10 +15,16 @@ def ranking(printed):
     return {row[1]: float(row[2]) for row in rows if row[2] != "-"}
 
 
-def test_advice_for_given_times_avoids_the_straggler():
-    code, printed, errors = run(
-        "advise.py", "constant(seconds=[1,1,1,40])", "--noise_ratio=8", "--pushes=2000"
-    )
+FEW = pytest.mark.parametrize(
+    "few", [True, pytest.param(False, marks=pytest.mark.slow)], ids=["few", "all"]
+)
+
+
+@FEW
+def test_advice_for_given_times_avoids_the_straggler(few):
+    methods = "BSP;ASP;SSP, s = 3;K-batch-sync, K = 16;abs_dssp" if few else ""
+    arguments = ("constant(seconds=[1,1,1,40])", "--noise_ratio=8", "--pushes=2000")
+    code, printed, errors = run_fewer("advise.py", methods, "", *arguments)
     assert code == 0, errors
     found = ranking(printed)
     # BSP makes 4 pushes in 40 s, at a step of 4 / 16; three workers make one a second.
@@ -26,11 +32,6 @@ def test_advice_for_given_times_avoids_the_straggler():
     assert found["K-batch-sync, K = 16"] == pytest.approx(16 / 3, rel=0.15)
     assert list(found)[0] in ("abs_dssp", "K-batch-sync, K = 16")
     assert "Use --policy=" in printed
-
-
-FEW = pytest.mark.parametrize(
-    "few", [True, pytest.param(False, marks=pytest.mark.slow)], ids=["few", "all"]
-)
 
 
 @FEW
@@ -46,29 +47,25 @@ def test_advice_for_a_recorded_run(few, tmp_path):
     assert printed.startswith("3 workers, R = 3") and "ASP" in ranking(printed)
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["advise.py", "nowhere"], "'nowhere' is neither the folder of a run"),
-        (["advise.py", "exponential(mean=1)"], "has no list; give --num_workers"),
-        (["advise.py", "constant(seconds=[1])"], "one worker needs no policy"),
-        (
-            ["optimality.py", "--problems=cubic:3"],
-            "unknown 'cubic'; known: tridiagonal",
-        ),
-        (
-            ["optimality.py", "--problems=logistic"],
-            "ratio above 0, such as tridiagonal:10",
-        ),
-        (["optimality.py", "--only=Nobody"], "no method is called"),
-    ],
-)
-def test_mistakes_get_one_sentence(arguments, message, tmp_path):
-    if arguments[0] == "optimality.py":
-        arguments = [*arguments, f"--out={tmp_path}"]
-    code, printed, errors = run(*arguments)
-    assert code == 1 and message in errors + printed
-    assert "Traceback" not in errors
+WRONG = [
+    (["advise.py", "nowhere"], "'nowhere' is neither the folder of a run"),
+    (["advise.py", "exponential(mean=1)"], "has no list; give --num_workers"),
+    (["advise.py", "constant(seconds=[1])"], "one worker needs no policy"),
+    (["optimality.py", "--problems=cubic:3"], "unknown 'cubic'; known: tridiagonal"),
+    (["optimality.py", "--problems=logistic"], "ratio above 0, such as tridiagonal:10"),
+    (["optimality.py", "--only=Nobody"], "no method is called"),
+]
+
+
+def test_mistakes_get_one_sentence(tmp_path):
+    commands = []
+    for (script, *arguments), _ in WRONG:
+        more = [f"--out={tmp_path}"] if script == "optimality.py" else []
+        commands.append([ROOT / "experiments" / script, *arguments, *more])
+    for given, answer in zip(WRONG, start_many(commands), strict=True):
+        code, printed, errors = answer
+        assert code == 1 and given[1] in errors + printed, (given, answer)
+        assert "Traceback" not in errors, (given, errors)
 
 
 @FEW

@@ -2,7 +2,6 @@
 
 import csv
 import json
-import os
 import subprocess
 import sys
 
@@ -11,8 +10,9 @@ import pytest
 
 from abs_dssp import traces
 from abs_dssp.report import summary
-from scripts import ROOT, run
+from scripts import ROOT, run, start_many
 
+COMPARE = ROOT / "experiments" / "compare.py"
 SMALL = ["--epochs=1", "--evaluations=4", "--limit_train=320", "--seeds=1"]
 
 
@@ -127,30 +127,21 @@ def mistakes(tmp_path_factory):
         "        return state, decision._replace(release=decision.release & False)\n"
         "    return policies.Policy(init, keep, leave)\n"
     )
-    lines = [
-        json.dumps([f"--out={folder / str(number)}", *SMALL, *arguments])
+    commands = [
+        [COMPARE, f"--out={folder / str(number)}", *SMALL, *arguments]
         for number, (arguments, _) in enumerate(WRONG)
     ]
-    done = subprocess.run(
-        [sys.executable, ROOT / "tests" / "many_starts.py"],
-        input="\n".join(lines),
-        capture_output=True,
-        text=True,
-        timeout=240,
-        env=os.environ | {"PYTHONPATH": f"{ROOT}:{folder}"},
-    )
-    assert done.returncode == 0, done.stderr
-    return folder, [json.loads(line) for line in done.stdout.splitlines()]
+    return folder, start_many(commands, path=folder)
 
 
 @pytest.mark.parametrize("number", range(len(WRONG)))
 def test_a_users_mistake_gets_one_sentence_and_status_1(mistakes, number):
     folder, answers = mistakes
     arguments, message = WRONG[number]
-    answer = answers[number]
-    assert answer["code"] == 1, (arguments, answer)
-    assert message in answer["err"] + answer["out"], (arguments, answer)
-    assert "Traceback" not in answer["err"]
+    code, printed, errors = answers[number]
+    assert code == 1, (arguments, printed, errors)
+    assert message in errors + printed, (arguments, printed, errors)
+    assert "Traceback" not in errors
     assert not (folder / str(number) / "summary.json").exists()
     assert not list((folder / str(number)).rglob("trace.npz"))
 
@@ -168,12 +159,15 @@ def test_every_file_of_settings_belongs_to_a_script():
     assert found == set(SETTINGS)
 
 
-@pytest.mark.parametrize("name", SETTINGS)
-def test_published_settings_are_flags_of_their_script(name):
+def test_published_settings_are_flags_of_their_script():
     """Flags are read before the surplus argument is refused."""
-    file = ROOT / "experiments" / f"{name}.flags"
-    code, printed, errors = run(SETTINGS[name], f"--flagfile={file}", "surplus")
-    assert code == 1 and "Unexpected arguments: surplus" in printed + errors
+    folder = ROOT / "experiments"
+    commands = [
+        [folder / script, f"--flagfile={folder / name}.flags", "surplus"]
+        for name, script in SETTINGS.items()
+    ]
+    for code, printed, errors in start_many(commands):
+        assert code == 1 and "Unexpected arguments: surplus" in printed + errors
 
 
 def test_help_explains_every_flag_in_one_line():

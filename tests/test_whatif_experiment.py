@@ -8,7 +8,7 @@ import pytest
 
 from abs_dssp import delays, policies, simulate, traces, whatif
 from abs_dssp.report import summary
-from scripts import run
+from scripts import ROOT, run, start_many
 
 
 def recorded(place, pushes=40, **changed):
@@ -108,34 +108,41 @@ def wrong_settings(place):
     (place / "settings.json").write_text("[1")
 
 
-WRONG = [
-    pytest.param(None, [], "trace.npz does not exist", id="no-such-run"),
-    pytest.param(wrong_format, [], "damaged", id="another-format"),
-    pytest.param(wrong_settings, [], "settings.json is damaged", id="settings"),
-    pytest.param(
+WRONG = {  # what is made of the folder, further arguments, what is said
+    "no-such-run": (None, [], "trace.npz does not exist"),
+    "another-format": (wrong_format, [], "damaged"),
+    "settings": (wrong_settings, [], "settings.json is damaged"),
+    "no-pushes": (
         lambda place: traces.Trace.save(recorded(place)[:0], place / "trace.npz"),
         [],
         "the trace has no pushes",
-        id="no-pushes",
     ),
-    pytest.param(
-        recorded, ["--policy=bps()"], "unknown name 'bps'; known: abs", id="policy"
-    ),
-    pytest.param(
-        recorded, ["--workers=3"], "the run has 2 workers, got 3", id="workers"
-    ),
-    pytest.param(recorded, ["more"], "Expected one argument, RUN_DIR", id="surplus"),
-]
+    "policy": (recorded, ["--policy=bps()"], "unknown name 'bps'; known: abs"),
+    "workers": (recorded, ["--workers=3"], "the run has 2 workers, got 3"),
+    "surplus": (recorded, ["more"], "Expected one argument, RUN_DIR"),
+}
 
 
-@pytest.mark.parametrize(("make", "arguments", "message"), WRONG)
-def test_a_users_mistake_gets_one_sentence_and_status_1(
-    tmp_path, make, arguments, message
-):
-    if make is not None:
-        make(tmp_path)
-    code, printed, errors = run("whatif.py", tmp_path, *arguments)
+@pytest.fixture(scope="module")
+def mistakes(tmp_path_factory):
+    """Answers to all wrong command lines, and where each was given."""
+    places = [tmp_path_factory.mktemp("mistake") for _ in WRONG]
+    for place, (make, _, _) in zip(places, WRONG.values(), strict=True):
+        if make is not None:
+            make(place)
+    script = ROOT / "experiments" / "whatif.py"
+    commands = [
+        [script, place, *arguments]
+        for place, (_, arguments, _) in zip(places, WRONG.values(), strict=True)
+    ]
+    answers = zip(places, start_many(commands), strict=True)
+    return dict(zip(WRONG, answers, strict=True))
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_users_mistake_gets_one_sentence_and_status_1(mistakes, name):
+    place, (code, printed, errors) = mistakes[name]
     assert code == 1
-    assert message in errors + printed
+    assert WRONG[name][2] in errors + printed
     assert "Traceback" not in errors
-    assert not (tmp_path / "whatif").exists()
+    assert not (place / "whatif").exists()

@@ -16,6 +16,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+import scripts
 from abs_dssp import traces
 
 ROOT = Path(__file__).parents[2]
@@ -53,7 +54,7 @@ def under_fire(out, policy, transport, steps, *, epochs, events, seed):
         f"--policy={policy}", f"--transport={transport}", f"--local_steps={steps}",
         f"--epochs={epochs}", f"--out={out / 'run'}",
     ]  # fmt: skip
-    environment = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
+    environment = scripts.one_device() | {"JAX_PLATFORMS": "cpu"}
     with open(out / "log", "wb") as log:
         running = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
     done = collections.Counter[str]()

@@ -118,14 +118,19 @@ def plain_training(steps):
     params = task.init(key).params
     optimizer = optax.chain(optax.trace(0.5), optax.sgd(0.1))
     state = optimizer.init(params)
-    for index in range(steps):
-        batch = task.batch(task.data, key, jnp.int32(0), jnp.int32(index))
 
-        def loss(params, batch=batch):
+    @jax.jit
+    def step(params, state, index):
+        batch = task.batch(task.data, key, jnp.int32(0), index)
+
+        def loss(params):
             return task.loss(tasks.Variables(params, {}), batch, key)[0]
 
         change, state = optimizer.update(jax.grad(loss)(params), state)
-        params = optax.apply_updates(params, change)
+        return optax.apply_updates(params, change), state
+
+    for index in range(steps):
+        params, state = step(params, state, jnp.int32(index))
     return params
 
 

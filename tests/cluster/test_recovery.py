@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -15,6 +14,7 @@ import jax
 import numpy as np
 import pytest
 
+import scripts
 from abs_dssp import delays, policies, replay, traces
 from abs_dssp.cluster import log, run, topology, transport
 from abs_dssp.cluster.messages import Kind
@@ -26,7 +26,7 @@ PROGRAM = Path(__file__).with_name("program.py")
 
 def start(tmp_path, *arguments, **more):
     """The program, with its complaints in a file."""
-    environment = os.environ | {"XLA_FLAGS": ""}
+    environment = scripts.one_device()
     with open(tmp_path / "stderr", "ab") as errors:
         return subprocess.Popen(
             [sys.executable, PROGRAM, *map(str, arguments)],

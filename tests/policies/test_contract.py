@@ -34,7 +34,7 @@ def random_clocks(generator, waits=True):
 
 
 def shapes(tree):
-    return jax.tree.map(lambda leaf: (jnp.shape(leaf), jnp.asarray(leaf).dtype), tree)
+    return jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), tree)
 
 
 def test_the_table_names_every_policy():
@@ -133,10 +133,10 @@ def test_state_and_decision_keep_their_types(case, x64):
     with jax.enable_x64(x64):
         policy = policies.parse(case.text, N)
         clocks = policies.initial_clocks(N, jnp.float64 if x64 else jnp.float32)
-        state = policy.init()
+        state = jax.eval_shape(policy.init)
         arguments = (clocks, jnp.int32(0), clocks.latest[0])
         for decide in (policy.on_push, policy.on_leave):
-            after, decision = decide(state, *arguments)
+            after, decision = jax.eval_shape(decide, state, *arguments)
             assert shapes(after) == shapes(state)
             assert jax.tree.structure(after) == jax.tree.structure(state)
             assert [leaf.shape for leaf in decision] == [(), (), (N,), (N,)]
@@ -148,8 +148,7 @@ def test_jit_no_jit_and_vmap_agree(case):
     policy = policies.parse(case.text, N)
     generator = np.random.default_rng(0)
     inputs = [random_clocks(generator) for _ in range(8)]
-    clocks = jax.tree.map(lambda *leaves: jnp.stack(leaves), *[c for c, _ in inputs])
-    workers = jnp.stack([w for _, w in inputs])
+    clocks, workers = jax.tree.map(jnp.asarray, stacked(inputs))
     many = jax.vmap(policy.on_push, in_axes=(None, 0, 0, 0))(
         policy.init(), clocks, workers, clocks.latest[:, 0]
     )
@@ -162,18 +161,35 @@ def test_jit_no_jit_and_vmap_agree(case):
         jax.tree.map(np.testing.assert_array_equal, plain, row)
 
 
+def stacked(inputs):
+    """Many of `random_clocks`' answers as one."""
+    clocks = jax.tree.map(lambda *leaves: np.stack(leaves), *[c for c, _ in inputs])
+    return clocks, np.stack([worker for _, worker in inputs])
+
+
 @EVERY
 def test_only_the_living_run_and_only_waiters_are_released(case):
     policy = policies.parse(case.text, N)
-    push, leave = jax.jit(policy.on_push), jax.jit(policy.on_leave)
     stated = policy.properties
     generator = np.random.default_rng(1)
-    for _ in range(60):
-        clocks, worker = random_clocks(generator, stated.waits)
+    inputs = [random_clocks(generator, stated.waits) for _ in range(60)]
+
+    @jax.jit
+    @jax.vmap
+    def decide(clocks, worker):
+        start, now = policy.init(), jnp.float32(20)
+        pusher = policies.only(worker, N)
+        gone = clocks._replace(alive=clocks.alive & ~pusher)
+        _, pushed = policy.on_push(start, clocks, worker, now)
+        _, left = policy.on_leave(start, gone, worker, now)
+        return pushed, left
+
+    many = jax.device_get(decide(*stacked(inputs)))
+    for i, (clocks, worker) in enumerate(inputs):
+        decision, left = jax.tree.map(lambda leaf, i=i: leaf[i], many)
         pusher = np.arange(N) == int(worker)
-        _, decision = push(policy.init(), clocks, worker, jnp.float32(20))
         waiting, alive = np.asarray(clocks.waiting), np.asarray(clocks.alive)
-        release, restart = np.asarray(decision.release), np.asarray(decision.restart)
+        release, restart = decision.release, decision.restart
         assert not np.any(release & ~alive)
         assert not np.any(release & ~(waiting | pusher))
         assert not np.any(restart & ~(alive & ~waiting & ~pusher))
@@ -183,9 +199,7 @@ def test_only_the_living_run_and_only_waiters_are_released(case):
         computing = alive & ~waiting & ~pusher
         assert np.any(computing | release), "nobody computes any more"
 
-        gone = clocks._replace(alive=clocks.alive & ~jnp.asarray(pusher))
-        _, decision = leave(policy.init(), gone, worker, jnp.float32(20))
-        release, alive = np.asarray(decision.release), np.asarray(gone.alive)
+        release, alive = left.release, alive & ~pusher
         assert not np.any(release & ~(alive & waiting))
         if (
             stated.commits_every_push

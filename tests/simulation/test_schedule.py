@@ -1,5 +1,6 @@
 """Virtual time: push for push against the oracle, closed forms, counterexamples."""
 
+import functools
 import itertools
 import math
 
@@ -127,6 +128,7 @@ EXPONENTIAL = "exponential(mean=1.0)"
 SHIFTED = "shifted_exponential(shift=0.5,mean=0.5)"
 
 
+@functools.cache
 def round_times(text, model, num_workers, pushes=40_000):
     trace = simulate.schedule(
         policies.parse(text, num_workers), delays.parse(model, num_workers), pushes

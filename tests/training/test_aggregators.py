@@ -1,6 +1,7 @@
 """Aggregators against slow loops in plain NumPy, in both engines."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -20,24 +21,39 @@ def task():
     return tasks.quadratic(N, dim=DIM, condition=10.0, noise=1.0, heterogeneity=0.5)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def compiled_once():
+    """Gradients of one task are compiled once; the next module's are others."""
+    yield
+    gradient_of.cache_clear()
+
+
+@functools.cache
+def gradient_of(loss, batch, structure):
+    """The gradient at a point of a task's one array of parameters."""
+
+    @jax.jit
+    def gradient(point, data, key, worker, index):
+        params = jax.tree.unflatten(structure, [point])
+        some = batch(data, key, worker, index)
+        slope = jax.grad(lambda p: loss(tasks.Variables(p, {}), some, key)[0])
+        return jax.tree.leaves(slope(params))[0]
+
+    return gradient
+
+
 def slow(task, trace, seed, server):
     """Every version kept; `server(row, gradient, versions)` gives a step or None."""
     key = jax.random.key(seed)
     leaves, structure = jax.tree.flatten(task.init(key).params)
     assert len(leaves) == 1
     versions = [np.asarray(leaves[0])]
-
-    @jax.jit
-    def gradient(point, worker, index):
-        params = jax.tree.unflatten(structure, [point])
-        batch = task.batch(task.data, key, worker, index)
-        slope = jax.grad(lambda p: task.loss(tasks.Variables(p, {}), batch, key)[0])
-        return jax.tree.leaves(slope(params))[0]
+    gradient = gradient_of(task.loss, task.batch, structure)
 
     for row in range(len(trace)):
         here = versions[trace.pulled[row]]
         worker, index = int(trace.worker[row]), int(trace.clock[row]) - 1
-        found = gradient(jnp.asarray(here), jnp.int32(worker), jnp.int32(index))
+        found = gradient(here, task.data, key, np.int32(worker), np.int32(index))
         step = server(row, np.asarray(found), versions)
         assert (step is not None) == bool(trace.committed[row])
         if step is not None:
@@ -122,12 +138,17 @@ def test_tables_follow_the_numbers_of_random_rounds(seed):
     random, model = np.random.default_rng(seed), TwoTables()
     aggregator = aggregators.parse("table")
     tables = aggregator.init(jnp.zeros(2), {}, N)
+
+    @jax.jit
+    def push(tables, gradient, number, worker):
+        tables = aggregator.accumulate(tables, arrival(gradient, number, worker))
+        return aggregator.finalize(tables, {})
+
     for _ in range(60):
         number, worker = int(random.integers(1, 7)), int(random.integers(N))
         gradient = random.normal(size=2).astype(np.float32)
-        tables = aggregator.accumulate(tables, arrival(gradient, number, worker))
+        found, _, tables = push(tables, gradient, number, worker)
         model.push(number, worker, gradient)
-        found, _, tables = aggregator.finalize(tables, {})
         np.testing.assert_allclose(found, model.mean(), rtol=1e-5, atol=1e-6)
 
 

@@ -1,6 +1,7 @@
 """Trace to parameters: against a slow loop with N copies, and against plain optax."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -27,18 +28,28 @@ def digits():
     return tasks.digits(N, model="mlp(hidden=16)", batch_size=16)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def compiled_once():
+    """Gradients of one task are compiled once for the tests of this module."""
+    yield
+    _slope.cache_clear()
+
+
+@functools.cache
+def _slope(loss, batch):
+    @jax.jit
+    def slope_at(params, data, key, worker, index):
+        some = batch(data, key, worker, index)
+        return jax.grad(lambda p: loss(tasks.Variables(p, {}), some, key)[0])(params)
+
+    return slope_at
+
+
 def gradient_of(task):
     """The gradient of one batch: `(params, key, worker, index) -> params`."""
-
-    @jax.jit
-    def slope_at(params, key, worker, index):
-        batch = task.batch(task.data, key, worker, index)
-        return jax.grad(lambda p: task.loss(tasks.Variables(p, {}), batch, key)[0])(
-            params
-        )
-
+    slope_at = _slope(task.loss, task.batch)
     return lambda params, key, worker, index: slope_at(
-        params, key, jnp.int32(worker), jnp.int32(index)
+        params, task.data, key, jnp.int32(worker), jnp.int32(index)
     )
 
 
@@ -108,12 +119,17 @@ def test_local_steps_agree_with_a_slow_loop(quadratic, text):
     close(found.variables, expected)
 
 
+@functools.cache
+def _alone():
+    """A task of one worker and its optimizer, the same ones: compiled once."""
+    return tasks.quadratic(1, dim=4), optax.adam(0.1)
+
+
 @pytest.mark.parametrize("text", ["bsp()", "ssp(s=2)", "dssp()", "k_sync(k=1)",
                                   "k_async(k=1)", "abs()", "local_sgd()"])  # fmt: skip
 @jax.numpy_dtype_promotion("standard")  # optax.adam relies on it
 def test_one_worker_under_any_policy_is_plain_training(text):
-    task = tasks.quadratic(1, dim=4)
-    optimizer = optax.adam(0.1)
+    task, optimizer = _alone()
     found = simulate.train(
         task, policies.parse(text, 1), delays.constant([1.0]), optimizer, 30
     )

@@ -1,6 +1,7 @@
 """The checker finds what is wrong, by a shortest way, and nothing where nothing is."""
 
 import copy
+import functools
 import os
 import subprocess
 import sys
@@ -10,14 +11,29 @@ import numpy as np
 import pytest
 import reference
 
+import scripts
 from abs_dssp import policies, traces, verify
 from abs_dssp.history import rederivation
+from abs_dssp.verify import search
 
 WRONG = pytest.mark.parametrize(
     "mutant",
     mutants.MUTANTS,
     ids=lambda m: f"{m.make.__name__}-{m.kind}-{m.num_workers}-{m.deaths}",
 )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def steps():
+    """Searches of one rule with one set of properties share their compiled program."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(search, "Steps", functools.cache(search.Steps))
+        yield
+
+
+@functools.cache
+def made(mutant):
+    return mutant.make(mutant.num_workers)
 
 
 def first_examples():
@@ -54,7 +70,7 @@ def test_every_rule_has_an_example():
 
 @WRONG
 def test_what_is_broken_is_named_by_a_shortest_way(mutant):
-    policy = mutant.make(mutant.num_workers)
+    policy = made(mutant)
     report = verify.check(
         policy, mutant.num_workers, deaths=mutant.deaths, properties=mutant.properties
     )
@@ -75,7 +91,7 @@ def test_what_is_broken_is_named_by_a_shortest_way(mutant):
 def test_reductions_lengthen_and_hide_nothing(number):
     mutant = mutants.MUTANTS[number]
     report = verify.check(
-        mutant.make(mutant.num_workers),
+        made(mutant),
         mutant.num_workers,
         deaths=mutant.deaths,
         properties=mutant.properties,
@@ -323,21 +339,24 @@ def test_the_command_is_content_with_a_good_rule():
     assert "no broken" in done.stdout
 
 
-@pytest.mark.parametrize(
-    "arguments, sentence",
-    [
-        (("--policy=nope()",), "unknown name 'nope'"),
-        (("--policy=ssp(s=-1)",), "s must be at least 0"),
-        (("--max_gap=1",), "--max_gap needs --policy"),
-        (("--policy=bsp()", "--depth=0"), "depth must be at least 1"),
-        (("--policy=bsp()", "extra"), "unexpected arguments: extra"),
-    ],
-)
-def test_mistakes_are_told_in_a_sentence(arguments, sentence):
-    done = command(*arguments)
-    assert done.returncode == 2
-    assert sentence in done.stderr and "Traceback" not in done.stderr
-    assert len(done.stderr.strip().splitlines()) == 1
+WRONG_FLAGS = [
+    (("--policy=nope()",), "unknown name 'nope'"),
+    (("--policy=ssp(s=-1)",), "s must be at least 0"),
+    (("--max_gap=1",), "--max_gap needs --policy"),
+    (("--policy=bsp()", "--depth=0"), "depth must be at least 1"),
+    (("--policy=bsp()", "extra"), "unexpected arguments: extra"),
+]
+
+
+def test_mistakes_are_told_in_a_sentence():
+    commands = [["-m", "abs_dssp.verify", *arguments] for arguments, _ in WRONG_FLAGS]
+    answers = scripts.start_many(commands)
+    for (arguments, sentence), (code, _, errors) in zip(
+        WRONG_FLAGS, answers, strict=True
+    ):
+        assert code == 2, arguments
+        assert sentence in errors and "Traceback" not in errors, (arguments, errors)
+        assert len(errors.strip().splitlines()) == 1, (arguments, errors)
 
 
 @pytest.mark.parametrize(
