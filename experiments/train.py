@@ -15,11 +15,12 @@ from pathlib import Path
 
 from absl import flags
 
+from abs_dssp import files
 from abs_dssp.experiment import cluster_flags, entry, outputs, run_flags
 from abs_dssp.experiment.progress import PushProgress
 from abs_dssp.experiment.run import Run
 from abs_dssp.replay import Result
-from abs_dssp.report import curves, files, summary, timeline
+from abs_dssp.report import curves, summary, timeline
 
 _POLICY = flags.DEFINE_string(
     "policy", "dssp(s_lower=3,s_upper=15)", "Policy, with its arguments."
@@ -56,14 +57,12 @@ def main(argv):
     record = json.dumps(settings | own, indent=1)
     if cluster is None:
         result = _virtual(task, run, out, key)
+        files.write(out / "settings.json", record)
     else:
-        if cluster.is_server:
-            files.write(out / "settings.json", record)
-        joint = cluster_flags.train(cluster, task, run, out, _TARGET.value)
+        joint = cluster_flags.train(cluster, task, run, out, _TARGET.value, record)
         if joint is None:  # this is not process 0
             return
         result = joint
-    files.write(out / "settings.json", record)
     if len(result.trace):
         _save(out, text, run, result, key)
     if result.stopped not in ("end", "target"):

@@ -67,6 +67,7 @@ def train(
     settings: Settings = Settings(),  # noqa: B008
     slowdown: Sequence[float] | None = None,
     pace: Delays | None = None,
+    begun: Callable[[], None] | None = None,
     watch: Callable[[Status], None] | None = None,
     recorder: Callable[[dict[str, float]], None] | None = None,
     say: Callable[[str], None] | None = None,
@@ -91,6 +92,8 @@ def train(
       settings: times and limits.
       slowdown: per worker, how many times as long its computations take.
       pace: seconds that computations take at least, as in virtual time.
+      begun: called in process 0 once the run in `out` is this one and nobody else's,
+        before anything is written there but the log.
       watch: called every second with the server's state, in process 0.
       recorder: called with every evaluation, in process 0.
       say: prints a line.
@@ -130,6 +133,7 @@ def train(
         cluster,
         Job(training, limits, agreed, settings, Path(out)),
         injections(cluster, slowdown, pace, seed),
+        begun=begun,
         watch=watch,
         recorder=recorder,
         say=say or _say,
@@ -141,6 +145,7 @@ def take_part(
     job: Job,
     straggling: dict[int, StragglerInjection],
     *,
+    begun: Callable[[], None] | None = None,
     watch: Callable[[Status], None] | None = None,
     recorder: Callable[[dict[str, float]], None] | None = None,
     say: Callable[[str], None],
@@ -152,6 +157,7 @@ def take_part(
       cluster: joined.
       job: the run.
       straggling: injected, by worker of this process.
+      begun: see `train`.
       watch: see `train`.
       recorder: see `train`.
       say: prints a line.
@@ -172,6 +178,9 @@ def take_part(
             workers.run()
             return None
         with _Serving(cluster, job, say, recorder, system) as serving:
+            if begun is not None:
+                begun()
+            serving.publish()
             return serving.run(workers, watch)
     finally:
         cluster.leave()
@@ -213,14 +222,17 @@ class _Serving:
             raise
 
     def __enter__(self) -> "_Serving":
-        address = self._server.address | self._cluster.host()
-        self._cluster.publish(address, self._out)
         return self
 
     def __exit__(self, *error) -> None:
-        self._log.close()
-        self._server.close()
         self._cluster.withdraw(self._out)
+        self._server.close()
+        self._log.close()  # last: from here on the folder may be another's
+
+    def publish(self) -> None:
+        """Tells the workers where the server is."""
+        address = self._server.address | self._cluster.host()
+        self._cluster.publish(address, self._out)
 
     def run(
         self, workers: LocalWorkers, watch: Callable[[Status], None] | None

@@ -3,12 +3,12 @@
 import contextlib
 import dataclasses
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 import jax
 
+from abs_dssp import files
 from abs_dssp.cluster import bootstrap, keys, transport
 
 ADDRESS = "server.json"  # in the folder of a run: where its server is
@@ -203,10 +203,7 @@ def _spread(first: int, count: int) -> dict[int, Any]:
 
 
 def _write(address: dict[str, Any], folder: Path) -> None:
-    partial = folder / f".{ADDRESS}"
-    with open(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as f:
-        json.dump(address, f)
-    partial.replace(folder / ADDRESS)
+    files.write(folder / ADDRESS, json.dumps(address), private=True)
 
 
 def load_keys(options: Options) -> keys.Keys | None:

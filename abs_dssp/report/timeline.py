@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from abs_dssp import files
 from abs_dssp.history.traces import Trace
-from abs_dssp.report import files, style
+from abs_dssp.report import style
 
 _COLORS = {
     "computing": style.COLORS["blue"],
