@@ -30,6 +30,7 @@ _TARGET = flags.DEFINE_float(
 )
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of everything.", lower_bound=0)
 _OUT = flags.DEFINE_string("out", None, "Output folder.", required=True)
+_LOST = 3  # exit status of a run that is over and had lost workers
 flags.adopt_module_key_flags(run_flags)  # --help lists them too
 flags.adopt_module_key_flags(cluster_flags)
 
@@ -70,6 +71,13 @@ def main(argv):
             f"the run ended early: {result.stopped}."
             + ("" if cluster is None else " The same command goes on with it.")
         )
+    if result.missing:
+        print(
+            f"the run is over, but without workers that it was told to expect: "
+            f"{result.missing}; look at their logs.",
+            file=sys.stderr,
+        )
+        sys.exit(_LOST)
 
 
 def _virtual(task, run: Run, out: Path, key: str) -> Result:

@@ -1,7 +1,6 @@
 """One process of a cluster: its workers, and the server in process 0."""
 
 import dataclasses
-import socket
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -11,8 +10,9 @@ import numpy as np
 import optax
 
 from abs_dssp import policies
+from abs_dssp.cluster import addresses, run_config, topology
 from abs_dssp.cluster import log as logs
-from abs_dssp.cluster import run_config, topology
+from abs_dssp.cluster import status as statuses
 from abs_dssp.cluster.core import RunLimits
 from abs_dssp.cluster.local_workers import LocalWorkers, injections
 from abs_dssp.cluster.server import (
@@ -198,7 +198,7 @@ class _Serving:
         system: System,
     ):
         self._cluster, self._training, self._out = cluster, job.training, job.out
-        self._system = system
+        self._expected, self._system = cluster.present, system
         agreed, settings = job.agreed, job.settings
         header = {"num_workers": job.training.task.num_workers, "run": agreed}
         sync = settings.sync_log
@@ -232,6 +232,10 @@ class _Serving:
     def publish(self) -> None:
         """Tells the workers where the server is."""
         address = self._server.address | self._cluster.host()
+        network, everywhere = address["network"] or "", "//0.0.0.0:"
+        if everywhere in network:
+            host = addresses.own(self._cluster.coordinator)
+            address["network"] = network.replace(everywhere, f"//{host}:")
         self._cluster.publish(address, self._out)
 
     def run(
@@ -279,6 +283,7 @@ class _Serving:
             variables=functions.layout.unflatten(server.arithmetic.vector),
             history=History(tuple(server.records), np.array(losses, np.float32)),
             stopped=server.stopped,
+            missing=statuses.missing(entries, self._expected),
         )
 
 
@@ -315,13 +320,8 @@ def _view(server: Server, watch, ended: Any) -> None:
 def _listening(cluster: Cluster) -> Listening:
     """How workers reach the server: by ZeroMQ where they may be on other hosts."""
     options, local = cluster.options, cluster.is_local
-    network = keys = None
-    if options.transport == "zmq" or (options.transport == "auto" and not local):
-        host, _, port = options.listen.partition(":")
-        if not host:
-            host = "127.0.0.1" if local else socket.gethostbyname(socket.gethostname())
-        network = f"tcp://{host}:{port or 0}"
-        keys = topology.load_keys(options)
+    network = cluster.network
+    keys = None if network is None else topology.load_keys(options)
     busy = cluster.processes if local else len(cluster.mine) + 1
     return Listening(options.transport in ("auto", "shm"), network, keys, busy)
 
