@@ -9,6 +9,9 @@ timeline.png, accuracy.png and checkpoints/; a real run its log, tensorboard/ an
 too. The same command again goes on where the run was interrupted.
 """
 
+import abs_dssp.interrupts  # noqa: F401  # first: Ctrl-C during the others
+
+# isort: split
 import json
 import sys
 from pathlib import Path
