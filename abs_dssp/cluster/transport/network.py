@@ -232,14 +232,13 @@ class NetworkAcceptor:
             return 0
         from zmq.utils.monitor import recv_monitor_message
 
-        # Anything but ZMTP, such as HTTP, is no worker with another key.
-        keyless = self._zmq.PROTOCOL_ERROR_ZMTP_MECHANISM_MISMATCH
-        other = (self._zmq.PROTOCOL_ERROR_ZMTP_CRYPTOGRAPHIC, keyless)
         count = 0
         while self._monitor.poll(0):
             event = recv_monitor_message(self._monitor)
-            by_key = event["event"] == self._zmq.EVENT_HANDSHAKE_FAILED_AUTH
-            count += by_key or event["value"] in other
+            # The client's key is another one, or what it takes for the server's is.
+            client = event["event"] == self._zmq.EVENT_HANDSHAKE_FAILED_AUTH
+            server = event["value"] == self._zmq.PROTOCOL_ERROR_ZMTP_CRYPTOGRAPHIC
+            count += client or server
         return count
 
     def forget(self, peer: "_NetworkPeer") -> None:
