@@ -1,5 +1,6 @@
 """What a run leaves on disk: written whole, by its own run only, and comparable."""
 
+import functools
 import io
 import json
 import os
@@ -18,6 +19,7 @@ import pytest
 from abs_dssp import delays, files, policies, replay, simulate
 from abs_dssp.cluster import keys, log
 from abs_dssp.cluster.launcher import launch
+from abs_dssp.cluster.messages import Kind
 from abs_dssp.experiment import recorded_run
 from abs_dssp.report import timeline
 from scripts import ROOT
@@ -29,11 +31,12 @@ def contents(folder):
 
 @pytest.fixture
 def full_disk():
-    """No file can grow beyond 10 bytes."""
+    """No file can grow beyond 10 bytes, until this is called."""
     old = resource.getrlimit(resource.RLIMIT_FSIZE)
+    make_room = functools.partial(resource.setrlimit, resource.RLIMIT_FSIZE, old)
     resource.setrlimit(resource.RLIMIT_FSIZE, (10, old[1]))
-    yield lambda: resource.setrlimit(resource.RLIMIT_FSIZE, old)
-    resource.setrlimit(resource.RLIMIT_FSIZE, old)
+    yield make_room
+    make_room()
 
 
 def test_the_record_is_written_once_the_log_is_the_runs_own(tmp_path):
@@ -144,8 +147,8 @@ def test_a_full_disk_leaves_no_half_key_and_names_the_file(tmp_path, full_disk):
     with pytest.raises(keys.KeyFileError, match="'.*key' cannot be made: File too la"):
         keys.make(tmp_path / "key")
     assert not list(tmp_path.iterdir())
-    full_disk()
-    assert keys.load(tmp_path / "key") if keys.make(tmp_path / "key") else None
+    full_disk()  # now there is room
+    assert keys.make(tmp_path / "key") == keys.load(tmp_path / "key")
 
 
 def test_a_broken_key_file_says_how_to_make_another(tmp_path):
@@ -175,9 +178,10 @@ def test_the_file_for_chrome_holds_the_last_pushes_of_a_long_run(tmp_path):
     assert sum(e["ph"] == "i" for e in events) == trace.committed[20:].sum()
 
 
-def test_an_opened_log_is_not_kept_in_memory(tmp_path):
-    harness.train(tmp_path, "asp()", num_workers=1, pushes=4)
-    header = {"num_workers": 1, "run": log.read(tmp_path / log.NAME)[0]["run"]}
-    opened = log.Log(tmp_path, header)
-    assert len(opened.entries) == 4
-    opened.close()
+def test_a_recovered_log_is_not_kept_in_memory(tmp_path):
+    with harness.two(tmp_path) as (_, (one, _), (grant, _)):
+        one.push(grant)
+        one.expect(Kind.GRANT)
+    with harness.Serving(tmp_path) as serving:
+        assert serving.server.core.pushes == 1
+        assert serving.log.entries == []
