@@ -30,6 +30,11 @@ def contents(folder):
 
 
 @pytest.fixture
+def trace():
+    return simulate.schedule(policies.asp(2), delays.constant([1.0, 2.0]), 30)
+
+
+@pytest.fixture
 def full_disk():
     """No file can grow beyond 10 bytes, until this is called."""
     old = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -157,8 +162,7 @@ def test_a_broken_key_file_says_how_to_make_another(tmp_path):
         keys.load(tmp_path / "key")
 
 
-def test_a_full_disk_names_the_file_and_keeps_the_old_one(tmp_path, full_disk):
-    trace = simulate.schedule(policies.asp(2), delays.constant([1.0, 2.0]), 12)
+def test_a_full_disk_names_the_file_and_keeps_the_old_one(tmp_path, trace, full_disk):
     (tmp_path / "x.json").write_text("old")
     with pytest.raises(OSError, match=r"too large: '.*x\.json'"):
         files.write(tmp_path / "x.json", "new" * 10)
@@ -167,8 +171,7 @@ def test_a_full_disk_names_the_file_and_keeps_the_old_one(tmp_path, full_disk):
     assert contents(tmp_path) == {tmp_path / "x.json": b"old"}
 
 
-def test_the_file_for_chrome_holds_the_last_pushes_of_a_long_run(tmp_path):
-    trace = simulate.schedule(policies.asp(2), delays.constant([1.0, 2.0]), 30)
+def test_the_file_for_chrome_holds_the_last_pushes_of_a_long_run(tmp_path, trace):
     events = list(timeline.chrome_events(trace, most=10))
     names = [e["args"]["name"] for e in events if e["name"] == "process_name"]
     assert names == ["asp() (the last 10 of 30 pushes)"]
