@@ -187,6 +187,11 @@ def host() -> dict[str, str]:
     return {"boot": boot, "namespace": namespace}
 
 
+def coordinator_address() -> str | None:
+    """HOST:PORT of the coordination service, whoever found it; None before `join`."""
+    return _state().coordinator_address
+
+
 def _state() -> Any:
     from jax._src import distributed  # there is no public way to the store
 

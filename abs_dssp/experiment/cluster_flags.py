@@ -10,7 +10,7 @@ from typing import Any
 
 from absl import flags
 
-from abs_dssp import simulate
+from abs_dssp import files, simulate
 from abs_dssp.cluster import settings as settings_lib
 from abs_dssp.cluster import transport
 from abs_dssp.experiment import outputs, run_flags
@@ -132,8 +132,19 @@ def settings() -> settings_lib.Settings:
     return settings_lib.Settings(**changed)
 
 
-def train(cluster, task, run: Run, out: Path, target: float | None) -> Result | None:
-    """Takes part in a run; gives its result in process 0 only."""
+def train(
+    cluster, task, run: Run, out: Path, target: float | None, settings_record: str
+) -> Result | None:
+    """Takes part in a run; gives its result in process 0 only.
+
+    Args:
+      cluster: joined.
+      task: model and data.
+      run: the rest of the run.
+      out: its folder.
+      target: accuracy at which it ends.
+      settings_record: what `settings.json` is to say, once the folder is this run's.
+    """
     from abs_dssp.cluster import run as cluster_run
 
     num_pushes = simulate.push_limit(
@@ -143,7 +154,13 @@ def train(cluster, task, run: Run, out: Path, target: float | None) -> Result | 
     with contextlib.ExitStack() as stack:
         if cluster.is_server:
             views = stack.enter_context(contextlib.closing(_Views(out)))
+
+            def begun():
+                files.write(out / "settings.json", settings_record)
+                views.open()
+
             shown = {"watch": views.show, "recorder": views.record, "say": views.say}
+            shown["begun"] = begun
         return cluster_run.train(
             cluster,
             task,
@@ -170,16 +187,23 @@ class _Views:
     """The live table, /metrics, TensorBoard and evaluations.jsonl of a run."""
 
     def __init__(self, out: Path):
-        from abs_dssp.report import live, metrics, scalars
+        from abs_dssp.report import live, metrics
 
         self._out, host = out, _METRICS_HOST.value
         self._live = live.Live()
-        self.say, self._metrics, self._scalars = self._live.say, None, None
+        self.say = self._live.say
+        self._metrics: Any = None
+        self._scalars: Any = None
         if _METRICS.value is not None:
             self._metrics = metrics.MetricsServer(_METRICS.value, host)
             self.say(f"metrics: http://{host}:{self._metrics.port}/metrics")
+
+    def open(self) -> None:
+        """The folder is this run's."""
+        from abs_dssp.report import scalars
+
         if _TENSORBOARD.value:
-            self._scalars = scalars.Scalars(out / "tensorboard")
+            self._scalars = scalars.Scalars(self._out / "tensorboard")
 
     def show(self, status) -> None:
         self._live.show(status)
