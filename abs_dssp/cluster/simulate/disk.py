@@ -180,9 +180,10 @@ class Files:
                     del host.named[other]
             host.named |= {name: host.files[name] for name in inside}
             return
-        opened.file.durable = bytes(opened.file.content)
-        if host.files.get(opened.path) is opened.file:
-            host.named[opened.path] = opened.file
+        file: _File = opened.file
+        file.durable = bytes(file.content)
+        if host.files.get(opened.path) is file:
+            host.named[opened.path] = file
 
     fdatasync = fsync
 
