@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 
-from abs_dssp import files
+from abs_dssp import compilation, files
 from abs_dssp.cluster import addresses, bootstrap, keys, transport
 
 ADDRESS = "server.json"  # in the folder of a run: where its server is
@@ -179,6 +179,7 @@ class _Alone(Cluster):
 
 def alone(options: Options, num_workers: int) -> Cluster:
     """Server and workers as threads of this very process."""
+    compilation.compute_in_the_calling_thread()
     return _Alone(options, 0, 1, num_workers, _spread(0, num_workers))
 
 

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from abs_dssp import optimizers, policies
+from abs_dssp import compilation, optimizers, policies
 from abs_dssp.cluster import keys, log, server, settings, transport
 from abs_dssp.cluster.core import Core, RunLimits
 from abs_dssp.cluster.messages import Kind, Message, push_for
@@ -244,6 +244,7 @@ if __name__ == "__main__":
     parser.add_argument("--address")
     given = parser.parse_args()
     _SPIN = settings.spin_seconds(settings.Settings(), given.workers + 1)
+    compilation.compute_in_the_calling_thread()
     if given.role == "server":
         _serve(given.bytes, given.workers, given.kind, given.folder)
     else:
