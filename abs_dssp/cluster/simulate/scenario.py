@@ -72,9 +72,9 @@ class Outcome(NamedTuple):
 def training(text: str, local_steps: int) -> Training:
     """What is trained, compiled once for all seeds."""
     task = tasks.logistic(NUM_WORKERS, samples=30, dim=6, batch_size=2)
-    update = UpdateConfig(
-        optimizers.sgd(0.1, momentum=0.5), optimizers.sgd(0.1), local_steps, "mean"
-    )
+    # A rate on the clock of epochs, so that it matters which one a version has.
+    server = optimizers.sgd(lambda epoch: 0.1 / (1 + epoch), momentum=0.5)
+    update = UpdateConfig(server, optimizers.sgd(0.1), local_steps, "mean")
     policy = policies.parse(text, NUM_WORKERS)
     return Training(task, policy, flat.Functions(task, update), 7)
 
