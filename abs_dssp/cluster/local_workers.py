@@ -148,8 +148,8 @@ class LocalWorkers:
             raise WorkerError(
                 "--transport=shm: the server is on another host; use auto or zmq."
             )
+        spin = spin_seconds(self._settings, self._cluster.processes)
         if shared and wanted != "zmq":
-            spin = spin_seconds(self._settings, self._cluster.processes)
             return transport.SharedChannel(address["shared"], spin, self._system)
         endpoint = address.get("network")
         if not endpoint:
@@ -166,7 +166,7 @@ class LocalWorkers:
             keys = topology.load_keys(options) if address["encrypted"] else None
         except ValueError as error:
             raise WorkerError(str(error)) from None
-        return transport.NetworkChannel(endpoint, keys, self._system)
+        return transport.NetworkChannel(endpoint, keys, spin, self._system)
 
 
 def injections(

@@ -159,7 +159,7 @@ def _work(index: int, address: dict, size: int, kind: str, seconds: float, folde
         channel = transport.SharedChannel(address["shared"], _SPIN)
     else:
         curve = keys.load(folder / "key") if kind == "curve" else None
-        channel = transport.NetworkChannel(address["network"], curve)
+        channel = transport.NetworkChannel(address["network"], curve, _SPIN)
     text = {"nonce": str(index), "process": "benchmark", "run": {}}
     channel.send(Message(Kind.HELLO, index, text=text))
     _await(channel, Kind.WELCOME)

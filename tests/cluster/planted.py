@@ -57,7 +57,7 @@ PLANTED = (
     Planted("training.flat", "self.accumulator, self.optimizer = jax.tree.unflatten",
             "_ = jax.tree.unflatten"),
     Planted("cluster.versions", "        for buffer in found.values():\n"
-            "            self._pool.hold(buffer)\n", ""),
+            "            self._pool.hold(buffer)\n", "", "none,slow=0.05,kill=0.002"),
     Planted("cluster.versions", "        for buffer in retained.values():\n"
             "            self._pool.drop(buffer)\n", "        pass\n"),
     Planted("cluster.versions", "        self.drop(worker)\n        if self._present",
@@ -71,7 +71,8 @@ PLANTED = (
     Planted("cluster.membership", "if not self._finite(message.payload, message.loss):",
             "if False:"),
     Planted("cluster.membership",
-            "wanted += self._addressed([effects.Tell(index)], now)", "pass"),
+            "wanted += self._addressed([effects.Tell(index)], now)",
+            "pass", "none,lose=0.1"),
     Planted("cluster.worker", "        self.grant_id = 0  # the server",
             "        pass  # the server", "power=0.001"),
     Planted("cluster.transport.base", "if not last:", "if self.message is None:"),

@@ -235,6 +235,11 @@ class Files:
 
     def _called(self) -> Host:
         self._process.call()
+        world = self._process.world
+        if world.dice.falls("slow"):
+            seconds = 5 * world.random.random() ** 2
+            world.note(self._process.name, f"waits for the disk for {seconds:.3f} s")
+            self._process.pass_time(seconds)
         return self._process.host
 
     def _date(self) -> float:

@@ -23,6 +23,7 @@ class Faults:
     partition: float = 1e-3  # two hosts do not reach each other for up to 30 s
     short: float = 0.1  # a write writes less than it was given
     full: float = 1e-3  # the disk is full for up to 20 s
+    slow: float = 1e-3  # an access to the disk takes up to 5 s
     disk_error: float = 5e-4  # of a read, a write or a sync
     lying_sync: float = 0.0  # a sync returns without having written
     flip_log: float = 0.05  # a bit, at an open of the log
@@ -89,6 +90,10 @@ class Dice:
         self.thrown = 0
         self.fired: list[tuple[int, str]] = []
         self.counts: Counter[str] = Counter()
+
+    def chances(self, name: str) -> float:
+        """Of a fault."""
+        return self._chances[name]
 
     def falls(self, name: str) -> bool:
         """Whether the fault of this name happens now."""

@@ -39,8 +39,8 @@ POLICIES = (
 )
 _PUSHES = 240
 _CALM = 0.75  # of the pushes; no faults after that
-_PATIENCE = 1500.0  # seconds from the beginning of the calm to the run's end
-_LONGEST = 6000.0  # seconds of faults
+_PATIENCE = 600.0  # seconds from the beginning of the calm to the run's end
+_LONGEST = 2000.0  # seconds of faults
 _SETTINGS = Settings(
     lease=5.0,
     progress=60.0,
@@ -169,7 +169,9 @@ class Scenario:
         world.note(f"seed {world.seed}: {checks.description(self.training)}")
         try:
             for index in range(NUM_WORKERS):
-                self._start(index)
+                late = 60 * max(0.0, world.random.random() - 0.7)
+                start = functools.partial(self._start, index)
+                world.at(late if index and self.dice.chances("kill") else 0.0, start)
             self._finish()
         except ViolationError as error:
             violation = str(error)

@@ -24,6 +24,7 @@ from abs_dssp.cluster.transport.base import (
     Sizes,
 )
 
+_SMALL = 1 << 16  # bytes of a vector whose copy costs less than keeping track of it
 _QUEUED = 4  # messages of the server to one worker, vectors among them
 _PATIENCE = 60.0  # seconds that a message waits for a way to its peer
 _PEERS = 4096  # connections remembered
@@ -34,15 +35,23 @@ class NetworkChannel(Channel):
 
     transport = "zmq"
 
-    def __init__(self, endpoint: str, keys: Keys | None, system: System = REAL):
+    def __init__(
+        self,
+        endpoint: str,
+        keys: Keys | None,
+        spin: float = 0.0,
+        system: System = REAL,
+    ):
         """Connects in the background; ZeroMQ reconnects by itself.
 
         Args:
           endpoint: such as `tcp://10.0.0.1:5555`.
           keys: for CURVE; None without encryption.
-          system: has ZeroMQ.
+          spin: seconds to look for a message before sleeping.
+          system: has ZeroMQ and the clock.
         """
         self._zmq = zmq = system.zmq()
+        self._spin, self._now = spin, system.time.perf_counter
         self._context = zmq.Context()
         self._socket = self._context.socket(zmq.DEALER)
         self._socket.linger = 0
@@ -74,18 +83,19 @@ class NetworkChannel(Channel):
             message.nbytes = array.nbytes
             frames = [_bytes(array)]
         try:
-            self._socket.send_multipart(
-                [messages.encode(message), *frames], self._zmq.NOBLOCK, copy=False
-            )
+            frames = [messages.encode(message), *frames]
+            copy = message.nbytes < _SMALL
+            self._socket.send_multipart(frames, self._zmq.NOBLOCK, copy=copy)
         except self._zmq.Again:
             pass  # not connected: the message is sent again later
         except self._zmq.ZMQError as error:
             raise ClosedError(str(error)) from error
 
     def receive(self, seconds: float) -> Message | None:
-        if not self._socket.poll(math.ceil(max(seconds, 0) * 1e3)):
+        frames = self._next(seconds)
+        if frames is None:
             return None
-        head, *rest = self._socket.recv_multipart(copy=False)
+        head, *rest = frames
         message = messages.decode(head.buffer)
         if message.nbytes:
             if self._sizes is None:
@@ -97,6 +107,19 @@ class NetworkChannel(Channel):
             received = np.frombuffer(rest[0].buffer, self._sizes.pull_dtype)
             np.copyto(message.payload, received)
         return message
+
+    def _next(self, seconds: float) -> list[Any] | None:
+        """The frames of the next message; None if none comes."""
+        end = self._now() + min(self._spin, seconds)
+        while True:
+            try:
+                return self._socket.recv_multipart(self._zmq.NOBLOCK, copy=False)
+            except self._zmq.Again:
+                if self._now() < end:
+                    continue
+            if not self._socket.poll(math.ceil(max(seconds, 0) * 1e3)):
+                return None
+            end, seconds = 0.0, 0.0
 
     def close(self) -> None:
         self._socket.close()
@@ -226,7 +249,8 @@ class NetworkAcceptor:
         if vector is not None:
             frames.append(_bytes(vector))
         try:
-            self._socket.send_multipart(frames, self._zmq.NOBLOCK, copy=False)
+            copy = message.nbytes < _SMALL
+            self._socket.send_multipart(frames, self._zmq.NOBLOCK, copy=copy)
         except self._zmq.ZMQError:
             self._waiting.setdefault(peer, self._now())
         else:
