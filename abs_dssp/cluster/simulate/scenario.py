@@ -54,6 +54,11 @@ _SETTINGS = Settings(
     spin=0.0,
 )
 
+_TEXTS: tuple[Any, ...] = (
+    *(None, [], {}, "no", ["x", []]),
+    *(["x", [[each, 0, 0, True]]] for each in (1e400, None, "a", 0.5)),
+)
+
 
 class Outcome(NamedTuple):
     """What came of a seed."""
@@ -402,10 +407,17 @@ class Scenario:
         if random.random() < 0.3:
             return random.randbytes(random.randrange(200))
         kind = random.choice(list(Kind))
-        texts: list[Any] = [None, [], {}, ["x", [[1e400, 0, 0, True]]], "no"]
-        text = random.choice(texts)
+        size = 4 * self.training.functions.layout.size
         big = random.choice([0, 1, 2, 7, 2**31 - 1])
-        message = Message(kind, big, big, grant_id=big, buffer=big % 5 - 1, text=text)
+        message = Message(
+            kind,
+            big,
+            big,
+            grant_id=big,
+            buffer=random.choice([-1, 0, 1, 9]),
+            nbytes=random.choice([0, big, size]),
+            text=random.choice(_TEXTS),
+        )
         data = bytearray(encode(message))
         if random.random() < 0.5:
             data[random.randrange(len(data))] ^= 1 << random.randrange(8)
