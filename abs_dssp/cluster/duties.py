@@ -8,6 +8,7 @@ from abs_dssp.cluster import recovery
 from abs_dssp.cluster.arithmetic import Arithmetic
 from abs_dssp.cluster.background import Background
 from abs_dssp.cluster.core import Core
+from abs_dssp.cluster.lines import Warned
 from abs_dssp.cluster.system import System
 
 Record = dict[str, float]
@@ -148,7 +149,8 @@ class Checkpoints:
         retained, error = result
         self._server.versions.release(retained)
         if error is not None:
-            self._say(f"no checkpoint: {first_line(error)}; the run goes on")
+            why = first_line(error)
+            self._say(Warned(f"no checkpoint: {why}; the run goes on"))
 
 
 def first_line(error: BaseException) -> str:

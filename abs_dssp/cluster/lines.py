@@ -6,6 +6,12 @@ import json
 FORMATS = ("text", "json")
 
 
+class Warned(str):
+    """A line that somebody may have to act on."""
+
+    __slots__ = ()
+
+
 def as_json(
     line: str, process: int | str, now: float, run_seconds: float | None = None
 ) -> str:
@@ -19,7 +25,9 @@ def as_json(
     """
     if line.startswith('{"time": '):
         return line
-    level = "error" if line.startswith("error: ") else "info"
+    level = "warning" if isinstance(line, Warned) else "info"
+    if line.startswith("error: "):
+        level = "error"
     time = datetime.datetime.fromtimestamp(now, datetime.UTC)
     said = {
         "time": time.isoformat(timespec="milliseconds"),

@@ -143,7 +143,7 @@ class Membership:
         quiet = max(self._last_push, self._told_quiet)
         if now - quiet > self.settings.watchdog:
             self._told_quiet = now
-            wanted.append(effects.Say(status.waits_for(status.of(self, now))))
+            wanted.append(effects.warning(status.waits_for(status.of(self, now))))
         return wanted
 
     def farewell(self, resumes: bool) -> list[Effect]:
@@ -185,7 +185,10 @@ class Membership:
 
     def _turn_away(self, peer, why: str) -> list[Effect]:
         refusal = Message(Kind.REFUSED, text=why)
-        return [effects.Say(f"refused {peer.name}: {why}"), effects.Send(peer, refusal)]
+        return [
+            effects.warning(f"refused {peer.name}: {why}"),
+            effects.Send(peer, refusal),
+        ]
 
     def _ready(self, session: Session, now: float) -> list[Effect]:
         session.ready = True
@@ -247,7 +250,7 @@ class Membership:
             f"dropped push {worker.pushes + 1} of worker {session.index} "
             f"({session.process}): not finite ({count} in a row)"
         )
-        wanted: list[Effect] = [effects.Say(line)]
+        wanted: list[Effect] = [effects.warning(line)]
         if count < self.settings.max_refused:
             event = Event("refuse", session.index, self.seconds(now))
             return wanted + self._addressed(self.core.apply(event), now)
@@ -335,7 +338,7 @@ class Membership:
             f"starting without worker(s) {', '.join(map(str, late))}: not here after "
             f"{self.settings.start:.0f} s"
         )
-        return [effects.Say(line), *self._start(now)]
+        return [effects.warning(line), *self._start(now)]
 
     def _fail(self, why: str) -> None:
         self.failed = True

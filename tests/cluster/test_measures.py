@@ -201,9 +201,11 @@ def test_a_view_in_json_has_one_object_a_line(run):
     stream.isatty = lambda: True  # type: ignore[method-assign]
     shown = live.Live(stream, every=0.0, log_format="json")
     shown.say("error: it is over")
+    shown.say(lines.Warned("worker 1 is gone"))
     shown.show(run[1])
     shown.close()
-    first, second = map(json.loads, stream.getvalue().splitlines())
+    first, warned, second = map(json.loads, stream.getvalue().splitlines())
     assert (first["level"], first["run_seconds"]) == ("error", None)
+    assert (warned["level"], warned["message"]) == ("warning", "worker 1 is gone")
     assert second["run_seconds"] == pytest.approx(run[1].seconds, abs=1e-3)
     assert second["message"] == live.plain_line(run[1])

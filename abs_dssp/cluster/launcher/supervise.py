@@ -219,7 +219,7 @@ class Cluster:
         return said.as_json(line, process, time.time()) + "\n" if line else ""
 
     def _say(self, sentence: str) -> None:
-        self._write("launch", [sentence])
+        self._write("launch", [said.Warned(sentence)])
 
     def _heed(self, received: Sequence[int]) -> None:
         """Ends all on the first signal, and kills them on the second."""
