@@ -27,6 +27,7 @@ _OF_PUSHES = {  # what else is known of a push
     "staleness_versions": "Updates between a grant and its push",
     "staleness_seconds": "From a grant's sending to its push",
 }
+_NUMBERS = 5 + len(PARTS)  # about a push, as they come
 HISTOGRAMS = {f"{name}_seconds": text for name, text in PARTS.items()} | _OF_PUSHES
 
 
@@ -97,9 +98,9 @@ class Measures:
         }
         self.sent = [0.0] * num_workers  # when the latest grant was first sent
         self._grants = [0] * num_workers  # its number
-        # Sorted into buckets all at once, at the next snapshot: beside a small model's
-        # push, whose code and data are elsewhere, this costs a fifth of doing it there.
-        self._latest: list[tuple[float, float, list[float], float, float, int]] = []
+        # Sorted into buckets at the next snapshot, all at once: a push of a small model
+        # takes so little that whatever is done for each is seen.
+        self._latest: list[tuple[float, ...]] = []  # arguments of `push`
 
     def granted(self, grant: Message) -> None:
         """A grant is sent; again, if it has been sent before."""
@@ -126,17 +127,18 @@ class Measures:
           seconds: of the computation.
           staleness: in versions.
         """
-        self._latest.append((came, decided, spent, sent, seconds, staleness))
+        self._latest.append((came, decided, *spent, sent, seconds, staleness))
 
     def histograms(self) -> dict[str, Histogram]:
         """The present state, which changes no more, by the names of `HISTOGRAMS`."""
-        rows = [
-            # A push may have been computed before this server sent its grant again.
-            (done - came, *spent[:-1], max(0.0, came - sent - took), stale, came - sent)
-            for came, done, spent, sent, took, stale in self._latest
-        ]
+        came, decided, *parts, _, sent, took, staleness = np.array(
+            self._latest, dtype=float
+        ).reshape(-1, _NUMBERS).T  # fmt: skip
         self._latest.clear()
-        columns = np.array(rows).reshape(-1, len(HISTOGRAMS)).T
-        for histogram, values in zip(self._histograms.values(), columns, strict=True):
+        age = came - sent
+        # Less than 0 if it was computed before this server sent its grant again.
+        trip = np.maximum(age - took, 0)
+        measured = (decided - came, *parts, trip, staleness, age)
+        for histogram, values in zip(self._histograms.values(), measured, strict=True):
             histogram.add(values)
         return copy.deepcopy(self._histograms)
