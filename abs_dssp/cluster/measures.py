@@ -14,7 +14,6 @@ from abs_dssp.cluster.messages import Message
 _SECONDS = (*(float(f"{m}e{e}") for e in range(-6, 2) for m in (1, 2, 5)), 100.0)
 _VERSIONS = (0.0, 1.0, *(m * 2.0**e for e in range(1, 10) for m in (1, 1.5)), 1024.0)
 
-
 PARTS = {  # of the serving thread's work on a push, in order
     "decision": "Deciding on a push: protocol, policy, state of the run",
     "log": "Logging a push",
@@ -27,8 +26,8 @@ _OF_PUSHES = {  # what else is known of a push
     "staleness_versions": "Updates between a grant and its push",
     "staleness_seconds": "From a grant's sending to its push",
 }
-_NUMBERS = 5 + len(PARTS)  # about a push, as they come
 HISTOGRAMS = {f"{name}_seconds": text for name, text in PARTS.items()} | _OF_PUSHES
+_NUMBERS = 5 + len(PARTS)  # about a push, as they come
 
 
 class Histogram:
