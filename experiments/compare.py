@@ -17,10 +17,11 @@ from typing import Any
 
 from absl import flags
 
+from abs_dssp import files
 from abs_dssp.experiment import entry, outputs, run_flags
 from abs_dssp.experiment.progress import PushProgress
 from abs_dssp.experiment.run import Run
-from abs_dssp.report import curves, files, summary, timeline
+from abs_dssp.report import curves, summary, timeline
 
 _POLICY = flags.DEFINE_multi_string(
     "policy",

@@ -3,7 +3,9 @@
     python experiments/replay.py RUN_DIR
 
 RUN_DIR is what train.py wrote for a real run; flags that were given there are read from
-its settings.json. Also asks the policy again about every push at the recorded times.
+its settings.json. The parameters are compared where the newest checkpoint is: at the
+last push, if the run was not killed. Also asks the policy again about every push at the
+recorded times.
 Ends with status 1 if a bit or a decision differs.
 """
 
@@ -26,7 +28,8 @@ def main(argv):
     # Threads of the device decide in which order a CPU adds; they must be the same.
     # JAX reads this when it first touches a device.
     os.environ["XLA_FLAGS"] = settings.get("xla_flags", "")
-    trace, losses = recorded_run.load(run_dir)
+    recorded = recorded_run.load(run_dir)
+    trace, checked = recorded.trace, recorded.checked
     run_flags.adopt(settings)
     flags.FLAGS["workers"].value = trace.num_workers
     run = run_flags.run(settings["policy"], settings["seed"])
@@ -34,17 +37,18 @@ def main(argv):
     print(f"{run_dir}: {len(trace)} pushes, version {trace.commits}, {trace.policy}")
     progress = PushProgress("replay")
     computed, computed_losses = recorded_run.replayed(
-        run, task, trace, settings, progress
+        run, task, checked, settings, progress
     )
     progress.close()
-    kept = recorded_run.kept_parameters(run_dir)
+    kept = recorded.parameters
     difference = recorded_run.describe_difference(computed, kept)
-    equal_losses = np.array_equal(computed_losses, losses)
-    other = recorded_run.first_other_decision(run, task, trace, losses)
+    count = len(checked)
+    equal_losses = np.array_equal(computed_losses, recorded.losses[:count])
+    other = recorded_run.first_other_decision(run, task, trace, recorded.losses)
     print(
-        f"parameters: {kept.size} values, "
+        f"parameters at push {count}, that of the checkpoint: {kept.size} values, "
         + (f"NOT equal: {difference}" if difference else "equal in every bit")
-        + f"\ntraining losses: {'equal' if equal_losses else 'NOT equal'}"
+        + f"\ntraining losses up to there: {'equal' if equal_losses else 'NOT equal'}"
         + f"\ndecisions: {other or 'the policy decides the same, row by row'}"
     )
     if difference or other:

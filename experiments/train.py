@@ -9,17 +9,21 @@ timeline.png, accuracy.png and checkpoints/; a real run its log, tensorboard/ an
 too. The same command again goes on where the run was interrupted.
 """
 
+import abs_dssp.interrupts  # noqa: F401  # first: Ctrl-C during the others
+
+# isort: split
 import json
 import sys
 from pathlib import Path
 
 from absl import flags
 
+from abs_dssp import files
 from abs_dssp.experiment import cluster_flags, entry, outputs, run_flags
 from abs_dssp.experiment.progress import PushProgress
 from abs_dssp.experiment.run import Run
 from abs_dssp.replay import Result
-from abs_dssp.report import curves, files, spent, summary, timeline
+from abs_dssp.report import curves, spent, summary, timeline
 
 _POLICY = flags.DEFINE_string(
     "policy", "dssp(s_lower=3,s_upper=15)", "Policy, with its arguments."
@@ -29,6 +33,7 @@ _TARGET = flags.DEFINE_float(
 )
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of everything.", lower_bound=0)
 _OUT = flags.DEFINE_string("out", None, "Output folder.", required=True)
+_LOST = 3  # exit status of a run that is over and had lost workers
 flags.adopt_module_key_flags(run_flags)  # --help lists them too
 flags.adopt_module_key_flags(cluster_flags)
 
@@ -56,14 +61,12 @@ def main(argv):
     record = json.dumps(settings | own, indent=1)
     if cluster is None:
         result, spent_on = _virtual(task, run, out, key), None
+        files.write(out / "settings.json", record)
     else:
-        if cluster.is_server:
-            files.write(out / "settings.json", record)
-        joint = cluster_flags.train(cluster, task, run, out, _TARGET.value)
+        joint = cluster_flags.train(cluster, task, run, out, _TARGET.value, record)
         if joint is None:  # this is not process 0
             return
         result, spent_on = joint.result, spent.summarise(joint.status)
-    files.write(out / "settings.json", record)
     if len(result.trace):
         _save(out, text, run, result, key, spent_on)
     if result.stopped not in ("end", "target"):
@@ -71,6 +74,13 @@ def main(argv):
             f"the run ended early: {result.stopped}."
             + ("" if cluster is None else " The same command goes on with it.")
         )
+    if result.missing:
+        print(
+            f"the run is over, but without workers that it was told to expect: "
+            f"{result.missing}; look at their logs.",
+            file=sys.stderr,
+        )
+        sys.exit(_LOST)
 
 
 def _virtual(task, run: Run, out: Path, key: str) -> Result:

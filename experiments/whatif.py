@@ -20,9 +20,9 @@ from typing import Any
 
 from absl import flags
 
-from abs_dssp import traces, whatif
+from abs_dssp import files, traces, whatif
 from abs_dssp.experiment import entry, outputs, run_flags, what_if
-from abs_dssp.report import files, summary, timeline
+from abs_dssp.report import summary, timeline
 from abs_dssp.traces import Trace
 
 _POLICY = flags.DEFINE_multi_string(

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 import jax
 
+from abs_dssp import compilation
 from abs_dssp.cluster import coordinator
 
 _KEY = "abs_dssp/server"
@@ -52,6 +53,7 @@ def join(
     Raises:
       ValueError: if there is no cluster, or its service cannot be reached.
     """
+    compilation.compute_in_the_calling_thread()
     jax.config.update("jax_enable_recoverability", True)
     jax.config.update("jax_enable_preemption_service", False)  # it swallows SIGTERM
     given = None not in (coordinator_address, num_processes, process_id)
@@ -185,6 +187,11 @@ def host() -> dict[str, str]:
     except OSError:
         boot, namespace = socket.gethostname(), ""
     return {"boot": boot, "namespace": namespace}
+
+
+def coordinator_address() -> str | None:
+    """HOST:PORT of the coordination service, whoever found it; None before `join`."""
+    return _state().coordinator_address
 
 
 def _state() -> Any:

@@ -14,11 +14,17 @@ import sys
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from abs_dssp import files
+
 _MOST_BYTES = 4096  # a key file has some 240
 
 
 class KeyFileError(ValueError):
     """A key file cannot be made or used; the message names it and the remedy."""
+
+
+class KeyExistsError(KeyFileError):
+    """A key file is there already."""
 
 
 class Keys(NamedTuple):
@@ -49,17 +55,18 @@ def make(path: str | os.PathLike) -> Keys:
     keys = Keys(*zmq.curve_keypair(), *zmq.curve_keypair())
     text = json.dumps({name: key.decode() for name, key in keys._asdict().items()})
     try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        if os.path.lexists(path):  # whatever it is; and nobody else may come between
+            raise FileExistsError
+        files.write(path, text + "\n", private=True, new=True)
     except FileExistsError:
-        raise KeyFileError(
+        raise KeyExistsError(
             f"key file {os.fspath(path)!r} exists already; use it, or remove it first."
         ) from None
     except OSError as error:
         raise KeyFileError(
-            f"key file {os.fspath(path)!r} cannot be made: {error.strerror}."
+            f"key file {os.fspath(path)!r} cannot be made: {error.strerror}; make "
+            "room, or choose another place."
         ) from None
-    with open(descriptor, "w") as file:
-        file.write(text + "\n")
     return keys
 
 
@@ -116,8 +123,9 @@ def load(path: str | os.PathLike) -> Keys:
         fits = False
     if not fits:
         raise KeyFileError(
-            f"key file {name!r} does not hold the keys of a cluster; expected a file "
-            "made by python -m abs_dssp.cluster.keys."
+            f"key file {name!r} does not hold the keys of a cluster, as if it had been "
+            "cut off; remove it, make a new one with python -m abs_dssp.cluster.keys, "
+            "and give that to every process."
         )
     return keys
 

@@ -4,7 +4,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from abs_dssp.cluster import memory, topology, transport
+from abs_dssp.cluster import addresses, memory, topology, transport
 from abs_dssp.cluster.settings import spin_seconds
 from abs_dssp.cluster.system import REAL, System
 from abs_dssp.cluster.topology import Cluster
@@ -156,6 +156,11 @@ class LocalWorkers:
             raise WorkerError(
                 "the server takes workers of its own host only; start all processes "
                 "with --transport=zmq."
+            )
+        if not same and addresses.is_loopback(endpoint[6:].rpartition(":")[0]):
+            raise WorkerError(
+                f"the server listens at {endpoint}, which only its own host reaches; "
+                "start process 0 with --listen=HOST[:PORT], an address of its host."
             )
         try:
             keys = topology.load_keys(options) if address["encrypted"] else None

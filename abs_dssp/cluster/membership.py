@@ -11,13 +11,19 @@ from typing import Any
 import numpy as np
 
 from abs_dssp.cluster import effects, run_config, status
+from abs_dssp.cluster.complaints import Complaints
 from abs_dssp.cluster.core import COMPUTING, EXPELLED, LEFT, Core, Worker
 from abs_dssp.cluster.effects import Effect
+from abs_dssp.cluster.idleness import Idleness
 from abs_dssp.cluster.messages import Kind, Message, heartbeats
 from abs_dssp.cluster.settings import Settings
 from abs_dssp.history.events import Event
 
 _EXPELLED = "expelled: too many pushes in a row were not finite"
+_STRANGER = (
+    "refused a connection: its key is not this run's; give every process the same "
+    "--key_file"
+)
 _RATE_WINDOW = 256  # pushes
 
 
@@ -71,7 +77,9 @@ class Membership:
         self._offset = 0.0  # seconds of the run at `_begun`
         self._begun = self._opened = self._ticked = now
         self._last_push = self._told_quiet = now
-        self._deserted: float | None = None  # since when there is no living member
+        policy = str(config.get("policy", "the policy"))
+        self._idleness = Idleness(core, settings.empty, policy)
+        self._complaints = Complaints()
 
     def seconds(self, now: float) -> float:
         """Of the run."""
@@ -94,6 +102,7 @@ class Membership:
                 peer,
                 f"there is no worker {message.worker}: this run has "
                 f"{self.core.num_workers}; start it with more --max_workers.",
+                now,
             )
         session = self.sessions[message.worker]
         if message.kind is Kind.HELLO:
@@ -118,14 +127,21 @@ class Membership:
                 wanted += self._leave(session, "died", now)
         return self._addressed(wanted, now)
 
-    def tick(self, now: float) -> list[Effect]:
+    def tick(self, now: float, strangers: int = 0) -> list[Effect]:
         """Time has passed: leases, limits, and who waits for whom.
 
         Called several times a second. A longer pause was the server's own, and is not
         held against the workers.
+
+        Args:
+          now: the present time.
+          strangers: connections refused for their key since the last call.
         """
         if self.core.ended:
             return []
+        wanted = self._complaints.rest(now)
+        for _ in range(strangers):
+            wanted += self._complaints.add(_STRANGER, now)
         pause = now - self._ticked - self.settings.lease / 2
         self._ticked = now
         if pause > 0:
@@ -133,13 +149,13 @@ class Membership:
                 session.heard += pause
                 session.progressed += pause
         if not self.core.started:
-            return self._wait_for_workers(now)
+            return wanted + self._wait_for_workers(now)
         limit = self.core.limits.seconds
         if limit is not None and self.seconds(now) >= limit:
             self.core.end("end")
-            return []
-        wanted = self._check_leases(now)
-        self._check_deserted(now)
+            return wanted
+        wanted += self._check_leases(now)
+        self._fail(self._idleness.sentence(now))
         quiet = max(self._last_push, self._told_quiet)
         if now - quiet > self.settings.watchdog:
             self._told_quiet = now
@@ -160,13 +176,14 @@ class Membership:
             nonce, process = str(message.text["nonce"]), str(message.text["process"])
             differs = run_config.first_difference(self.config, message.text["run"])
         except (TypeError, KeyError):
-            return self._turn_away(peer, "it does not say what it would train.")
+            return self._turn_away(peer, "it does not say what it would train.", now)
         if differs is not None:
             name, mine, its = differs
             return self._turn_away(
                 peer,
                 f"its {name} is {its!r}, the server's {mine!r}; start all processes "
                 "with the same flags and the same code.",
+                now,
             )
         if self._worker(session).state == EXPELLED:
             return [_dismissal(peer, _EXPELLED)]
@@ -183,12 +200,9 @@ class Membership:
         greeting = Message(Kind.WELCOME, session.index, text=welcome)
         return [*wanted, effects.Send(peer, greeting)]
 
-    def _turn_away(self, peer, why: str) -> list[Effect]:
-        refusal = Message(Kind.REFUSED, text=why)
-        return [
-            effects.warning(f"refused {peer.name}: {why}"),
-            effects.Send(peer, refusal),
-        ]
+    def _turn_away(self, peer, why: str, now: float) -> list[Effect]:
+        said = self._complaints.add(f"refused {peer.name}: {why}", now)
+        return [*said, effects.Send(peer, Message(Kind.REFUSED, text=why))]
 
     def _ready(self, session: Session, now: float) -> list[Effect]:
         session.ready = True
@@ -304,25 +318,6 @@ class Membership:
                 wanted += self._leave(session, "stuck", now)
         return wanted
 
-    def _check_deserted(self, now: float) -> None:
-        """Ends a run without workers, at once if none can come back."""
-        if any(worker.active for worker in self.core.workers):
-            self._deserted = None
-            return
-        if self._deserted is None:
-            self._deserted = now
-        gone = [w.state for w in self.core.workers if w.state != "absent"]
-        if gone and all(state == EXPELLED for state in gone):
-            self._fail(
-                "all workers were expelled, their pushes were not finite; try a "
-                "smaller --learning_rate."
-            )
-        elif now - self._deserted > self.settings.empty:
-            self._fail(
-                f"no worker for {now - self._deserted:.0f} s; look at the workers' "
-                "logs, and start the same command again to go on."
-            )
-
     def _wait_for_workers(self, now: float) -> list[Effect]:
         """Starts without those who are late."""
         if now - self._opened < self.settings.start:
@@ -341,8 +336,10 @@ class Membership:
         return [effects.warning(line), *self._start(now)]
 
     def _fail(self, why: str) -> None:
-        self.failed = True
-        self.core.end(why)
+        """Ends the run, if there is a reason."""
+        if why:
+            self.failed = True
+            self.core.end(why)
 
     # Answers.
 

@@ -1,7 +1,6 @@
 """One process of a cluster: its workers, and the server in process 0."""
 
 import dataclasses
-import socket
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -11,8 +10,9 @@ import numpy as np
 import optax
 
 from abs_dssp import policies
+from abs_dssp.cluster import addresses, run_config, topology
 from abs_dssp.cluster import log as logs
-from abs_dssp.cluster import run_config, topology
+from abs_dssp.cluster import status as statuses
 from abs_dssp.cluster.core import RunLimits
 from abs_dssp.cluster.local_workers import LocalWorkers, injections
 from abs_dssp.cluster.server import (
@@ -67,6 +67,7 @@ def train(
     settings: Settings = Settings(),  # noqa: B008
     slowdown: Sequence[float] | None = None,
     pace: Delays | None = None,
+    begun: Callable[[], None] | None = None,
     watch: Callable[[Status], None] | None = None,
     recorder: Callable[[dict[str, float]], None] | None = None,
     say: Callable[[str], None] | None = None,
@@ -91,6 +92,8 @@ def train(
       settings: times and limits.
       slowdown: per worker, how many times as long its computations take.
       pace: seconds that computations take at least, as in virtual time.
+      begun: called in process 0 once the run in `out` is this one and nobody else's,
+        before anything is written there but the log.
       watch: called every second with the server's state, in process 0.
       recorder: called with every evaluation, in process 0.
       say: prints a line.
@@ -130,6 +133,7 @@ def train(
         cluster,
         Job(training, limits, agreed, settings, Path(out)),
         injections(cluster, slowdown, pace, seed),
+        begun=begun,
         watch=watch,
         recorder=recorder,
         say=say or _say,
@@ -141,6 +145,7 @@ def take_part(
     job: Job,
     straggling: dict[int, StragglerInjection],
     *,
+    begun: Callable[[], None] | None = None,
     watch: Callable[[Status], None] | None = None,
     recorder: Callable[[dict[str, float]], None] | None = None,
     say: Callable[[str], None],
@@ -152,6 +157,7 @@ def take_part(
       cluster: joined.
       job: the run.
       straggling: injected, by worker of this process.
+      begun: see `train`.
       watch: see `train`.
       recorder: see `train`.
       say: prints a line.
@@ -172,6 +178,9 @@ def take_part(
             workers.run()
             return None
         with _Serving(cluster, job, say, recorder, system) as serving:
+            if begun is not None:
+                begun()
+            serving.publish()
             return serving.run(workers, watch)
     finally:
         cluster.leave()
@@ -189,7 +198,7 @@ class _Serving:
         system: System,
     ):
         self._cluster, self._training, self._out = cluster, job.training, job.out
-        self._system = system
+        self._expected, self._system = cluster.present, system
         agreed, settings = job.agreed, job.settings
         header = {"num_workers": job.training.task.num_workers, "run": agreed}
         sync = settings.sync_log
@@ -213,14 +222,21 @@ class _Serving:
             raise
 
     def __enter__(self) -> "_Serving":
-        address = self._server.address | self._cluster.host()
-        self._cluster.publish(address, self._out)
         return self
 
     def __exit__(self, *error) -> None:
-        self._log.close()
-        self._server.close()
         self._cluster.withdraw(self._out)
+        self._server.close()
+        self._log.close()  # last: from here on the folder may be another's
+
+    def publish(self) -> None:
+        """Tells the workers where the server is."""
+        address = self._server.address | self._cluster.host()
+        network, everywhere = address["network"] or "", "//0.0.0.0:"
+        if everywhere in network:
+            host = addresses.own(self._cluster.coordinator)
+            address["network"] = network.replace(everywhere, f"//{host}:")
+        self._cluster.publish(address, self._out)
 
     def run(
         self, workers: LocalWorkers, watch: Callable[[Status], None] | None
@@ -267,6 +283,7 @@ class _Serving:
             variables=functions.layout.unflatten(server.arithmetic.vector),
             history=History(tuple(server.records), np.array(losses, np.float32)),
             stopped=server.stopped,
+            missing=statuses.missing(entries, self._expected),
         )
 
 
@@ -303,13 +320,8 @@ def _view(server: Server, watch, ended: Any) -> None:
 def _listening(cluster: Cluster) -> Listening:
     """How workers reach the server: by ZeroMQ where they may be on other hosts."""
     options, local = cluster.options, cluster.is_local
-    network = keys = None
-    if options.transport == "zmq" or (options.transport == "auto" and not local):
-        host, _, port = options.listen.partition(":")
-        if not host:
-            host = "127.0.0.1" if local else socket.gethostbyname(socket.gethostname())
-        network = f"tcp://{host}:{port or 0}"
-        keys = topology.load_keys(options)
+    network = cluster.network
+    keys = None if network is None else topology.load_keys(options)
     busy = cluster.processes if local else len(cluster.mine) + 1
     return Listening(options.transport in ("auto", "shm"), network, keys, busy)
 

@@ -203,7 +203,7 @@ class Server:
             self.arithmetic.finite,
             now,
         )
-        entries = self._log.entries
+        entries, self._log.entries = self._log.entries, []
         if not entries:
             return
         try:
@@ -297,7 +297,8 @@ class Server:
             now = self._now()
             if now - ticked > pause:
                 ticked = now
-                self.execute(membership.tick(now))
+                strangers = 0 if self._network is None else self._network.strangers()
+                self.execute(membership.tick(now, strangers))
             if now - shown > _STATUS_SECONDS:
                 shown = now
                 self._see()

@@ -2,15 +2,24 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from abs_dssp import policies
-from abs_dssp.cluster.core import COMPUTING, STATES, WAITING
+from abs_dssp.cluster.core import COMPUTING, LEAVING, STATES, WAITING
 from abs_dssp.cluster.measures import Histogram
+from abs_dssp.history.events import Entry
 from abs_dssp.training import evaluation
 
-__all__ = ["STATES", "Status", "WorkerStatus", "of", "of_server", "waits_for"]
+__all__ = [
+    "STATES",
+    "Status",
+    "WorkerStatus",
+    "missing",
+    "of",
+    "of_server",
+    "waits_for",
+]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,6 +135,31 @@ def _of_worker(worker: Any, session: Any, seconds: float) -> WorkerStatus:
         waiting_share=min(1.0, waited / seconds) if seconds > 0 else 0.0,
         restarts=worker.restarts,
         refused=worker.refused,
+    )
+
+
+def missing(entries: Iterable[Entry], expected: int) -> str:
+    """Which workers were expected and are not there at the end, and why.
+
+    Args:
+      entries: of the whole log.
+      expected: the workers 0 to `expected` - 1 were; others come as they like.
+
+    Returns:
+      Such as "worker 1 never came; worker 3 is gone: its connection ended"; empty if
+      all are there or have left in order.
+    """
+    left: dict[int, str] = {}
+    for entry in entries:
+        if entry.event.kind == "leave":
+            left[entry.event.worker] = entry.event.reason
+        elif entry.event.kind == "join":
+            left.pop(entry.event.worker, None)
+    how = LEAVING | {"absent": "never came"}
+    return "; ".join(
+        f"worker {worker} {how[reason]}"
+        for worker, reason in sorted(left.items())
+        if worker < expected and reason != "finished"
     )
 
 

@@ -3,13 +3,13 @@
 import contextlib
 import dataclasses
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 import jax
 
-from abs_dssp.cluster import bootstrap, keys, transport
+from abs_dssp import compilation, files
+from abs_dssp.cluster import addresses, bootstrap, keys, transport
 
 ADDRESS = "server.json"  # in the folder of a run: where its server is
 
@@ -38,6 +38,16 @@ class Options:
                 f"--transport: must be one of {known}, got {self.transport!r}."
             )
 
+    @property
+    def is_local(self) -> bool:
+        """Whether all processes are on this machine, as far as the options say."""
+        host = (self.coordinator_address or "").rsplit(":", 1)[0]
+        return host in ("127.0.0.1", "localhost")
+
+    def on_network(self, local: bool) -> bool:
+        """Whether vectors may travel by ZeroMQ."""
+        return self.transport == "zmq" or (self.transport == "auto" and not local)
+
 
 class Cluster:
     """This process among the others, before a task is chosen."""
@@ -65,6 +75,24 @@ class Cluster:
             )
 
     @property
+    def network(self) -> str | None:
+        """The ZeroMQ address to listen on for workers of other hosts, if there may be
+        any."""
+        if not self.options.on_network(self.is_local):
+            return None
+        host, _, port = self.options.listen.rpartition(":")
+        if not port.isdecimal():
+            host, port = self.options.listen, "0"
+        if not host:
+            host = "127.0.0.1" if self.is_local else addresses.own(self.coordinator)
+        return f"tcp://{host}:{port}"
+
+    @property
+    def coordinator(self) -> str | None:
+        """HOST:PORT of the coordination service, if there is one."""
+        return bootstrap.coordinator_address()
+
+    @property
     def is_server(self) -> bool:
         """Whether the server runs here."""
         return self.process == 0
@@ -72,8 +100,7 @@ class Cluster:
     @property
     def is_local(self) -> bool:
         """Whether all processes are on this machine."""
-        address = self.options.coordinator_address or ""
-        return address.rsplit(":", 1)[0] in ("127.0.0.1", "localhost")
+        return self.options.is_local
 
     def publish(self, address: dict[str, Any], folder: Path) -> None:
         """Tells the other processes where the server is, and guests by a file."""
@@ -104,6 +131,8 @@ def joined(options: Options) -> Cluster:
     Raises:
       ValueError: if there is none, or for a setting out of range.
     """
+    if options.on_network(options.is_local):
+        load_keys(options)  # refuses before anybody waits for this process
     position = bootstrap.join(
         options.coordinator_address,
         options.num_processes,
@@ -150,6 +179,7 @@ class _Alone(Cluster):
 
 def alone(options: Options, num_workers: int) -> Cluster:
     """Server and workers as threads of this very process."""
+    compilation.compute_in_the_calling_thread()
     return _Alone(options, 0, 1, num_workers, _spread(0, num_workers))
 
 
@@ -203,10 +233,7 @@ def _spread(first: int, count: int) -> dict[int, Any]:
 
 
 def _write(address: dict[str, Any], folder: Path) -> None:
-    partial = folder / f".{ADDRESS}"
-    with open(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as f:
-        json.dump(address, f)
-    partial.replace(folder / ADDRESS)
+    files.write(folder / ADDRESS, json.dumps(address), private=True)
 
 
 def load_keys(options: Options) -> keys.Keys | None:

@@ -213,7 +213,7 @@ class Worker:
             elif answer.kind is Kind.STOP:
                 break
         else:
-            raise ClosedError("the server does not answer")
+            raise ClosedError(channel.silence)
         assert answer is not None
         if answer.kind is Kind.STOP:
             self._newer = answer

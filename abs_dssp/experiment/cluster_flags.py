@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from absl import flags
 
-from abs_dssp import simulate
+from abs_dssp import files, simulate
 from abs_dssp.cluster import lines, transport
 from abs_dssp.cluster import settings as settings_lib
 from abs_dssp.cluster.status import Status
@@ -145,8 +145,19 @@ class Joint(NamedTuple):
     status: Status
 
 
-def train(cluster, task, run: Run, out: Path, target: float | None) -> Joint | None:
-    """Takes part in a run; gives its result in process 0 only."""
+def train(
+    cluster, task, run: Run, out: Path, target: float | None, settings_record: str
+) -> Joint | None:
+    """Takes part in a run; gives its result in process 0 only.
+
+    Args:
+      cluster: joined.
+      task: model and data.
+      run: the rest of the run.
+      out: its folder.
+      target: accuracy at which it ends.
+      settings_record: what `settings.json` is to say, once the folder is this run's.
+    """
     from abs_dssp.cluster import run as cluster_run
 
     num_pushes = simulate.push_limit(
@@ -163,7 +174,13 @@ def train(cluster, task, run: Run, out: Path, target: float | None) -> Joint | N
     with contextlib.ExitStack() as stack:
         if cluster.is_server:
             views = stack.enter_context(contextlib.closing(_Views(out)))
+
+            def begun():
+                files.write(out / "settings.json", settings_record)
+                views.open()
+
             shown = {"watch": views.show, "recorder": views.record, "say": views.say}
+            shown["begun"] = begun
         result = cluster_run.train(
             cluster,
             task,
@@ -193,17 +210,24 @@ class _Views:
     """The live table, /metrics, TensorBoard and evaluations.jsonl of a run."""
 
     def __init__(self, out: Path):
-        from abs_dssp.report import live, metrics, scalars
+        from abs_dssp.report import live, metrics
 
         self._out, host = out, _METRICS_HOST.value
         self._live = live.Live(log_format=_LOG_FORMAT.value)
         self.status: Status | None = None  # the latest
-        self.say, self._metrics, self._scalars = self._live.say, None, None
+        self.say = self._live.say
+        self._metrics: Any = None
+        self._scalars: Any = None
         if _METRICS.value is not None:
             self._metrics = metrics.MetricsServer(_METRICS.value, host)
             self.say(f"metrics: http://{host}:{self._metrics.port}/metrics")
+
+    def open(self) -> None:
+        """The folder is this run's."""
+        from abs_dssp.report import scalars
+
         if _TENSORBOARD.value:
-            self._scalars = scalars.Scalars(out / "tensorboard")
+            self._scalars = scalars.Scalars(self._out / "tensorboard")
 
     def show(self, status: Status) -> None:
         self.status = status

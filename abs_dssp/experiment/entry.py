@@ -1,5 +1,6 @@
 """Runs a script: checks its arguments and reports mistakes in one sentence."""
 
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -8,7 +9,7 @@ from absl import app, logging
 
 
 def run(main: Callable[[Sequence[str]], None], positional: str = "") -> None:
-    """`app.run`, with one sentence and status 1 for a user's mistake.
+    """`app.run`, with one sentence and status 1 for a user's mistake, 130 for Ctrl-C.
 
     Args:
       main: called with the arguments that are no flags, the program's name first.
@@ -22,13 +23,16 @@ def run(main: Callable[[Sequence[str]], None], positional: str = "") -> None:
         if positional and len(argv) != 2:
             raise app.UsageError(f"Expected one argument, {positional}.")
         try:
+            if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:  # see `interrupts`
+                signal.signal(signal.SIGINT, signal.default_int_handler)
             main(argv)
         except (ValueError, TypeError, OSError) as error:
             if isinstance(error, OSError) or _raised_here(error):
                 sys.exit(f"error: {error}")
             raise
         except KeyboardInterrupt:
-            sys.exit("interrupted; what was finished is kept in --out.")
+            print("interrupted; what was finished is kept in --out.", file=sys.stderr)
+            sys.exit(128 + signal.SIGINT)
 
     app.run(guarded)
 

@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from abs_dssp import traces
+from abs_dssp import files, traces
 from abs_dssp.replay import Result
-from abs_dssp.report import document, files, summary
+from abs_dssp.report import document, summary
 from abs_dssp.report.document import Picture, Section
 from abs_dssp.training import evaluation
 from abs_dssp.training.evaluation import History

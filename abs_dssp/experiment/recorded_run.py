@@ -1,36 +1,70 @@
 """Loads a real run, and computes it again from its trace."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jaxtyping import Float32
 
 from abs_dssp import optimizers, traces
+from abs_dssp.cluster import core
 from abs_dssp.cluster import log as logs
 from abs_dssp.experiment.run import Run
 from abs_dssp.history import rederivation
+from abs_dssp.history.events import Entry
 from abs_dssp.replay import Progress
 from abs_dssp.tasks.base import Task
 from abs_dssp.traces import Trace
 from abs_dssp.training import checkpoints, flat, update
 
 
-def load(run_dir: Path) -> tuple[Trace, np.ndarray]:
-    """The trace of a run and its training losses (P,).
+class Recorded(NamedTuple):
+    """What a real run left."""
 
-    The trace is taken from the log where a crash left nothing else.
+    trace: Trace  # of the whole run
+    losses: Float32[np.ndarray, " P"]  # in training, of its pushes
+    checked: Trace  # its beginning, up to the checkpoint
+    parameters: np.ndarray  # of the checkpoint
+
+
+def load(run_dir: Path) -> Recorded:
+    """Reads a run, whether it came to its end or was killed.
+
+    The trace is taken from the log where a crash left nothing else, or an older one.
+
+    Raises:
+      ValueError: if it is damaged, or there is no checkpoint of its history.
     """
     header, entries, _ = logs.read(run_dir / logs.NAME)
-    pushes = [e.event for e in entries if e.event.kind == "push"]
-    losses = np.array([event.loss for event in pushes], np.float32)
-    if (run_dir / "trace.npz").exists():
-        return traces.Trace.load(run_dir / "trace.npz"), losses
     names = ("policy", "local_steps", "seed", "task")
     origin = {name: header["run"][name] for name in names}
     origin["num_workers"] = header["num_workers"]
-    return logs.to_trace(entries, origin).validate(), losses
+    pushes = [entry.event for entry in entries if entry.event.kind == "push"]
+    trace = None
+    if (run_dir / "trace.npz").exists():
+        trace = traces.Trace.load(run_dir / "trace.npz")
+    if trace is None or len(trace) != len(pushes):
+        trace = logs.to_trace(entries, origin).validate()
+    count, parameters = _checkpoint(run_dir / "checkpoints", entries)
+    checked = trace
+    if count < len(entries):
+        checked = logs.to_trace(entries[:count], origin).validate()
+    losses = np.array([event.loss for event in pushes], np.float32)
+    return Recorded(trace, losses, checked, parameters)
+
+
+def _checkpoint(folder: Path, entries: Sequence[Entry]) -> tuple[int, np.ndarray]:
+    """Records before the newest checkpoint of a history, and its parameters."""
+    for found in checkpoints.Store(folder, None).newest_first():
+        count, mark = found.note["records"], found.note["core"]["mark"]
+        if count <= len(entries) and mark == core.mark_of(entries[:count]):
+            return count, np.asarray(found.leaves[0])
+    raise ValueError(
+        f"{folder} holds no checkpoint of this log to compare with; start the run's "
+        "command again, which makes one."
+    )
 
 
 def replayed(
@@ -49,14 +83,6 @@ def replayed(
     wire = flat.wire(*formats)
     result = run.replay(task, trace, formats=wire, progress=progress)
     return np.asarray(flat.flatten(result.variables)), result.history.push_loss
-
-
-def kept_parameters(run_dir: Path) -> np.ndarray:
-    """The parameters in the latest checkpoint of a real run."""
-    latest = checkpoints.Store(run_dir / "checkpoints", None).latest()
-    if latest is None:
-        raise ValueError(f"{run_dir}/checkpoints holds no checkpoint to compare with.")
-    return np.asarray(latest.leaves[0])
 
 
 def first_other_decision(

@@ -18,6 +18,7 @@ from abs_dssp.policies import Clocks, Policy
 _KINDS = {"push": transition.push, "leave": transition.leave}
 _HEAD = 7  # int32 values before the masks: five numbers and a float64
 _NUMBERS = struct.Struct("=fiiiid")  # the same as they lie in memory
+_EVENT = struct.Struct("=dif")  # time, worker and loss estimate
 
 
 class HostTransition(NamedTuple):
@@ -69,7 +70,8 @@ class Machine:
         self.policy, self.num_workers = policy, num_workers
         self._step = _compiled(policy, num_workers)
         with jax.enable_x64(True):
-            self._state = _placed(transition.initial(policy, num_workers))
+            self._packed = _pack(transition.initial(policy, num_workers))
+        self._packed = _placed(self._packed)
 
     def apply(self, event: Event, loss: float = float("nan")) -> HostTransition:
         """Takes an event into the state.
@@ -81,60 +83,102 @@ class Machine:
         Returns:
           What was decided.
         """
-        numbers = np.array([event.worker, event.time, loss])
-        with jax.enable_x64(True):
-            self._state, flat = self._step[event.kind](self._state, numbers)
+        numbers = np.frombuffer(_EVENT.pack(event.time, event.worker, loss), np.int32)
+        self._packed, flat = self._step[event.kind](self._packed, numbers)
         return _decode(np.asarray(flat))
 
     @property
     def clocks(self) -> Clocks:
         """A copy of the clocks, NumPy arrays."""
-        return jax.tree.map(np.array, self._state.clocks)
+        return self.state.clocks
 
     @property
     def state(self) -> State:
         """A copy of the whole state, NumPy arrays."""
-        return jax.tree.map(np.array, self._state)
+        with jax.enable_x64(True):
+            like = _shapes(self.policy, self.num_workers)
+            return jax.tree.map(np.array, _unpack(jnp.asarray(self._packed), like))
 
     def leaves(self) -> list[np.ndarray]:
         """The state for a checkpoint."""
-        return [np.array(leaf) for leaf in jax.tree.leaves(self._state)]
+        return [np.array(self._packed)]
 
     def restore(self, leaves: Sequence[np.ndarray]) -> None:
         """Goes on from the state that `leaves` returned."""
-        structure = jax.tree.structure(self._state)
-        with jax.enable_x64(True):
-            self._state = _placed(jax.tree.unflatten(structure, leaves))
+        (packed,) = leaves
+        self._packed = _placed(packed)
 
 
-def _placed(state: State) -> State:
-    return jax.device_put(state, jax.local_devices(backend="cpu")[0])
+def _placed(packed):
+    return jax.device_put(packed, jax.local_devices(backend="cpu")[0])
+
+
+@functools.lru_cache(maxsize=64)
+def _shapes(policy: Policy, num_workers: int) -> State:
+    return jax.eval_shape(lambda: transition.initial(policy, num_workers))
+
+
+# A call of a compiled program costs more for each of its arrays than for their values,
+# and one with 64-bit arrays needs JAX's x64 mode: hence one of 32 bits.
+
+
+def _pack(state: State):
+    """The state as one int32 vector."""
+    return jnp.concatenate([_bits(leaf).ravel() for leaf in jax.tree.leaves(state)])
+
+
+def _bits(leaf):
+    leaf = jnp.asarray(leaf)
+    if leaf.dtype == jnp.bool_:
+        leaf = leaf.astype(jnp.int32)
+    return jax.lax.bitcast_convert_type(leaf, jnp.int32)
+
+
+def _unpack(packed, like: State) -> State:
+    """The state in a vector; the inverse of `_pack`."""
+    leaves, structure = jax.tree.flatten(like)
+    found, start = [], 0
+    for leaf in leaves:
+        words = 2 if leaf.dtype.itemsize == 8 else 1
+        stop = start + words * leaf.size
+        shape = (*leaf.shape, 2) if words == 2 else leaf.shape
+        bits = packed[start:stop].reshape(shape)
+        if leaf.dtype == jnp.bool_:
+            found.append(bits != 0)
+        else:
+            found.append(jax.lax.bitcast_convert_type(bits, leaf.dtype))
+        start = stop
+    return jax.tree.unflatten(structure, found)
 
 
 @functools.lru_cache(maxsize=64)
 def _compiled(policy: Policy, num_workers: int) -> dict[str, Callable[..., Any]]:
-    """The step of every kind of event; `(state, numbers) -> (state, int32 array)`."""
+    """The step of every kind of event; `(packed, numbers) -> (packed, int32 array)`."""
 
     def of(kind: str):
-        def step(state: State, numbers):
-            worker, now = numbers[0].astype(jnp.int32), numbers[1]
-            loss = numbers[2].astype(jnp.float32)
+        def step(packed, numbers):
+            state = _unpack(packed, like)
+            now = jax.lax.bitcast_convert_type(numbers[:2], jnp.float64)
+            worker = numbers[2]
+            loss = jax.lax.bitcast_convert_type(numbers[3], jnp.float32)
             state = state._replace(clocks=state.clocks._replace(loss=loss))
             if kind in _KINDS:
                 state, done = _KINDS[kind](policy, state, worker, now)
             else:
                 state, done = getattr(transition, kind)(state, worker, now)
-            return state, _encode(done, state.grants)
+            return _pack(state), _encode(done, state.grants)
 
         return step
 
     with jax.enable_x64(True):
-        state = _placed(transition.initial(policy, num_workers))
+        like = _shapes(policy, num_workers)
+        packed = _placed(_pack(transition.initial(policy, num_workers)))
         options = compilation.many_small_operations()
 
         def compile_(kind):
             jitted = jax.jit(of(kind), compiler_options=options)
-            return jitted.lower(state, np.zeros(3)).compile()
+            numbers = np.zeros(_EVENT.size // 4, np.int32)
+            return jitted.lower(packed, numbers).compile()
 
         return {kind: compile_(kind) for kind in ("push", "leave", "join", "refuse")}
 
@@ -159,10 +203,10 @@ def _decode(flat: np.ndarray) -> HostTransition:
     weight, commit, version, pulled, cancelled, released = _NUMBERS.unpack_from(
         flat.data
     )
-    masks = flat[_HEAD:]
     release, restart, grants = [], [], {}
-    for worker in np.flatnonzero(masks & 7).tolist():
-        mask = int(masks[worker])
+    for worker, mask in enumerate(flat[_HEAD:].tolist()):
+        if not mask & 7:
+            continue
         if mask & 1:
             release.append(worker)
         if mask & 2:

@@ -11,13 +11,14 @@ import hashlib
 import importlib.metadata
 import json
 import os
-import tempfile
 import zipfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Float64, Int, Int32
+
+from abs_dssp import files
 
 FORMAT = "abs_dssp.trace"
 FORMAT_VERSION = 1
@@ -290,14 +291,8 @@ class Trace:
         header = np.frombuffer(json.dumps(self.header).encode(), np.uint8)
         columns = {name: getattr(self, name) for name in COLUMNS}
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, partial = tempfile.mkstemp(dir=path.parent, suffix=".partial")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                np.savez_compressed(file, header=header, **columns)
-            os.replace(partial, path)
-        except BaseException:
-            os.unlink(partial)
-            raise
+        with files.whole(path) as partial, open(partial, "wb") as file:
+            np.savez_compressed(file, header=header, **columns)
         return path
 
     @classmethod

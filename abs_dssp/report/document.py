@@ -7,7 +7,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from abs_dssp.report import files
+from abs_dssp import files
 
 AGREES, DIFFERS, UNTESTED = "agrees", "differs", "not tested"
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from abs_dssp.report import files
+from abs_dssp import files
 
 # Okabe and Ito's palette, distinguishable with every common colour blindness.
 COLORS = {

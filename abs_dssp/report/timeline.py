@@ -2,14 +2,15 @@
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from abs_dssp import files
 from abs_dssp.history.traces import Trace
-from abs_dssp.report import files, style
+from abs_dssp.report import style
 
 _COLORS = {
     "computing": style.COLORS["blue"],
@@ -19,6 +20,7 @@ _COLORS = {
     "unfinished": style.COLORS["pale blue"],
 }
 KINDS = tuple(_COLORS)
+MOST = 50_000  # pushes in a file for Chrome, some 30 MB
 _TOLD = ("clock", "pulled", "staleness", "weight")  # of a push, in Chrome's file
 
 
@@ -32,15 +34,19 @@ class Span(NamedTuple):
     row: int  # row of the trace that it belongs to; -1: it led to no push
 
 
-def spans(trace: Trace) -> Iterator[Span]:
+def spans(trace: Trace, rows: Iterable[int] | None = None) -> Iterator[Span]:
     """The activities of all workers, in order of the trace's rows.
 
     A trace counts cancelled computations and does not time them, so those before one
     push are a single span; where pushes travel, it includes the push's transfer.
+
+    Args:
+      trace: of the run.
+      rows: only what belongs to these, and what led to no push; all by default.
     """
     started = trace.started
     tolerance = 1e-9 * max(trace.seconds, 1e-12)
-    for row in range(len(trace)):
+    for row in range(len(trace)) if rows is None else rows:
         worker = int(trace.worker[row])
         arrival, duration = float(trace.time[row]), float(trace.duration[row])
         begin = float(started[row])
@@ -61,46 +67,58 @@ def spans(trace: Trace) -> Iterator[Span]:
         yield Span(worker, begin, trace.seconds, kind, -1)
 
 
-def chrome_events(trace: Trace) -> list[dict[str, Any]]:
-    """The trace in Chrome's Trace Event Format: a lane per worker, one for commits."""
+def chrome_events(trace: Trace, most: int = MOST) -> Iterator[dict[str, Any]]:
+    """The trace in Chrome's Trace Event Format: a lane per worker, one for commits.
+
+    Args:
+      trace: of the run.
+      most: pushes, the last ones; the name of the process says if there were more.
+    """
     server = trace.num_workers
     lanes = [f"worker {i}" for i in range(server)] + ["server"]
-    events: list[dict[str, Any]] = []
 
-    def add(ph: str, name: str, **more: Any) -> None:
-        events.append({"ph": ph, "name": name, "pid": 0} | more)
+    def event(ph: str, name: str, **more: Any) -> dict[str, Any]:
+        return {"ph": ph, "name": name, "pid": 0} | more
 
-    add("M", "process_name", args={"name": trace.policy})
+    first = max(0, len(trace) - most)
+    which = f" (the last {most:,} of {len(trace):,} pushes)" if first else ""
+    yield event("M", "process_name", args={"name": trace.policy + which})
     for lane, name in enumerate(lanes):
-        add("M", "thread_name", tid=lane, args={"name": name})
-        add("M", "thread_sort_index", tid=lane, args={"sort_index": lane})
-    columns = {name: getattr(trace, name).tolist() for name in _TOLD}
-    for worker, start, end, kind, row in spans(trace):
+        yield event("M", "thread_name", tid=lane, args={"name": name})
+        yield event("M", "thread_sort_index", tid=lane, args={"sort_index": lane})
+    columns = {name: getattr(trace, name) for name in _TOLD}
+    for worker, start, end, kind, row in spans(trace, range(first, len(trace))):
         name = kind
         if kind == "cancelled":
             many = trace.restarts[row] if row >= 0 else trace.open_restarts[worker]
             name = f"cancelled x{many}"
-        told = {column: values[row] for column, values in columns.items() if row >= 0}
+        told = {what: told[row].item() for what, told in columns.items() if row >= 0}
         times = {"ts": start * 1e6, "dur": (end - start) * 1e6}  # microseconds
-        add("X", name, cat=kind, tid=worker, **times, args=told)
-    for row in np.flatnonzero(trace.committed).tolist():
+        yield event("X", name, cat=kind, tid=worker, **times, args=told)
+    for row in (first + np.flatnonzero(trace.committed[first:])).tolist():
         moment = {"ts": float(trace.time[row]) * 1e6, "s": "t"}
-        add(
-            "i", f"version {trace.version[row] + 1}", cat="commit", tid=server, **moment
-        )
-    return events
+        version = f"version {trace.version[row] + 1}"
+        yield event("i", version, cat="commit", tid=server, **moment)
 
 
 def save_chrome(trace: Trace, path: str | os.PathLike[str]) -> Path:
-    """Writes a JSON file that chrome://tracing and ui.perfetto.dev open."""
-    document = {"traceEvents": chrome_events(trace), "displayTimeUnit": "ms"}
-    return files.write(Path(path), json.dumps(document))
+    """Writes a JSON file that chrome://tracing and ui.perfetto.dev open.
+
+    It holds the last `MOST` pushes at most: what a browser can show.
+    """
+    with files.whole(path) as partial, open(partial, "w", encoding="utf-8") as file:
+        before = '{"displayTimeUnit": "ms", "traceEvents": ['
+        for event in chrome_events(trace):
+            file.write(before + json.dumps(event))
+            before = ",\n"
+        file.write("]}")
+    return Path(path)
 
 
 def draw(axes, trace: Trace, start: float, end: float) -> None:
     """Draws the workers' lanes between two times, in seconds, on Matplotlib axes."""
     bars: dict[tuple[int, str], list[tuple[float, float]]] = {}
-    for span in spans(trace):
+    for span in _begun(trace, end):
         if span.end > start and span.start < end:
             bar = (span.start, span.end - span.start)
             bars.setdefault((span.worker, span.kind), []).append(bar)
@@ -115,6 +133,11 @@ def draw(axes, trace: Trace, start: float, end: float) -> None:
     axes.set_ylim(trace.num_workers - 0.5, -0.75)
     axes.set_yticks(range(trace.num_workers))
     axes.set_ylabel("worker")
+
+
+def _begun(trace: Trace, end: float) -> Iterator[Span]:
+    """The spans that may have begun before a time, without a walk over all others."""
+    return spans(trace, np.flatnonzero(trace.started < end).tolist())
 
 
 def window(traces: list[Trace], rounds: int = 12) -> tuple[float, float]:
@@ -145,7 +168,7 @@ def save_picture(traces: list[Trace], path: str | os.PathLike[str]) -> Path:
             axes.set_title(f"{name}   ({share} of the run)", loc="left")
         real = all(trace.recorded for trace in traces)
         panels[-1, 0].set_xlabel("time (s)" if real else "virtual time (s)")
-        used = {s.kind for t in traces for s in spans(t) if s.start < end}
+        used = {s.kind for t in traces for s in _begun(t, end) if s.start < end}
         shown = {kind: color for kind, color in _COLORS.items() if kind in used}
         handles: list[Any] = [Patch(color=c, label=kind) for kind, c in shown.items()]
         mark = {"color": "black", "marker": "v", "ls": "", "ms": 3}

@@ -1,14 +1,16 @@
 """Image data sets as arrays: scikit-learn's digits, and whatever TFDS has prepared."""
 
+import contextlib
 import functools
 import hashlib
 import os
-import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Int, UInt8
+
+from abs_dssp import files
 
 
 class DataError(ValueError):
@@ -259,18 +261,13 @@ def _read_cache(path: Path) -> Images | None:
 
 
 def _write_cache(path: Path, images: Images) -> None:
-    partial = None
-    try:
+    columns = images._asdict()
+    classes = columns.pop("num_classes")
+    # A cache that cannot be written is only slower.
+    with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, partial = tempfile.mkstemp(dir=path.parent, suffix=".partial")
-        with os.fdopen(handle, "wb") as file:
-            columns = images._asdict()
-            classes = columns.pop("num_classes")
+        with files.whole(path) as partial, open(partial, "wb") as file:
             np.savez(file, classes=classes, **columns)
-        os.replace(partial, path)
-    except OSError:  # a cache that cannot be written is only slower
-        if partial is not None and os.path.exists(partial):
-            os.unlink(partial)
 
 
 def _first_line(error: BaseException) -> str:

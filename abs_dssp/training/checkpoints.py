@@ -37,6 +37,14 @@ class Store:
     """A folder of checkpoints of one run, of which the newest two are kept.
 
     `run` identifies the run (see `identity`); with None, those of any run are read.
+
+    Example:
+      >>> import tempfile
+      >>> store = Store(Path(tempfile.mkdtemp()), run="mine")
+      >>> store.save(3, [np.arange(2.0)], {"pushes": 3})
+      >>> found = store.latest()
+      >>> found.step, found.leaves[0].tolist(), found.note
+      (3, [0.0, 1.0], {'pushes': 3})
     """
 
     def __init__(self, folder: Path, run: str | None, files: Any = os):

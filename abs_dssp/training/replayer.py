@@ -42,6 +42,7 @@ class Result:
     variables: Variables  # after the last of them
     history: History
     stopped: str = "end"  # "end", "target", or where the loss was not finite
+    missing: str = ""  # which workers a real run was told to expect and lost, and how
 
 
 def replay(

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from abs_dssp import optimizers, policies
+from abs_dssp import compilation, optimizers, policies
 from abs_dssp.cluster import keys, log, server, settings, transport
 from abs_dssp.cluster.core import Core, RunLimits
 from abs_dssp.cluster.messages import Kind, Message, push_for
@@ -28,11 +28,16 @@ from abs_dssp.tasks.base import Task, Variables
 from abs_dssp.training import flat, update
 
 SIZES = (10_000, 1_000_000, 4_000_000, 64_000_000)
-_PEERS = ("torch_rpc", "ray_actor", "numpy_pipe")
+_PEERS = ("mxnet_kvstore", "torch_rpc", "ray_actor", "numpy_pipe")
 
 
 def main(python_of_peers: str = sys.executable) -> None:
-    """Prints round trips beside three memory copies and beside the peers."""
+    """Prints round trips beside three memory copies and beside the peers.
+
+    Args:
+      python_of_peers: interpreters to try, with commas between them: some peers need
+        an environment of their own.
+    """
     print("cluster: push + update + pull round trip, fp32, ms (median)")
     print(f"{'bytes':>12}{'workers':>9}{'shm':>9}{'zmq':>9}{'zmq+key':>9}"
           f"{'3 copies':>10}{'updates/s':>11}   peers")  # fmt: skip
@@ -104,14 +109,15 @@ def _peer(name: str, size: int, workers: int, seconds: float, python: str):
     program = Path(__file__).parents[1] / "peers" / f"{name}.py"
     if not program.exists():
         return None
-    done = subprocess.run(
-        [python, program, f"--bytes={size}", f"--workers={workers}",
-         f"--seconds={seconds}"],
-        capture_output=True, text=True,
-    )  # fmt: skip
-    if done.returncode:
-        return None
-    return json.loads(done.stdout.splitlines()[-1])
+    for each in python.split(","):
+        done = subprocess.run(
+            [each, program, f"--bytes={size}", f"--workers={workers}",
+             f"--seconds={seconds}"],
+            capture_output=True, text=True,
+        )  # fmt: skip
+        if not done.returncode:
+            return json.loads(done.stdout.splitlines()[-1])
+    return None
 
 
 def _task(size: int, workers: int) -> Task:
@@ -244,6 +250,7 @@ if __name__ == "__main__":
     parser.add_argument("--address")
     given = parser.parse_args()
     _SPIN = settings.spin_seconds(settings.Settings(), given.workers + 1)
+    compilation.compute_in_the_calling_thread()
     if given.role == "server":
         _serve(given.bytes, given.workers, given.kind, given.folder)
     else:

@@ -18,6 +18,7 @@ from abs_dssp.cluster import log, memory, messages, run_config, transport
 from abs_dssp.cluster.core import Core
 from abs_dssp.cluster.membership import Membership
 from abs_dssp.cluster.messages import Kind, Message
+from abs_dssp.cluster.system import System
 from abs_dssp.cluster.versions import Versions
 
 # Workers by hand give no signs of life.
@@ -243,3 +244,75 @@ def test_one_thread_alone_touches_the_state_of_a_run(tmp_path, monkeypatch):
     assert {"apply", "message", "tick", "hold", "append", "snapshot"} <= set(seen)
     assert set().union(*seen.values()) == {threading.get_ident()}
     assert statuses and statuses[-1].pushes == 400
+
+
+def _sizes(size: int) -> transport.Sizes:
+    kind = np.dtype(np.float32)
+    return transport.Sizes(size, kind, size, kind)
+
+
+class _Clock:
+    """A time that a test sets."""
+
+    now = 0.0
+
+    def perf_counter(self) -> float:
+        return self.now
+
+
+def test_a_message_to_a_peer_that_never_comes_back_is_given_up():
+    """It would be tried at every message that arrives, for as long as the run lasts."""
+    clock = _Clock()
+    acceptor = transport.NetworkAcceptor(
+        "tcp://127.0.0.1:0",
+        memory.Pool(8, np.dtype(np.float32), False),
+        _sizes(8),
+        None,
+        System(time=clock),
+    )
+    try:
+        channel = transport.NetworkChannel(acceptor.endpoint, None)
+        channel.send(Message(Kind.BYE, 1))
+        while not (events := acceptor.ready()):
+            time.sleep(0.01)
+        peer = events[0][0]
+        channel.close()
+        while not acceptor._waiting:
+            time.sleep(0.01)
+            peer.send(Message(Kind.WAIT))
+        clock.now = 30.0
+        acceptor.ready()
+        assert acceptor._waiting
+        clock.now = 61.0
+        acceptor.ready()
+        assert not acceptor._waiting
+    finally:
+        acceptor.close()
+
+
+@pytest.mark.parametrize("kind", ["shm", "zmq"])
+def test_a_grant_before_the_welcome_ends_the_connection_and_not_the_worker(
+    tmp_path, kind
+):
+    """The welcome may be replaced in a full outbox by the grant that follows it."""
+    network = {"shared": False, "network": "tcp://127.0.0.1:0"}
+    with harness.two(
+        tmp_path, settings=PATIENT, **(network if kind == "zmq" else {})
+    ) as (
+        serving,
+        (one, _),
+        _,
+    ):
+        address = serving.server.address
+        if kind == "zmq":
+            early = transport.NetworkChannel(address["network"], None)
+        else:
+            early = transport.SharedChannel(address["shared"])
+        text = {"nonce": "again", "process": "late", "run": {}}
+        early.send(Message(Kind.HELLO, 0, text=text))
+        assert early.receive(5.0).kind is Kind.WELCOME
+        early.send(Message(Kind.READY, 0))
+        with pytest.raises(messages.MessageError, match="before the welcome"):
+            while True:
+                assert early.receive(5.0) is not None
+        early.close()

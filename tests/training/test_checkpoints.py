@@ -1,5 +1,7 @@
 """A checkpoint is taken up by its own run, whatever sizes it had, and by no other."""
 
+import os
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,7 +17,7 @@ from abs_dssp import (
     simulate,
     tasks,
 )
-from abs_dssp.training import identity, update
+from abs_dssp.training import checkpoints, identity, update
 
 N = 4
 MODEL = delays.shifted_exponential([1, 1, 1, 2.7], 0.5)
@@ -129,3 +131,84 @@ def test_large_data_is_part_of_an_identity():
     changed = images.copy()
     changed[-1, -1, -1, 0] = 1
     assert identify(images) == identify(images.copy()) != identify(changed)
+
+
+@pytest.fixture
+def store(tmp_path):
+    """Checkpoints 3 and 5."""
+    made = checkpoints.Store(tmp_path, "mine")
+    for step in (3, 5):
+        leaves = [jnp.full((2, 3), step, jnp.bfloat16), np.arange(4.0), np.bool_(step)]
+        made.save(step, leaves, {"step": step})
+    return made
+
+
+def test_what_was_saved_is_read_with_its_types(store):
+    found = store.latest()
+    assert (found.step, found.note) == (5, {"step": 5})
+    kinds = [(leaf.dtype, leaf.shape) for leaf in found.leaves]
+    assert kinds == [(jnp.bfloat16, (2, 3)), (np.float64, (4,)), (np.bool_, ())]
+    np.testing.assert_array_equal(found.leaves[1], np.arange(4.0))
+    assert found.leaves[0].astype(float).tolist() == [[5.0] * 3] * 2
+
+
+def test_a_flipped_bit_is_noticed_and_the_checkpoint_before_is_used(store, tmp_path):
+    path = tmp_path / "5.npz"
+    whole = path.read_bytes()
+    true = store.latest()
+    passed_by = 0
+    for at in range(len(whole)):
+        data = bytearray(whole)
+        data[at] ^= 1 << at % 8
+        path.write_bytes(data)
+        found = store.latest()
+        if found.step == 3:
+            passed_by += 1
+            assert str(path) in store.damaged.pop()
+            continue
+        assert found.note == true.note  # what is not content, such as a date
+        for leaf, other in zip(found.leaves, true.leaves, strict=True):
+            assert leaf.tobytes() == other.tobytes() and leaf.dtype == other.dtype
+    assert passed_by > len(whole) / 2
+
+
+@pytest.mark.parametrize("kept", [0.0, 0.3, 0.99])
+def test_a_checkpoint_that_was_cut_short_is_passed_by(store, tmp_path, kept):
+    path = tmp_path / "5.npz"
+    data = path.read_bytes()
+    path.write_bytes(data[: int(kept * len(data))])
+    assert store.latest().step == 3
+    (tmp_path / "3.npz").unlink()
+    assert store.latest() is None
+
+
+def test_two_are_kept_and_what_a_dead_process_left_is_removed(store, tmp_path):
+    store.save(8, [np.zeros(1)], {})
+    (tmp_path / "9.partial").write_bytes(b"half")
+    checkpoints.Store(tmp_path, None)  # a reader
+    assert (tmp_path / "9.partial").exists()
+    checkpoints.Store(tmp_path, "mine")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["5.npz", "8.npz"]
+
+
+def test_a_full_disk_leaves_the_checkpoints_before(store, tmp_path):
+    class Full:
+        """`os` whose disk is full."""
+
+        def __getattr__(self, name):
+            return getattr(os, name)
+
+        def write(self, descriptor, data):
+            raise OSError(28, "No space left on device")
+
+    full = checkpoints.Store(tmp_path, "mine", Full())
+    with pytest.raises(OSError, match="No space"):
+        full.save(9, [np.zeros(10)], {})
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["3.npz", "5.npz"]
+    assert store.latest().step == 5
+
+
+def test_checkpoints_of_an_earlier_version_are_refused(tmp_path):
+    (tmp_path / "40").mkdir()
+    with pytest.raises(ValueError, match="an earlier version; choose another"):
+        checkpoints.Store(tmp_path, "mine")

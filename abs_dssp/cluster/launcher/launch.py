@@ -16,6 +16,7 @@ only. No process is left behind, on Linux not even when the launcher is killed.
 
 import argparse
 import contextlib
+import fcntl
 import os
 import re
 import shutil
@@ -81,19 +82,21 @@ def run(
       coordinator, 130 after Ctrl-C and 143 after SIGTERM.
 
     Raises:
-      ValueError: if an argument or the key file makes no sense; nothing was started.
+      ValueError: if an argument or the key file makes no sense, or another launcher
+        writes to `logs`; nothing was started.
       OSError: if a folder cannot be made.
     """
     _check(command, processes, devices_per_process, max_restarts, port, grace_seconds)
     stream = sys.stderr if stream is None else stream
     with contextlib.ExitStack() as stack:
         received = stack.enter_context(_signals())
+        if logs is not None:
+            os.makedirs(logs, exist_ok=True)
+            stack.enter_context(_alone_in(logs))
         key = os.fspath(
             key_file or _value_of("key_file", command) or _make_key(out, stack)
         )
         keys.load(key)  # refuses once what every process would refuse
-        if logs is not None:
-            os.makedirs(logs, exist_ok=True)
         settings = supervise.Settings(
             command=[*command, "--coordinator_apart", f"--key_file={key}"],
             num_processes=processes,
@@ -151,7 +154,8 @@ def _make_key(
         folder = os.fspath(out)
     path = os.path.join(folder, "cluster.key")
     if not os.path.lexists(path):
-        keys.make(path)
+        with contextlib.suppress(keys.KeyExistsError):  # somebody was faster
+            keys.make(path)
     return path
 
 
@@ -171,6 +175,23 @@ def _environment(
         known = environment.get(name)
         environment[name] = f"{known},127.0.0.1" if known else "127.0.0.1"
     return environment
+
+
+@contextlib.contextmanager
+def _alone_in(folder: str | os.PathLike) -> Iterator[None]:
+    """Keeps other launchers from writing there, until this process ends."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(
+                f"another launcher writes to {os.fspath(folder)}; wait for its end, or "
+                "choose another folder."
+            ) from None
+        yield
+    finally:
+        os.close(descriptor)
 
 
 @contextlib.contextmanager

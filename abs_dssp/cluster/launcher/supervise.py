@@ -154,7 +154,7 @@ class Cluster:
         attached = settings.attached and index == 0
         if settings.logs is not None and not attached and index not in self._logs:
             path = settings.logs / f"process{index}.log"
-            self._logs[index] = open(path, "wb", buffering=0)
+            self._logs[index] = open(path, "ab", buffering=0)
         # -I -S: to become a command needs nothing of the user's or of the site's.
         become = [sys.executable, "-I", "-S", str(_HERE / "child.py"), str(os.getpid())]
         self._running[index] = process = Process(

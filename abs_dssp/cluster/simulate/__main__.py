@@ -110,7 +110,12 @@ def _batches(options: argparse.Namespace, begun: float) -> Iterator[list[Any]]:
 def _run(seeds: list[int], text: str) -> list[Any]:
     """The outcomes of some seeds, until one breaks."""
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
-    from abs_dssp.cluster.simulate.scenario import Scenario
+    try:
+        from abs_dssp.cluster.simulate.scenario import Scenario
+    except ModuleNotFoundError as error:
+        if error.name != "greenlet":
+            raise
+        sys.exit("error: simulated threads need greenlet: pip install 'abs_dssp[test]'")
 
     outcomes = []
     for seed in seeds:

@@ -175,15 +175,15 @@ class Files:
             return
         if opened.path in host.folders:
             inside = [n for n in host.files if posixpath.dirname(n) == opened.path]
-            gone = [n for n in host.named if posixpath.dirname(n) == opened.path]
-            for name in gone:
-                del host.named[name]
-            for name in inside:
-                host.named[name] = host.files[name]
+            for other in list(host.named):
+                if posixpath.dirname(other) == opened.path:
+                    del host.named[other]
+            host.named |= {name: host.files[name] for name in inside}
             return
-        opened.file.durable = bytes(opened.file.content)
-        if host.files.get(opened.path) is opened.file:
-            host.named[opened.path] = opened.file
+        file: _File = opened.file
+        file.durable = bytes(file.content)
+        if host.files.get(opened.path) is file:
+            host.named[opened.path] = file
 
     fdatasync = fsync
 

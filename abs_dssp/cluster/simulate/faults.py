@@ -9,26 +9,26 @@ from collections import Counter
 class Faults:
     """Chances; of a process per call of its system, of a message, or of a write."""
 
-    kill: float = 5e-4  # the process dies within this call
-    power: float = 4e-5  # its whole host loses power
-    pause: float = 1e-3  # the process stops for up to 30 s
+    kill: float = 1e-3  # the process dies within this call
+    power: float = 1e-4  # its whole host loses power
+    pause: float = 2e-3  # the process stops for up to 30 s
     preempt: float = 0.05  # its other threads go first; no fault
-    wall_jump: float = 2e-4  # the host's date moves by up to a day
-    signal: float = 2e-5  # SIGTERM
-    lose: float = 0.01  # a message between hosts
-    double: float = 0.01
-    delay: float = 0.02
-    truncate: float = 0.005
-    reset: float = 2e-3  # the connection ends with what is on its way
-    partition: float = 4e-4  # two hosts do not reach each other for up to 30 s
-    short: float = 0.02  # a write writes less than it was given
-    full: float = 5e-4  # the disk is full for up to 20 s
-    disk_error: float = 2e-4  # of a read, a write or a sync
+    wall_jump: float = 5e-4  # the host's date moves by up to a day
+    signal: float = 5e-5  # SIGTERM
+    lose: float = 0.03  # a message between hosts
+    double: float = 0.03
+    delay: float = 0.05
+    truncate: float = 0.02
+    reset: float = 5e-3  # the connection ends with what is on its way
+    partition: float = 1e-3  # two hosts do not reach each other for up to 30 s
+    short: float = 0.1  # a write writes less than it was given
+    full: float = 1e-3  # the disk is full for up to 20 s
+    disk_error: float = 5e-4  # of a read, a write or a sync
     lying_sync: float = 0.0  # a sync returns without having written
-    flip_log: float = 2e-5  # a bit, at an open of the log
-    flip_checkpoint: float = 0.1  # a bit, at an open of a checkpoint
-    nan: float = 2e-3  # a computation's push, or its loss
-    stranger: float = 5e-3  # per event: somebody sends nonsense
+    flip_log: float = 0.05  # a bit, at an open of the log
+    flip_checkpoint: float = 0.2  # a bit, at an open of a checkpoint
+    nan: float = 5e-3  # a computation's push, or its loss
+    stranger: float = 0.02  # per event: somebody sends nonsense
 
     def __post_init__(self):
         for field in dataclasses.fields(self):

@@ -7,6 +7,7 @@ TCP allows.
 
 import collections
 import errno
+import functools
 import os
 from collections.abc import Callable
 from typing import Any
@@ -92,8 +93,8 @@ class _Link:
                 self._latest[to_dealer] = arrival
             cut = dice.falls("truncate")
             self.pending[to_dealer] += 1
-            world.at(
-                arrival - world.now, lambda c=cut: self._arrive(frames, to_dealer, c)
+            world.at_time(
+                arrival, functools.partial(self._arrive, frames, to_dealer, cut)
             )
 
     def _arrive(self, frames: list[Any], to_dealer: bool, cut: bool) -> None:

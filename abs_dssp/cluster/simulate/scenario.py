@@ -72,9 +72,9 @@ class Outcome(NamedTuple):
 def training(text: str, local_steps: int) -> Training:
     """What is trained, compiled once for all seeds."""
     task = tasks.logistic(NUM_WORKERS, samples=30, dim=6, batch_size=2)
-    update = UpdateConfig(
-        optimizers.sgd(0.1, momentum=0.5), optimizers.sgd(0.1), local_steps, "mean"
-    )
+    # A rate on the clock of epochs, so that it matters which one a version has.
+    server = optimizers.sgd(lambda epoch: 0.1 / (1 + epoch), momentum=0.5)
+    update = UpdateConfig(server, optimizers.sgd(0.1), local_steps, "mean")
     policy = policies.parse(text, NUM_WORKERS)
     return Training(task, policy, flat.Functions(task, update), 7)
 
@@ -90,7 +90,7 @@ class _Cluster(topology.Cluster):
 
     def publish(self, address: dict[str, Any], folder: Path) -> None:
         self._process.call()
-        self._scenario.address = address
+        self._scenario.served(address)
 
     def withdraw(self, folder: Path) -> None:
         self._process.call()
@@ -155,6 +155,7 @@ class Scenario:
         self._checker = Checker(NUM_WORKERS, self._log)
         self._recorded: list[bytes] = []  # messages, for strangers
         self._undo: Callable[[], None] | None = None  # of a flipped bit in the log
+        self._flipped_at = 0
         self._restarts = self._hopeless = 0
         self._result: Result | None = None
         self._ended = 0  # processes that are over
@@ -204,6 +205,7 @@ class Scenario:
                 f"{_PATIENCE:.0f} s without a fault, and the run has not ended: "
                 f"{self._checker.model.pushes} pushes"
             )
+        assert self._result is not None
         checks.require_replay(self._result, self.training)
         if not world.run(lambda: not world.processes, world.now + 300.0):
             names = ", ".join(process.name for process in world.processes)
@@ -287,6 +289,15 @@ class Scenario:
         delay = 0.05 + 4 * self.world.random.random() ** 2
         self.world.at(delay, lambda: self._start(index))
 
+    def served(self, address: dict[str, Any]) -> None:
+        """The server has recovered and says where it is."""
+        self.address = address
+        content = self._log()
+        if self._undo is not None and content is not None:
+            if self._flipped_at < len(content):
+                raise ViolationError("a flipped bit of the log was not noticed")
+            self._undo = None  # it was in what a crash had cut short
+
     # Disks.
 
     def _log(self) -> bytearray | None:
@@ -305,6 +316,8 @@ class Scenario:
         if not file.content:
             return
         is_log = name.endswith(logs.NAME)
+        if is_log and self._undo is not None:
+            return  # damaged already
         if is_log:
             self._checker.reopened()
         if not is_log and not name.endswith(".npz"):
@@ -319,20 +332,19 @@ class Scenario:
         file.content[at] ^= bit
 
         def undo() -> None:
-            if at < len(file.content):
-                file.content[at] ^= bit
+            file.content[at] ^= bit
 
         if is_log:
-            self._undo = undo
+            self._undo, self._flipped_at = undo, at
 
     def _mend(self, sentence: str) -> None:
         """The operator does what the sentence says."""
-        if "damaged" not in sentence and "not a log" not in sentence:
-            return
         if self._undo is not None:
             self.world.note("the operator restores the log from a copy")
             self._undo()
             self._undo = None
+            return
+        if "damaged" not in sentence and "not a log" not in sentence:
             return
         content = self._log()
         assert content is not None
@@ -354,8 +366,7 @@ class Scenario:
 
     def _after_event(self) -> None:
         self._checker.after_event(self.world.processes)
-        if self.dice.falls("stranger"):
-            self._stranger()
+        self._stranger()
 
     def _sent(self, data: bytes) -> None:
         """The server has sent a message."""
@@ -369,10 +380,9 @@ class Scenario:
         """Somebody sends what no worker would."""
         if self.address is None:
             return
-        world = self.world
-        host = self._hosts["a"]
+        world, host = self.world, self._hosts["a"]
         listener = host.listening.get("\0" + str(self.address["shared"]))
-        if listener is None or not listener.process.alive:
+        if listener is None or not self.dice.falls("stranger"):
             return
         data = self._nonsense()
         world.note("a stranger sends", len(data), "bytes")
@@ -390,7 +400,8 @@ class Scenario:
         if random.random() < 0.3:
             return random.randbytes(random.randrange(200))
         kind = random.choice(list(Kind))
-        text = random.choice([None, [], {}, ["x", [[1e400, 0, 0, True]]], "no"])
+        texts: list[Any] = [None, [], {}, ["x", [[1e400, 0, 0, True]]], "no"]
+        text = random.choice(texts)
         big = random.choice([0, 1, 2, 7, 2**31 - 1])
         message = Message(kind, big, big, grant_id=big, buffer=big % 5 - 1, text=text)
         data = bytearray(encode(message))

@@ -25,6 +25,7 @@ class Channel(abc.ABC):
     """A worker's end. A channel belongs to one thread."""
 
     transport = ""
+    silence = "the server does not answer"  # what to say if it never did
 
     @abc.abstractmethod
     def send(self, message: Message, vector: Any = None) -> None:

@@ -52,6 +52,10 @@ class NetworkChannel(Channel):
             self._socket.curve_serverkey = keys.server_public
             self._socket.curve_publickey = keys.client_public
             self._socket.curve_secretkey = keys.client_secret
+            self.silence = (
+                f"the server at {endpoint} does not answer: it is out of reach, or its "
+                "--key_file is another one"
+            )
         self._sizes: Sizes | None = None
         self._vectors: list[np.ndarray] = []
         self._socket.connect(endpoint)
@@ -126,7 +130,7 @@ class NetworkAcceptor:
         self._pool, self._sizes = pool, sizes
         memory.keep_pages()
         self._context = zmq.Context()
-        self._authenticator = None
+        self._authenticator = self._monitor = None
         self._socket = self._context.socket(zmq.ROUTER)
         self._socket.linger = 500
         self._socket.router_handover = 1
@@ -144,6 +148,9 @@ class NetworkAcceptor:
             self._socket.curve_server = True
             self._socket.curve_publickey = keys.server_public
             self._socket.curve_secretkey = keys.server_secret
+            refusals = zmq.EVENT_HANDSHAKE_FAILED_AUTH
+            refusals |= zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
+            self._monitor = self._socket.get_monitor_socket(refusals)
         try:
             self._socket.bind(address)
         except zmq.ZMQError as error:
@@ -226,11 +233,29 @@ class NetworkAcceptor:
             peer.outbox.message = None
             self._waiting.pop(peer, None)
 
+    def strangers(self) -> int:
+        """Connections refused for their key since the last call."""
+        if self._monitor is None:
+            return 0
+        from zmq.utils.monitor import recv_monitor_message
+
+        count = 0
+        while self._monitor.poll(0):
+            event = recv_monitor_message(self._monitor)
+            # The client's key is another one, or what it takes for the server's is.
+            client = event["event"] == self._zmq.EVENT_HANDSHAKE_FAILED_AUTH
+            server = event["value"] == self._zmq.PROTOCOL_ERROR_ZMTP_CRYPTOGRAPHIC
+            count += client or server
+        return count
+
     def forget(self, peer: "_NetworkPeer") -> None:
         """Nothing is sent to it any more."""
         self._waiting.pop(peer, None)
 
     def close(self) -> None:
+        if self._monitor is not None:
+            self._socket.disable_monitor()
+            self._monitor.close()
         self._socket.close()
         if self._authenticator is not None:
             self._authenticator.stop()

@@ -142,10 +142,10 @@ class SharedAcceptor:
         self._listener.listen(128)
         self._listener.setblocking(False)
         self._peers: dict[int, _SharedPeer] = {}
-        self._selector: selectors.BaseSelector | None = None
+        self._selector: Any = None
         self.refused = 0  # messages and connections
 
-    def register(self, selector: selectors.BaseSelector) -> None:
+    def register(self, selector: Any) -> None:
         """Has the selector watch the listening socket, and later the connections.
 
         The data of every key is a function that returns what came.

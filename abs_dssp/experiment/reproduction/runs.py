@@ -23,11 +23,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from abs_dssp import replay, traces
+from abs_dssp import files, replay, traces
 from abs_dssp.experiment import outputs
 from abs_dssp.experiment.progress import Progress
 from abs_dssp.experiment.run import Run
-from abs_dssp.report import files
 from abs_dssp.training.evaluation import History
 
 

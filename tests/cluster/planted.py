@@ -1,0 +1,137 @@
+"""Faults planted in the shipped cluster, one at a time, for the simulation to find.
+
+planted.py NUMBER SEEDS: plants one, and runs seeds until one breaks.
+"""
+
+import importlib.abc
+import importlib.util
+import itertools
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).parents[2]
+
+
+class Planted(NamedTuple):
+    """A change of the source that must not go unnoticed."""
+
+    module: str  # under abs_dssp.
+    old: str
+    new: str
+    faults: str = ""  # what makes it show sooner; see `simulate --faults`
+
+
+PLANTED = (
+    # The log.
+    Planted("cluster.core", "        return wanted\n\n    def evaluated",
+            "        wanted.append(wanted.pop(0))\n"
+            "        return wanted\n\n    def evaluated"),
+    Planted("cluster.log", "if zlib.crc32(body) != int.from_bytes(check, \"little\"):",
+            "if False:", "flip_log=0.5"),
+    Planted("cluster.log", "        while view:\n            view = view[",
+            "        if view:\n            view = view["),
+    Planted("cluster.log", "if self._sync:", "if False:", "power=0.001"),
+    Planted("cluster.log", "        self._end = end\n", "", "full=0.01"),
+    Planted("cluster.log", "self._os.lseek(self._file, self._end, os.SEEK_SET)\n\n",
+            "pass\n\n"),
+    Planted("cluster.log", "            self._write(body + ",
+            "            self._write(body[:-1] + b\"\\0\" + "),
+    # Recovery and checkpoints.
+    Planted("cluster.recovery", "for entry in entries[first:]:",
+            "for entry in entries[first:-1]:"),
+    Planted("cluster.recovery", "if records <= len(entries) and mark ==",
+            "if True or mark ==", "power=0.001"),
+    Planted("cluster.recovery", "and mark == core.mark_of(entries[:records])",
+            "and mark == mark", "power=0.002"),
+    Planted("cluster.recovery", "    server.versions.restore(arrays, pulled, "
+            "server.core.version)\n", ""),
+    Planted("cluster.core", "        self._machine.restore(leaves)\n", ""),
+    Planted("cluster.core", "            \"epoch\": self.epoch,\n",
+            "            \"epoch\": 0.0,\n"),
+    Planted("cluster.core",
+            "self.workers = [Worker(**fields) for fields in note[\"workers\"]]",
+            "pass"),
+    Planted("training.flat", "self._count, self._first = int(count), None",
+            "self._count, self._first = 0, None"),
+    Planted("training.flat", "self.accumulator, self.optimizer = jax.tree.unflatten",
+            "_ = jax.tree.unflatten"),
+    Planted("cluster.versions", "        for buffer in found.values():\n"
+            "            self._pool.hold(buffer)\n", ""),
+    Planted("cluster.versions", "        for buffer in retained.values():\n"
+            "            self._pool.drop(buffer)\n", "        pass\n"),
+    Planted("cluster.versions", "        self.drop(worker)\n        if self._present",
+            "        if self._present"),
+    Planted("cluster.server", "        self.membership.resume(", "        _ = ("),
+    # Who may push.
+    Planted("cluster.membership", "if asked != answers or worker.state",
+            "if worker.state"),
+    Planted("cluster.membership", "if asked != answers or worker.state != COMPUTING:",
+            "if asked != answers:"),
+    Planted("cluster.membership", "if not self._finite(message.payload, message.loss):",
+            "if False:"),
+    Planted("cluster.membership",
+            "wanted += self._addressed([effects.Tell(index)], now)", "pass"),
+    Planted("cluster.worker", "        self.grant_id = 0  # the server",
+            "        pass  # the server", "power=0.001"),
+    Planted("cluster.transport.base", "if not last:", "if self.message is None:"),
+    # What arrives.
+    Planted("cluster.messages", "    if len(data) < HEADER_BYTES:", "    if False:"),
+    Planted("cluster.messages", "if not (isinstance(text, list) and len(text) == 2",
+            "if not (isinstance(text, list)"),
+    Planted("cluster.messages", "if type(worker) is not int or type(steps) is not int:",
+            "if False:"),
+    Planted("cluster.transport.network",
+            "if len(frames) != 2 or len(frames[1].buffer) != size:", "if False:"),
+    Planted("cluster.transport.shared",
+            "if not 0 <= message.buffer < len(self._slots):", "if False:"),
+)  # fmt: skip
+
+
+class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    """Imports one module with its planted fault."""
+
+    def __init__(self, planted: Planted):
+        self._planted = planted
+        self._path = ROOT.joinpath("abs_dssp", *planted.module.split("."))
+        self._path = self._path.with_suffix(".py")
+
+    def find_spec(self, name, path, target=None):
+        del path, target
+        if name != f"abs_dssp.{self._planted.module}":
+            return None
+        return importlib.util.spec_from_loader(name, self, origin=str(self._path))
+
+    def exec_module(self, module):
+        source = patched(self._planted)
+        module.__file__ = str(self._path)
+        exec(compile(source, str(self._path), "exec"), module.__dict__)
+
+
+def patched(planted: Planted) -> str:
+    """The source of the module with the fault."""
+    path = ROOT.joinpath("abs_dssp", *planted.module.split(".")).with_suffix(".py")
+    source = path.read_text()
+    assert source.count(planted.old) == 1, (planted, source.count(planted.old))
+    return source.replace(planted.old, planted.new)
+
+
+def main(number: int, seeds: int) -> int:
+    """1 if a seed broke."""
+    planted = PLANTED[number]
+    sys.meta_path.insert(0, _Finder(planted))
+    sys.path.insert(0, str(ROOT))
+    from abs_dssp.cluster.simulate import faults
+    from abs_dssp.cluster.simulate.scenario import Scenario
+
+    chances = faults.parse(planted.faults)
+    for seed in itertools.islice(itertools.count(), seeds):
+        outcome = Scenario(seed, chances).run()
+        if outcome.violation:
+            print(f"seed {seed}: {outcome.violation[:300]}")
+            return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(*map(int, sys.argv[1:])))
