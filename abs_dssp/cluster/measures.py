@@ -1,7 +1,7 @@
 """What a server measures of every push: histograms of fixed size, and seconds by part.
 
-What a device does by itself counts where the server waits for it: the arithmetic of an
-update mostly in `publish`, which copies its result.
+What a device does by itself counts where the server waits for it, at the latest in
+`publish`, which copies the result of an update.
 """
 
 import copy
