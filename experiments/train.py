@@ -23,7 +23,7 @@ from abs_dssp.experiment import cluster_flags, entry, outputs, run_flags
 from abs_dssp.experiment.progress import PushProgress
 from abs_dssp.experiment.run import Run
 from abs_dssp.replay import Result
-from abs_dssp.report import curves, summary, timeline
+from abs_dssp.report import curves, spent, summary, timeline
 
 _POLICY = flags.DEFINE_string(
     "policy", "dssp(s_lower=3,s_upper=15)", "Policy, with its arguments."
@@ -60,15 +60,15 @@ def main(argv):
         return
     record = json.dumps(settings | own, indent=1)
     if cluster is None:
-        result = _virtual(task, run, out, key)
+        result, spent_on = _virtual(task, run, out, key), None
         files.write(out / "settings.json", record)
     else:
         joint = cluster_flags.train(cluster, task, run, out, _TARGET.value, record)
         if joint is None:  # this is not process 0
             return
-        result = joint
+        result, spent_on = joint.result, spent.summarise(joint.status)
     if len(result.trace):
-        _save(out, text, run, result, key)
+        _save(out, text, run, result, key, spent_on)
     if result.stopped not in ("end", "target"):
         raise ValueError(
             f"the run ended early: {result.stopped}."
@@ -96,7 +96,9 @@ def _virtual(task, run: Run, out: Path, key: str) -> Result:
     return result
 
 
-def _save(out: Path, text: str, run: Run, result: Result, key: str) -> None:
+def _save(
+    out: Path, text: str, run: Run, result: Result, key: str, spent_on: dict | None
+) -> None:
     """Everything that a run leaves; `run.json` last, if it is complete."""
     trace, history = result.trace, result.history
     outputs.save_history(out / "history.csv", {(text, run.seed): history})
@@ -109,9 +111,13 @@ def _save(out: Path, text: str, run: Run, result: Result, key: str) -> None:
     if result.stopped.startswith("interrupted"):
         trace.save(out / "trace.npz")
     else:
-        outputs.save_run(out, result, key, _TARGET.value)
+        more = {} if spent_on is None else {"spent": spent_on}
+        outputs.save_run(out, result, key, _TARGET.value, **more)
     row = summary.over_seeds(text, [summary.summarise(result, _TARGET.value)])
-    print(f"{summary.table([row])}\n\nWritten to {out}")
+    print(f"{summary.table([row])}\n")
+    if spent_on is not None:
+        print(f"{spent.table(spent_on)}\n")
+    print(f"Written to {out}")
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ class Complaints:
             self._kept += 1
             return wanted
         self._said.add(line)
-        return [*wanted, effects.Say(line)]
+        return [*wanted, effects.warning(line)]
 
     def rest(self, now: float) -> list[Effect]:
         """How many were not said, once the time has passed; called now and then."""
@@ -37,4 +37,4 @@ class Complaints:
         count, self._kept = self._kept, 0
         self._said.clear()
         again = f"refused {count} more in {now - self._begun:.0f} s, for such reasons"
-        return [effects.Say(again)] if count else []
+        return [effects.warning(again)] if count else []

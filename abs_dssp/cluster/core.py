@@ -247,4 +247,5 @@ def _stamped(mark: int, event: Event) -> int:
 
 
 def _told(event: Event, what: str) -> Effect:
-    return effects.Say(f"{event.time:.1f} s: worker {event.worker} {what}")
+    line = f"{event.time:.1f} s: worker {event.worker} {what}"
+    return effects.Say(line) if event.reason == "finished" else effects.warning(line)

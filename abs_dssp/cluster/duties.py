@@ -8,6 +8,7 @@ from abs_dssp.cluster import recovery
 from abs_dssp.cluster.arithmetic import Arithmetic
 from abs_dssp.cluster.background import Background
 from abs_dssp.cluster.core import Core
+from abs_dssp.cluster.lines import Warned
 from abs_dssp.cluster.system import System
 
 Record = dict[str, float]
@@ -35,6 +36,9 @@ class Evaluations:
           system: has the threads.
         """
         self.records: list[Record] = []
+        self.seconds = 0.0  # spent on them, by one thread at a time
+        self._now = system.time.perf_counter
+        self.seconds = 0.0  # spent on them
         self._arithmetic, self._core = arithmetic, core
         self._every, self._recorder, self._system = every, recorder, system
         self._latest = -math.inf  # seconds of the run, of the latest request
@@ -65,13 +69,16 @@ class Evaluations:
             self._take(self._measure(vector, core.version, core.pushes, seconds))
 
     def _measure(self, vector, version: int, pushes: int, seconds: float) -> Record:
+        begun = self._now()
         basic = {
             "push": pushes,
             "version": version,
             "seconds": seconds,
             "epoch": pushes * self._core.epochs_per_push,
         }
-        return basic | self._arithmetic.evaluate(vector)
+        record = basic | self._arithmetic.evaluate(vector)
+        self.seconds += self._now() - begun
+        return record
 
     def _take(self, record: Record) -> None:
         self.records.append(record)
@@ -93,7 +100,9 @@ class Checkpoints:
           say: prints a line for the user.
         """
         self._server, self._store, self._every, self._say = server, store, every, say
-        self._latest = server.system.time.perf_counter()
+        self.seconds = 0.0  # spent on them, by one thread at a time
+        self._now = server.system.time.perf_counter
+        self._latest = self._now()
 
     def start(self, tell: Tell, failed: Callable[[BaseException], None]) -> None:
         """Starts the thread; see `Background`."""
@@ -119,12 +128,19 @@ class Checkpoints:
             return
         if self._store.latest_step() != self._server.core.entries:
             number, leaves, note, _ = recovery.save(self._server)
+            self._save(number, leaves, note)
+
+    def _save(self, number: int, leaves, note) -> None:
+        begun = self._now()
+        try:
             self._store.save(number, leaves, note)
+        finally:
+            self.seconds += self._now() - begun
 
     def _write(self, number: int, leaves, note, retained):
         """Writes a checkpoint; in the thread."""
         try:
-            self._store.save(number, leaves, note)
+            self._save(number, leaves, note)
         except Exception as error:  # the log has everything
             return retained, error
         return retained, None
@@ -133,7 +149,8 @@ class Checkpoints:
         retained, error = result
         self._server.versions.release(retained)
         if error is not None:
-            self._say(f"no checkpoint: {first_line(error)}; the run goes on")
+            why = first_line(error)
+            self._say(Warned(f"no checkpoint: {why}; the run goes on"))
 
 
 def first_line(error: BaseException) -> str:

@@ -6,6 +6,7 @@ crash could undo.
 
 from typing import Any, NamedTuple
 
+from abs_dssp.cluster.lines import Warned
 from abs_dssp.history.events import Entry
 
 
@@ -64,6 +65,11 @@ class Say(NamedTuple):
     """Show a line to the user."""
 
     line: str
+
+
+def warning(line: str) -> Say:
+    """Show a line that somebody may have to act on."""
+    return Say(Warned(line))
 
 
 Effect = Append | Accumulate | Commit | Hold | Drop | Tell | Send | Say

@@ -159,7 +159,7 @@ class Membership:
         quiet = max(self._last_push, self._told_quiet)
         if now - quiet > self.settings.watchdog:
             self._told_quiet = now
-            wanted.append(effects.Say(status.waits_for(status.of(self, now))))
+            wanted.append(effects.warning(status.waits_for(status.of(self, now))))
         return wanted
 
     def farewell(self, resumes: bool) -> list[Effect]:
@@ -264,7 +264,7 @@ class Membership:
             f"dropped push {worker.pushes + 1} of worker {session.index} "
             f"({session.process}): not finite ({count} in a row)"
         )
-        wanted: list[Effect] = [effects.Say(line)]
+        wanted: list[Effect] = [effects.warning(line)]
         if count < self.settings.max_refused:
             event = Event("refuse", session.index, self.seconds(now))
             return wanted + self._addressed(self.core.apply(event), now)
@@ -333,7 +333,7 @@ class Membership:
             f"starting without worker(s) {', '.join(map(str, late))}: not here after "
             f"{self.settings.start:.0f} s"
         )
-        return [effects.Say(line), *self._start(now)]
+        return [effects.warning(line), *self._start(now)]
 
     def _fail(self, why: str) -> None:
         """Ends the run, if there is a reason."""

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from abs_dssp.cluster import core, effects
+from abs_dssp.cluster.lines import Warned
 from abs_dssp.history.events import Entry
 from abs_dssp.training.checkpoints import Checkpoint
 
@@ -59,15 +60,16 @@ def _newest(
         records, mark = found.note["records"], found.note["core"]["mark"]
         if records <= len(entries) and mark == core.mark_of(entries[:records]):
             break
-        say(
+        line = (
             f"the checkpoint of record {records} is not of this log, which has "
             f"{len(entries)}, but of one whose end is lost; it is set aside"
         )
+        say(Warned(line))
         store.set_aside(found.step)
     else:
         found = None
     for line in store.damaged:
-        say(line)
+        say(Warned(line))
     return found
 
 

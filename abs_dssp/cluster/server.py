@@ -16,16 +16,18 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from abs_dssp import policies
-from abs_dssp.cluster import effects, memory, recovery, transport
 from abs_dssp.cluster import log as logs
+from abs_dssp.cluster import memory, recovery, transport
 from abs_dssp.cluster import status as statuses
 from abs_dssp.cluster.arithmetic import Arithmetic
 from abs_dssp.cluster.core import Core, RunLimits
 from abs_dssp.cluster.duties import Checkpoints, Evaluations, first_line
 from abs_dssp.cluster.effects import Effect
+from abs_dssp.cluster.executor import Executor
 from abs_dssp.cluster.keys import Keys
+from abs_dssp.cluster.measures import Measures
 from abs_dssp.cluster.membership import Membership
-from abs_dssp.cluster.messages import Kind
+from abs_dssp.cluster.messages import Message
 from abs_dssp.cluster.settings import Settings, spin_seconds
 from abs_dssp.cluster.status import Status
 from abs_dssp.cluster.system import REAL, System
@@ -33,7 +35,7 @@ from abs_dssp.cluster.transport import Sizes
 from abs_dssp.cluster.versions import Versions
 from abs_dssp.policies import Policy
 from abs_dssp.tasks.base import Task
-from abs_dssp.training import evaluation, flat
+from abs_dssp.training import flat
 
 _STATUS_SECONDS = 0.5  # between two snapshots
 
@@ -104,6 +106,7 @@ class Server:
         self.config, self.training = config, training
         self.functions, self.system = functions, system
         self._now = system.time.perf_counter
+        self.measures = Measures(task.num_workers, self._now)
         self.incarnation = system.os.urandom(8).hex()
         self._log, self._store, self._say = log, store, say
         push, pull = (np.dtype(flat.DTYPES[name]) for name in functions.wire)
@@ -120,7 +123,7 @@ class Server:
             epochs_per_push,
             self._first_loss(),
         )
-        self._recoveries = 0
+        self.recoveries = 0
         self._resumes = False
         self._failure: BaseException | None = None
         self._commands = system.queue.SimpleQueue()  # functions without arguments
@@ -130,17 +133,21 @@ class Server:
         self._open(config.listening)
         try:
             self.versions = Versions(self.pool, task.num_workers, self.arithmetic.read)
-            self._do = self._doers()
+            self._executor = Executor(
+                log, self.arithmetic, self.versions, self.measures, say, self._now
+            )
             self._recover()
         except BaseException:
             self.close()
             raise
         settings = config.settings
-        self._evaluations = Evaluations(
+        self.evaluations = Evaluations(
             self.arithmetic, self.core, settings.evaluate, recorder, system
         )
-        self._checkpoints = Checkpoints(self, store, settings.checkpoint, say)
-        self._status = self._snapshot(self._now())
+        self.checkpoints = Checkpoints(self, store, settings.checkpoint, say)
+        self._since = self.membership.seconds(self._now())  # above 0 after a recovery
+        self._until: float | None = None  # when serving has ended
+        self._see()
 
     def _first_loss(self) -> float:
         policy, task = self.training.policy, self.training.task
@@ -203,7 +210,7 @@ class Server:
             line = recovery.recover(self, entries, self._store, self._say)
         except recovery.RecoveryError as error:
             raise ServerError(str(error)) from error
-        self._recoveries += 1
+        self.recoveries += 1
         # Nobody served, time went on.
         seconds = entries[-1].event.time + self._log.idle
         self.membership.resume(seconds, self._now())
@@ -218,8 +225,8 @@ class Server:
           ServerError: if it cannot go on.
           LogError: if the log cannot be written.
         """
-        self._evaluations.start(self.tell, self._fail)
-        self._checkpoints.start(self.tell, self._fail)
+        self.evaluations.start(self.tell, self._fail)
+        self.checkpoints.start(self.tell, self._fail)
         try:
             self._serve()
         except BaseException as error:
@@ -227,10 +234,11 @@ class Server:
             self.execute(self.membership.farewell(self.resumable))
             raise
         finally:
-            self._evaluations.stop()
-            self._checkpoints.stop()
+            self.evaluations.stop()
+            self.checkpoints.stop()
             self._run_commands()
-            self._status = self._snapshot(self._now())
+            self._until = self._now()
+            self._see()
         self.execute(self.membership.farewell(self.resumable))
 
     def stop(self, reason: str, *, resumes: bool = False) -> None:
@@ -259,7 +267,7 @@ class Server:
     @property
     def records(self) -> list[dict[str, float]]:
         """The evaluations so far."""
-        return self._evaluations.records
+        return self.evaluations.records
 
     @property
     def stopped(self) -> str:
@@ -281,10 +289,10 @@ class Server:
                 if message is None:
                     self.execute(membership.closed(peer, now))
                 else:
-                    self.execute(membership.message(peer, message, now))
+                    self._take(peer, message, now)
                 if core.started and not core.ended:
-                    self._evaluations.ask_if_due(membership.seconds(now))
-                    self._checkpoints.ask_if_due(now)
+                    self.evaluations.ask_if_due(membership.seconds(now))
+                    self.checkpoints.ask_if_due(now)
             self._run_commands()
             now = self._now()
             if now - ticked > pause:
@@ -293,9 +301,22 @@ class Server:
                 self.execute(membership.tick(now, strangers))
             if now - shown > _STATUS_SECONDS:
                 shown = now
-                self._status = self._snapshot(now)
+                self._see()
         if membership.failed:
             raise ServerError(core.ended)
+
+    def _take(self, peer: Any, message: Message, now: float) -> None:
+        """Does what follows from a message, and measures a push that counts."""
+        core = self.core
+        pushes = core.pushes
+        wanted = self.membership.message(peer, message, now)
+        if core.pushes == pushes:
+            self.execute(wanted)
+            return
+        worker, sent = core.workers[message.worker], self.measures.sent[message.worker]
+        decided = self._now()
+        spent = self.execute(wanted)
+        self.measures.push(now, decided, spent, sent, message.seconds, worker.staleness)
 
     def _fail(self, error: BaseException) -> None:
         self._failure = self._failure or error
@@ -308,7 +329,10 @@ class Server:
 
     def _receive(self) -> list[tuple[Any, Any]]:
         """What has come: `(peer, message)`, the message None at a connection's end."""
+        begun = self._now()
         keys = self._poll()
+        if self.core.started:
+            self.measures.idle += self._now() - begun
         events = [event for key, mask in keys for event in key.data(mask)]
         if self._network is not None:
             events += self._network.ready()
@@ -325,35 +349,13 @@ class Server:
 
     # What the core wants done.
 
-    def execute(self, wanted: list[Effect]) -> None:
-        """Does it, in order."""
-        for effect in wanted:
-            self._do[type(effect)](effect)
-
-    def _doers(self) -> dict[type, Callable[[Any], None]]:
-        return {
-            effects.Append: lambda effect: self._log.append(effect.entry),
-            effects.Accumulate: self._accumulate,
-            effects.Commit: lambda effect: self.arithmetic.commit(effect),
-            effects.Hold: lambda effect: self.versions.hold(*effect),
-            effects.Drop: lambda effect: self.versions.drop(effect.worker),
-            effects.Tell: lambda effect: None,  # nobody is connected
-            effects.Send: self._send,
-            effects.Say: lambda effect: self._say(effect.line),
-        }
-
-    def _accumulate(self, effect: effects.Accumulate) -> None:
-        self.arithmetic.accumulate(effect, self.versions.array(effect.worker))
-
-    def _send(self, effect: effects.Send) -> None:
-        message = effect.message
-        if message.kind is Kind.GRANT:
-            message.buffer = self.versions.buffer(message.worker)
-        effect.peer.send(message)
+    def execute(self, wanted: list[Effect]) -> list[float]:
+        """Does it, in order; see `Executor`."""
+        return self._executor.execute(wanted)
 
     def evaluate_last(self) -> None:
         """Adds the measures at the end, unless they are there; after `serve`."""
-        self._evaluations.last(self.membership.seconds(self._now()))
+        self.evaluations.last(self.membership.seconds(self._now()))
 
     def save_last(self) -> None:
         """The state at the end, as a checkpoint; waits for the disk. After `serve`.
@@ -362,7 +364,8 @@ class Server:
           ServerError: if it cannot be written.
         """
         try:
-            self._checkpoints.last()
+            self.checkpoints.last()
+            self._see()
         except Exception as error:
             raise ServerError(
                 f"the last checkpoint cannot be written: {first_line(error)}; make "
@@ -375,19 +378,12 @@ class Server:
         """What is going on, at most half a second old; from any thread."""
         return self._status
 
-    def _snapshot(self, now: float) -> Status:
-        refused = sum(a.refused for a in (self._shared, self._network) if a is not None)
-        record = self.records[-1] if self.records else {}
-        pulls = sum(worker.grant for worker in self.core.workers)
-        status = statuses.of(
-            self.membership, now, policies.describe(self.training.policy)
-        )
-        return dataclasses.replace(
-            status,
-            measures={k: v for k, v in record.items() if k not in evaluation.BASIC},
-            train_loss=self.core.estimate.recent,
-            bytes_received=self.core.pushes * self.sizes.push,
-            bytes_sent=pulls * self.sizes.pull,
-            recoveries=self._recoveries,
-            messages_refused=refused,
-        )
+    @property
+    def refused(self) -> int:
+        """Messages and connections that were dropped."""
+        return sum(a.refused for a in (self._shared, self._network) if a is not None)
+
+    def _see(self) -> None:
+        """Takes a snapshot, of the end of serving once that has come."""
+        now = self._now() if self._until is None else self._until
+        self._status = statuses.of_server(self, now, self._since)

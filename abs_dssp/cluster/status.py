@@ -5,10 +5,21 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from abs_dssp import policies
 from abs_dssp.cluster.core import COMPUTING, LEAVING, STATES, WAITING
+from abs_dssp.cluster.measures import Histogram
 from abs_dssp.history.events import Entry
+from abs_dssp.training import evaluation
 
-__all__ = ["STATES", "Status", "WorkerStatus", "missing", "of", "waits_for"]
+__all__ = [
+    "STATES",
+    "Status",
+    "WorkerStatus",
+    "missing",
+    "of",
+    "of_server",
+    "waits_for",
+]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +58,11 @@ class Status:
     bytes_sent: int = 0
     recoveries: int = 0
     messages_refused: int = 0
+    # Of the pushes that this server took, by the names of `measures.HISTOGRAMS`.
+    histograms: Mapping[str, Histogram] = dataclasses.field(default_factory=dict)
+    # Seconds: "serving" since the run began or went on here, of which "idle"; beside it
+    # "evaluations" and "checkpoints".
+    spent: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
 
 def of(membership: Any, now: float, policy: str = "") -> Status:
@@ -70,6 +86,35 @@ def of(membership: Any, now: float, policy: str = "") -> Status:
             _of_worker(worker, session, seconds)
             for worker, session in zip(core.workers, membership.sessions, strict=True)
         ),
+    )
+
+
+def of_server(server: Any, now: float, since: float) -> Status:
+    """The state of a run, with what its server knows.
+
+    Args:
+      server: a `Server`.
+      now: as `Membership` counts it.
+      since: seconds of the run when this server began.
+    """
+    core, sizes = server.core, server.sizes
+    status = of(server.membership, now, policies.describe(server.training.policy))
+    record = server.records[-1] if server.records else {}
+    return dataclasses.replace(
+        status,
+        measures={k: v for k, v in record.items() if k not in evaluation.BASIC},
+        train_loss=core.estimate.recent,
+        bytes_received=core.pushes * sizes.push,
+        bytes_sent=sum(worker.grant for worker in core.workers) * sizes.pull,
+        recoveries=server.recoveries,
+        messages_refused=server.refused,
+        histograms=server.measures.histograms(),
+        spent={
+            "serving": status.seconds - since,
+            "idle": server.measures.idle,
+            "evaluations": server.evaluations.seconds,
+            "checkpoints": server.checkpoints.seconds,
+        },
     )
 
 

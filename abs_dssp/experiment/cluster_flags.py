@@ -5,14 +5,16 @@ import contextlib
 import dataclasses
 import os
 import sys
+import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from absl import flags
 
 from abs_dssp import files, simulate
+from abs_dssp.cluster import lines, transport
 from abs_dssp.cluster import settings as settings_lib
-from abs_dssp.cluster import transport
+from abs_dssp.cluster.status import Status
 from abs_dssp.experiment import outputs, run_flags
 from abs_dssp.experiment.run import Run
 from abs_dssp.replay import Result
@@ -72,6 +74,9 @@ _METRICS = flags.DEFINE_integer(
 _METRICS_HOST = flags.DEFINE_string(
     "metrics_host", "127.0.0.1", "Interface of /metrics."
 )
+_LOG_FORMAT = flags.DEFINE_enum(
+    "log_format", "text", lines.FORMATS, "How the cluster says its lines."
+)
 _TENSORBOARD = flags.DEFINE_bool("tensorboard", True, "Write TensorBoard scalars.")
 
 
@@ -92,6 +97,7 @@ def launch(out: Path) -> int:
         out=out,
         key_file=_KEY_FILE.value,
         logs=out / "logs",
+        log_format=_LOG_FORMAT.value,
     )
 
 
@@ -132,9 +138,16 @@ def settings() -> settings_lib.Settings:
     return settings_lib.Settings(**changed)
 
 
+class Joint(NamedTuple):
+    """What process 0 has at the end of a run."""
+
+    result: Result
+    status: Status
+
+
 def train(
     cluster, task, run: Run, out: Path, target: float | None, settings_record: str
-) -> Result | None:
+) -> Joint | None:
     """Takes part in a run; gives its result in process 0 only.
 
     Args:
@@ -151,6 +164,13 @@ def train(
         task, None, run.until_seconds, run.epochs, run.local_steps
     )
     shown: dict[str, Any] = {}
+    if _LOG_FORMAT.value == "json":
+        shown["say"] = lambda line: print(
+            lines.as_json(line, cluster.process, time.time()),
+            file=sys.stderr,
+            flush=True,
+        )
+    views: _Views | None = None
     with contextlib.ExitStack() as stack:
         if cluster.is_server:
             views = stack.enter_context(contextlib.closing(_Views(out)))
@@ -161,7 +181,7 @@ def train(
 
             shown = {"watch": views.show, "recorder": views.record, "say": views.say}
             shown["begun"] = begun
-        return cluster_run.train(
+        result = cluster_run.train(
             cluster,
             task,
             run.make_policy(),
@@ -181,6 +201,9 @@ def train(
             pace=None if flags.FLAGS.delays is None else run.make_delays(),
             **shown,
         )
+    if views is None or views.status is None or result is None:
+        return None
+    return Joint(result, views.status)
 
 
 class _Views:
@@ -190,7 +213,8 @@ class _Views:
         from abs_dssp.report import live, metrics
 
         self._out, host = out, _METRICS_HOST.value
-        self._live = live.Live()
+        self._live = live.Live(log_format=_LOG_FORMAT.value)
+        self.status: Status | None = None  # the latest
         self.say = self._live.say
         self._metrics: Any = None
         self._scalars: Any = None
@@ -205,7 +229,8 @@ class _Views:
         if _TENSORBOARD.value:
             self._scalars = scalars.Scalars(self._out / "tensorboard")
 
-    def show(self, status) -> None:
+    def show(self, status: Status) -> None:
+        self.status = status
         self._live.show(status)
         if self._metrics is not None:
             self._metrics.update(status)

@@ -79,12 +79,23 @@ def append(path: Path, record: Mapping[str, Any]) -> None:
         file.write(json.dumps(record) + "\n")
 
 
-def save_run(run_dir: Path, result: Result, key: str, target: float | None) -> None:
-    """The trace, the evaluations and the summary of one run; `run.json` comes last."""
+def save_run(
+    run_dir: Path, result: Result, key: str, target: float | None, **more: Any
+) -> None:
+    """The trace, the evaluations and the summary of one run; `run.json` comes last.
+
+    Args:
+      run_dir: where to.
+      result: of the run.
+      key: that the run is found by.
+      target: accuracy.
+      **more: what else `run.json` says, for JSON.
+    """
     run_dir.mkdir(parents=True, exist_ok=True)
     result.trace.save(run_dir / "trace.npz")
     row, records = summary.summarise(result, target), result.history.records
     record = {"key": key, "stopped": result.stopped, "records": records, "summary": row}
+    record |= more
     files.write(run_dir / "run.json", json.dumps(record, indent=1))
 
 

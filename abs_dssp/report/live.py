@@ -5,6 +5,7 @@ import sys
 import time
 from typing import Any
 
+from abs_dssp.cluster import lines
 from abs_dssp.cluster.status import Status
 
 _MOST_WORKERS = 24  # rows of the table
@@ -28,21 +29,30 @@ _COLUMNS = {
 class Live:
     """Shows one status after another. Never raises because of its stream."""
 
-    def __init__(self, stream: Any = None, every: float = 10.0):
+    def __init__(
+        self,
+        stream: Any = None,
+        every: float = 10.0,
+        log_format: str = "text",
+    ):
         """Begins.
 
         Args:
           stream: standard error by default.
           every: seconds between two lines where there is no terminal.
+          log_format: one of `lines.FORMATS`; there is no table but for text.
         """
+        self._json = log_format == "json"
+        self._seconds: float | None = None  # of the run, when last shown
         self._stream = sys.stderr if stream is None else stream
         self._every, self._told = every, time.monotonic()
         self._live: Any = None
-        if _is_terminal(self._stream):
+        if _is_terminal(self._stream) and not self._json:
             self._live = _open(self._stream)
 
     def show(self, status: Status) -> None:
         """Shows the present state."""
+        self._seconds = status.seconds
         with _reader_may_leave():
             if self._live is not None:
                 self._live.update(_table(status), refresh=True)
@@ -65,6 +75,8 @@ class Live:
                 self._live.stop()
 
     def _print(self, line: str) -> None:
+        if self._json:
+            line = lines.as_json(line, 0, time.time(), self._seconds)
         if self._stream is not None:  # Python's standard error may be missing
             print(line, file=self._stream, flush=True)
 

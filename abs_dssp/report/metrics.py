@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
+from abs_dssp.cluster.measures import HISTOGRAMS, Histogram
 from abs_dssp.cluster.status import STATES, Status
 
 _QUIET = 5.0  # seconds after which a client that says nothing is dropped
@@ -82,7 +83,11 @@ class MetricsServer:
 
     def collect(self) -> Iterator[Any]:
         """What the library asks at every request."""
-        from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+        from prometheus_client.core import (
+            CounterMetricFamily,
+            GaugeMetricFamily,
+            HistogramMetricFamily,
+        )
 
         status = self._status
         if status is None:
@@ -91,6 +96,22 @@ class MetricsServer:
             yield CounterMetricFamily(f"abs_dssp_{name}", text, getattr(status, field))
         for name, text in _GAUGES.items():
             yield GaugeMetricFamily(f"abs_dssp_{name}", text, getattr(status, name))
+
+        for name, histogram in status.histograms.items():
+            yield HistogramMetricFamily(
+                f"abs_dssp_{name}",
+                HISTOGRAMS[name],
+                buckets=_buckets(histogram),
+                sum_value=histogram.total,
+            )
+        spent = CounterMetricFamily(
+            "abs_dssp_spent_seconds",
+            "Seconds of serving, idle ones included; of idling; and beside it",
+            labels=["on"],
+        )
+        for part, seconds in status.spent.items():
+            spent.add_metric([part], seconds)
+        yield spent
 
         def family(name, text, *labels):
             return GaugeMetricFamily(f"abs_dssp_{name}", text, labels=labels)
@@ -109,6 +130,12 @@ class MetricsServer:
             for state in STATES:
                 states.add_metric([str(worker.index), state], worker.state == state)
         yield states
+
+
+def _buckets(histogram: Histogram) -> list[tuple[str, float]]:
+    """How many values are at most each bound."""
+    bounds = [*map(str, histogram.bounds), "+Inf"]
+    return list(zip(bounds, histogram.counts.cumsum().tolist(), strict=True))
 
 
 class _Server(socketserver.ThreadingTCPServer):

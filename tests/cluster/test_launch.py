@@ -1,6 +1,7 @@
 """Local clusters of toy processes, really launched, and what becomes of them."""
 
 import io
+import json
 import os
 import pty
 import re
@@ -16,6 +17,7 @@ import pytest
 
 from abs_dssp.cluster import coordinator, keys
 from abs_dssp.cluster.launcher import launch, supervise
+from abs_dssp.cluster.lines import as_json
 
 ROOT = Path(__file__).parents[2]
 TOY = str(Path(__file__).with_name("toy.py"))
@@ -69,6 +71,17 @@ def test_every_line_has_the_name_of_its_process():
         "[process 0] c",
     ]
     assert "[process 1] d\t" in lines and len(lines) == 4
+
+
+def test_lines_of_json_say_which_process_and_are_not_wrapped_twice():
+    own = as_json("its own", 7, 0.0, 1.5)
+    status, shown = run(f"say a;say {own};exit 3", processes=1, log_format="json")
+    found = [json.loads(line) for line in shown]
+    assert status == 3 and shown[1] == own
+    said = [(line["process"], line["message"]) for line in found]
+    assert said[:2] == [(0, "a"), (7, "its own")]
+    assert said[2][0] == "launch" and found[2]["level"] == "warning"
+    assert said[2][1].startswith("process 0 failed with exit status 3; its last lines")
 
 
 def test_a_progress_bar_is_shown_as_it_stands_at_the_end_of_its_line():

@@ -27,7 +27,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from abs_dssp.cluster import keys
+from abs_dssp.cluster import keys, lines
 from abs_dssp.cluster.launcher import supervise
 
 _OWN_FLAGS = ("coordinator_address", "num_processes", "process_id", "coordinator_apart")
@@ -46,6 +46,7 @@ def run(
     logs: str | os.PathLike | None = None,
     grace_seconds: float = 10.0,
     attach_first: bool = True,
+    log_format: str = "text",
     stream: supervise.Stream | None = None,
 ) -> int:
     """Runs `command` in `processes` processes on this machine until all have ended.
@@ -72,6 +73,8 @@ def run(
       grace_seconds: from SIGTERM to SIGKILL.
       attach_first: give process 0 the terminal itself when `stream` is one; its output
         is neither prefixed nor repeated on failure.
+      log_format: one of `lines.FORMATS`; as JSON, a process's other lines become
+        messages too.
       stream: where lines go, each after the name of its process; None: `sys.stderr`.
 
     Returns:
@@ -103,6 +106,7 @@ def run(
             attached=attach_first and stream.isatty(),
             max_restarts=max_restarts,
             grace_seconds=grace_seconds,
+            log_format=log_format,
         )
         cluster = supervise.Cluster(settings, stream)
         stack.callback(cluster.close)
@@ -228,6 +232,7 @@ def main(argv: Sequence[str]) -> int:
     option("--key_file", help="a key file to use instead of a new one")
     option("--logs", help="folder for the whole log of each process")
     option("--grace_seconds", type=float, default=10.0, help="from SIGTERM to SIGKILL")
+    option("--log_format", choices=lines.FORMATS, default="text", help="of all lines")
     option(
         "--attach_first",
         action=argparse.BooleanOptionalAction,

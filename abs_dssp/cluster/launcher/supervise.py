@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
+from abs_dssp.cluster import lines as said
 from abs_dssp.cluster.launcher.process import Process, signal_name
 
 _HERE = Path(__file__).parent
@@ -45,6 +46,7 @@ class Settings:
     attached: bool  # process 0 writes to the terminal itself
     max_restarts: int  # of crashed processes, all together
     grace_seconds: float  # from SIGTERM to SIGKILL
+    log_format: str = "text"  # one of `lines.FORMATS`
 
 
 class Cluster:
@@ -203,14 +205,21 @@ class Cluster:
         if self._stream_lost or not lines:
             return
         try:
-            self._stream.write("".join(f"[{name}] {line}\n" for line in lines))
+            self._stream.write("".join(self._shown(name, line) for line in lines))
             self._stream.flush()
         except (OSError, ValueError):  # such as a pipe whose reader has gone
             self._stream_lost = True
             self._stop(1, "")
 
+    def _shown(self, name: str, line: str) -> str:
+        if self._settings.log_format == "text":
+            return f"[{name}] {line}\n"
+        index = name.removeprefix("process ")
+        process = int(index) if index.isdecimal() else name
+        return said.as_json(line, process, time.time()) + "\n" if line else ""
+
     def _say(self, sentence: str) -> None:
-        self._write("launch", [sentence])
+        self._write("launch", [said.Warned(sentence)])
 
     def _heed(self, received: Sequence[int]) -> None:
         """Ends all on the first signal, and kills them on the second."""

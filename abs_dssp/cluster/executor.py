@@ -1,0 +1,79 @@
+"""Does what the core wants done, in order, and takes the time of its parts."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from abs_dssp.cluster import effects
+from abs_dssp.cluster.arithmetic import Arithmetic
+from abs_dssp.cluster.effects import Effect
+from abs_dssp.cluster.log import Log
+from abs_dssp.cluster.measures import Measures
+from abs_dssp.cluster.messages import Kind
+from abs_dssp.cluster.versions import Versions
+
+_LOG, _APPLY, _PUBLISH, _SEND, _REST = range(5)  # after the decision, as in `PARTS`
+
+
+class Executor:
+    """Has the log, the parameters and their versions. Belongs to the serving thread."""
+
+    def __init__(
+        self,
+        log: Log,
+        arithmetic: Arithmetic,
+        versions: Versions,
+        measures: Measures,
+        say: Callable[[str], None],
+        clock: Callable[[], float],
+    ):
+        """Nothing is done.
+
+        Args:
+          log: for the entries.
+          arithmetic: for pushes and commits.
+          versions: for those who compute.
+          measures: told of grants.
+          say: prints a line for the user.
+          clock: seconds.
+        """
+        self._arithmetic, self._versions = arithmetic, versions
+        self._measures, self._clock = measures, clock
+        self._do: dict[type, tuple[int, Callable[[Any], None]]] = {
+            effects.Append: (_LOG, lambda effect: log.append(effect.entry)),
+            effects.Accumulate: (_APPLY, self._accumulate),
+            effects.Commit: (_APPLY, arithmetic.commit),
+            effects.Hold: (_PUBLISH, lambda effect: versions.hold(*effect)),
+            effects.Drop: (_PUBLISH, lambda effect: versions.drop(effect.worker)),
+            effects.Tell: (_REST, lambda effect: None),  # nobody is connected
+            effects.Send: (_SEND, self._send),
+            effects.Say: (_REST, lambda effect: say(effect.line)),
+        }
+
+    def execute(self, wanted: Sequence[Effect]) -> list[float]:
+        """Does it.
+
+        Args:
+          wanted: the effects, in order.
+
+        Returns:
+          Seconds of each of `measures.PARTS` after the decision, and of the rest.
+        """
+        clock, spent = self._clock, [0.0] * (_REST + 1)
+        last = clock()
+        for effect in wanted:
+            part, do = self._do[type(effect)]
+            do(effect)
+            now = clock()
+            spent[part] += now - last
+            last = now
+        return spent
+
+    def _accumulate(self, effect: effects.Accumulate) -> None:
+        self._arithmetic.accumulate(effect, self._versions.array(effect.worker))
+
+    def _send(self, effect: effects.Send) -> None:
+        message = effect.message
+        if message.kind is Kind.GRANT:
+            message.buffer = self._versions.buffer(message.worker)
+            self._measures.granted(message)
+        effect.peer.send(message)
