@@ -30,6 +30,7 @@ class Arithmetic:
         self._key = jax.random.key(seed)
         self._device = jax.local_devices()[0]
         self._travels_as_it_is = functions.wire.pull == "float32"
+        self._views = memory.Views(self._device, 2 * task.num_workers)
         self._scratch: np.ndarray | None = None  # a push at an address to be read from
         self._parameters = flat.Parameters(functions, functions.initial(self._key))
 
@@ -130,6 +131,8 @@ class Arithmetic:
         if not isinstance(vector, np.ndarray):
             same = vector.device == self._device
             return vector if same else jax.device_put(vector, self._device)
+        if memory.lies_in_segment(vector):
+            return self._views.of(vector)
         if vector.nbytes < _SMALL:
             return vector  # its copy costs less than the call that avoids it
         if vector.ctypes.data % 64:  # not to be used in place

@@ -10,7 +10,9 @@ import fcntl
 import mmap
 import os
 import weakref
+from typing import Any
 
+import jax
 import numpy as np
 
 _SEALS = getattr(fcntl, "F_SEAL_SHRINK", 2) | getattr(fcntl, "F_SEAL_GROW", 4)
@@ -101,6 +103,44 @@ class Pool:
         for segment in self.segments:
             if segment is not None:
                 segment.close()
+
+
+class Views:
+    """Device arrays over memory that is used again and again, each made once.
+
+    To JAX an array never changes; one of these has what lies in the memory when a
+    computation reads it.
+    """
+
+    def __init__(self, device: Any, limit: int):
+        """Nothing is viewed.
+
+        Args:
+          device: that reads the memory.
+          limit: views kept, those that were used last.
+        """
+        self._device, self._limit = device, limit
+        self._views: dict[int, tuple[np.ndarray, Any]] = {}
+
+    def of(self, array: np.ndarray) -> Any:
+        """The view of an array, or a copy where the device cannot use its memory."""
+        found = self._views.pop(id(array), None)
+        if found is None:
+            view = jax.device_put(array, self._device, may_alias=True)
+            on_cpu = self._device.platform == "cpu"
+            if not on_cpu or view.unsafe_buffer_pointer() != array.ctypes.data:
+                return view
+            found = (array, view)  # keeps the array, and so its id
+            if len(self._views) >= self._limit:
+                del self._views[next(iter(self._views))]
+        self._views[id(array)] = found
+        return found[1]
+
+
+def lies_in_segment(array: np.ndarray) -> bool:
+    """Whether an array is one of `Segment.array`."""
+    base = array.base
+    return isinstance(base, memoryview) and isinstance(base.obj, mmap.mmap)
 
 
 def aligned(nbytes: int, dtype: np.dtype) -> np.ndarray:

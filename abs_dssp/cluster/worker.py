@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from abs_dssp.cluster import memory
 from abs_dssp.cluster.messages import Kind, Message, MessageError, push_for
 from abs_dssp.cluster.settings import Settings
 from abs_dssp.cluster.system import REAL, System
@@ -153,6 +154,7 @@ class Worker:
         self._time, self._now = system.time, system.time.perf_counter
         self._connect, self._identity, self._heartbeats = connect, identity, heartbeats
         self._functions, self._device = plan.functions, device
+        self._views = memory.Views(device, 64)
         self._data = jax.device_put(task.data, device)
         self._key = jax.device_put(jax.random.key(seed), device)
         self._random = random.Random(f"{seed} {index}")  # of injected faults only
@@ -290,8 +292,8 @@ class Worker:
         """Fills `_result`; gives the message that cancelled the computation, if any."""
         begun = self._now()
         vector = grant.payload
-        if isinstance(vector, np.ndarray):
-            vector = jax.device_put(vector, self._device, may_alias=True)
+        if isinstance(vector, np.ndarray):  # a channel has but a few, and reuses them
+            vector = self._views.of(vector)
         else:
             vector = jax.device_put(vector, self._device)
 

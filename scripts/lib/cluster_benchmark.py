@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from abs_dssp import compilation, optimizers, policies
-from abs_dssp.cluster import keys, log, server, settings, transport
+from abs_dssp.cluster import keys, log, memory, server, settings, transport
 from abs_dssp.cluster.core import Core, RunLimits
 from abs_dssp.cluster.messages import Kind, Message, push_for
 from abs_dssp.history.events import Event
@@ -167,6 +167,7 @@ def _work(index: int, address: dict, size: int, kind: str, seconds: float, folde
     channel.expect(transport.Sizes(size, dtype, size, dtype))
     device = jax.local_devices()[0]
     vector = jax.device_put(np.full(size // 4, 1e-3, np.float32), device)
+    views = memory.Views(device, 64)  # as a worker reads what it was granted
     channel.send(Message(Kind.READY, index))
     grant = _await(channel, Kind.GRANT)
     times: list[float] = []
@@ -175,7 +176,7 @@ def _work(index: int, address: dict, size: int, kind: str, seconds: float, folde
         begun = time.perf_counter()
         channel.send(push_for(grant), vector)
         grant = _await(channel, Kind.GRANT)
-        jax.device_put(grant.payload, device, may_alias=True)
+        views.of(grant.payload)
         if begun > warm:
             times.append(time.perf_counter() - begun)
     print(json.dumps({

@@ -10,6 +10,7 @@ import threading
 import time
 
 import harness
+import jax
 import numpy as np
 import pytest
 
@@ -316,3 +317,27 @@ def test_a_grant_before_the_welcome_ends_the_connection_and_not_the_worker(
             while True:
                 assert early.receive(5.0) is not None
         early.close()
+
+
+def test_a_view_reads_what_lies_in_its_memory_and_is_made_once():
+    device = jax.local_devices()[0]
+    views = memory.Views(device, 2)
+    kind = np.dtype(np.float32)
+    segments = [memory.Segment(256) for _ in range(3)]
+    arrays = [segment.array(kind) for segment in segments]
+    total = jax.jit(jax.numpy.sum)
+    for value in (1.0, 2.0, 3.0):
+        arrays[0][:] = value
+        assert float(total(views.of(arrays[0]))) == 64 * value
+    assert views.of(arrays[0]) is views.of(arrays[0])
+    for array in arrays:
+        views.of(array)
+    assert len(views._views) == 2
+    shifted = memory.aligned(260, kind)[1:]  # no address that a CPU device can use
+    shifted[:] = 1.0
+    assert float(total(views.of(shifted))) == 64.0
+    shifted[:] = 5.0
+    assert float(total(views.of(shifted))) == 5 * 64.0
+    assert memory.lies_in_segment(arrays[0])
+    assert not memory.lies_in_segment(shifted)
+    assert not memory.lies_in_segment(np.frombuffer(bytes(8), kind))
