@@ -31,6 +31,19 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
+# Files that take longest: begun last, they would keep one core alone busy at the end.
+_LONGEST = (
+    *("test_smoke", "test_verify", "test_schedule", "test_policies", "test_simulate"),
+    *("test_replay", "test_chaos", "test_experiments", "test_whatif", "test_recovery"),
+)
+
+
+def pytest_collection_modifyitems(items):
+    """Sorts the files, see `scripts/test`; the order within each stays."""
+    rank = {name: number for number, name in enumerate(_LONGEST)}
+    items.sort(key=lambda item: rank.get(item.path.stem, len(rank)))
+
+
 def pytest_runtest_logfinish(nodeid, location):
     """Frees compiled programs before they use up the memory maps of the process.
 

@@ -6,6 +6,8 @@ from typing import Any
 
 from abs_dssp.cluster.system import System
 
+_LONG = 30.0  # seconds
+
 
 class Background:
     """A thread that works off requests, one at a time. Used by the serving thread.
@@ -26,7 +28,7 @@ class Background:
         """Starts the thread.
 
         Args:
-          name: of the thread.
+          name: of the thread: what it does, a verb.
           work: called here with a request's arguments.
           done: called in the serving thread with what `work` returned.
           tell: has the serving thread call a function.
@@ -34,6 +36,7 @@ class Background:
           system: has the threads.
         """
         self.busy = False  # between `ask` and `done`; of the serving thread
+        self._name = name
         self._work, self._done, self._tell, self._failed = work, done, tell, failed
         self._requests = system.queue.SimpleQueue()  # None: end
         self._thread = system.threading.Thread(target=self._run, name=name, daemon=True)
@@ -44,10 +47,17 @@ class Background:
         self.busy = True
         self._requests.put(arguments)
 
-    def stop(self) -> None:
-        """Ends the thread after what it is doing; later requests are dropped."""
+    def stop(self, say: Callable[[str], None]) -> None:
+        """Ends the thread after what it is doing; later requests are dropped.
+
+        Args:
+          say: told now and then that this takes long, as on a disk that hangs.
+        """
         self._requests.put(None)
-        self._thread.join()
+        self._thread.join(_LONG)
+        while self._thread.is_alive():
+            say(f"the run is over, but still has to {self._name}")
+            self._thread.join(_LONG)
 
     def _run(self) -> None:
         while (arguments := self._requests.get()) is not None:

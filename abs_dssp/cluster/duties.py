@@ -49,9 +49,9 @@ class Evaluations:
             "evaluate", self._measure, self._take, tell, failed, self._system
         )
 
-    def stop(self) -> None:
-        """Ends the thread."""
-        self._thread.stop()
+    def stop(self, say: Callable[[str], None]) -> None:
+        """Ends the thread; see `Background`."""
+        self._thread.stop(say)
 
     def ask_if_due(self, seconds: float) -> None:
         """Has the present version measured, at the first call and every so often."""
@@ -112,8 +112,8 @@ class Checkpoints:
         )
 
     def stop(self) -> None:
-        """Ends the thread."""
-        self._thread.stop()
+        """Ends the thread; see `Background`."""
+        self._thread.stop(self._say)
 
     def ask_if_due(self, now: float) -> None:
         """Has the present state saved every so often."""

@@ -40,8 +40,9 @@ class LocalWorkers:
           say: prints a line for the user.
           system: has clock, threads and sockets.
         """
-        self._cluster, self._settings, self._say = cluster, plan.settings, say
+        self._cluster, self._say = cluster, say
         self._system = system
+        self._spin = spin_seconds(plan.settings, cluster.processes)
         self.server: Any = None  # a `Server`, if it is in this process
         self._errors: list[BaseException] = []
         self._name = f"process {cluster.process}, pid {system.os.getpid()}"
@@ -148,9 +149,8 @@ class LocalWorkers:
             raise WorkerError(
                 "--transport=shm: the server is on another host; use auto or zmq."
             )
-        spin = spin_seconds(self._settings, self._cluster.processes)
         if shared and wanted != "zmq":
-            return transport.SharedChannel(address["shared"], spin, self._system)
+            return transport.SharedChannel(address["shared"], self._spin, self._system)
         endpoint = address.get("network")
         if not endpoint:
             raise WorkerError(
@@ -166,7 +166,7 @@ class LocalWorkers:
             keys = topology.load_keys(options) if address["encrypted"] else None
         except ValueError as error:
             raise WorkerError(str(error)) from None
-        return transport.NetworkChannel(endpoint, keys, spin, self._system)
+        return transport.NetworkChannel(endpoint, keys, self._spin, self._system)
 
 
 def injections(

@@ -234,7 +234,7 @@ class Server:
             self.execute(self.membership.farewell(self.resumable))
             raise
         finally:
-            self.evaluations.stop()
+            self.evaluations.stop(self._say)
             self.checkpoints.stop()
             self._run_commands()
             self._until = self._now()
