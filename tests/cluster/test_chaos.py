@@ -35,6 +35,7 @@ RUNS = [
 ]
 
 
+@pytest.mark.slow  # the simulated cluster has far more of this in less time
 def test_a_short_run_under_fire_replays(tmp_path):
     under_fire(tmp_path, *RUNS[0], epochs=3, events=3, seed=1)
 

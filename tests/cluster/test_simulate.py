@@ -32,7 +32,7 @@ def test_fresh_seeds_keep_every_promise():
         counts += sum(outcome.faults.values())
         if time.monotonic() > end:
             break
-    assert counts > 100
+    assert counts > 10
 
 
 def _digest(seed: int) -> str:
