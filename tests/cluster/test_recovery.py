@@ -48,7 +48,11 @@ def wait_for_records(tmp_path, running, count: int) -> bytes:
 
 
 @pytest.mark.parametrize(
-    "text", ["abs(k0=1,a=20,tau_max=2)", "sa_adasync(k0=1,interval=1.0)"]
+    "text",
+    [
+        "abs(k0=1,a=20,tau_max=2)",
+        pytest.param("sa_adasync(k0=1,interval=1.0)", marks=pytest.mark.slow),
+    ],
 )
 def test_a_run_that_is_killed_twice_ends_as_its_trace_says(text, tmp_path):
     before = b""
