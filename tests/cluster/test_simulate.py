@@ -53,6 +53,17 @@ def test_a_seed_gives_one_history_a_hundred_times_and_in_every_process():
     assert [f"{digest:08x}" for digest in digests] == [_digest(9)]
 
 
+@pytest.mark.slow  # `scripts/test` runs it in any case
+def test_processes_side_by_side_run_the_same_seeds():
+    command = [sys.executable, "-m", "abs_dssp.cluster.simulate", "--seeds=24"]
+    done = [
+        subprocess.run([*command, more], capture_output=True, text=True, check=True)
+        for more in ("--jobs=1", "--jobs=2")
+    ]
+    one, other = (each.stdout.splitlines()[-1] for each in done)
+    assert one == other and "kill" in one
+
+
 SOME = (0, 21)  # of the core, of membership
 
 

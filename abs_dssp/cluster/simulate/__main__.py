@@ -8,14 +8,13 @@ import argparse
 import concurrent.futures
 import itertools
 import multiprocessing
-import os
 import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from abs_dssp.cluster.simulate import faults, shrink
+from abs_dssp.cluster.simulate import faults, seeds, shrink
 
 _BATCH = 12  # seeds per task of a process
 _ATTEMPTS = 150  # runs to make a history shorter
@@ -75,28 +74,28 @@ def _show(broken: Any, chances: faults.Faults) -> None:
 
 def _batches(options: argparse.Namespace, begun: float) -> Iterator[list[Any]]:
     """Outcomes, a few seeds at a time, until seeds or minutes are over."""
-    seeds: Any = itertools.count(options.seed)
+    numbers: Any = itertools.count(options.seed)
     if options.minutes is None:
-        seeds = range(options.seed, options.seed + options.seeds)
-    seeds = iter(seeds)
+        numbers = range(options.seed, options.seed + options.seeds)
+    numbers = iter(numbers)
     end = None if options.minutes is None else begun + 60 * options.minutes
 
     def chunks() -> Iterator[list[int]]:
-        while chunk := list(itertools.islice(seeds, _BATCH)):
+        while chunk := list(itertools.islice(numbers, _BATCH)):
             if end is not None and time.monotonic() > end:
                 return
             yield chunk
 
     if options.jobs == 1:
         for chunk in chunks():
-            yield _run(chunk, options.faults)
+            yield seeds.run(chunk, options.faults)
         return
     context = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(options.jobs, context) as pool:
         waiting = set()
         more = chunks()
         for chunk in itertools.islice(more, options.jobs):
-            waiting.add(pool.submit(_run, chunk, options.faults))
+            waiting.add(pool.submit(seeds.run, chunk, options.faults))
         while waiting:
             ready, waiting = concurrent.futures.wait(
                 waiting, return_when=concurrent.futures.FIRST_COMPLETED
@@ -104,25 +103,7 @@ def _batches(options: argparse.Namespace, begun: float) -> Iterator[list[Any]]:
             for future in ready:
                 yield future.result()
                 for chunk in itertools.islice(more, 1):
-                    waiting.add(pool.submit(_run, chunk, options.faults))
-
-
-def _run(seeds: list[int], text: str) -> list[Any]:
-    """The outcomes of some seeds, until one breaks."""
-    os.environ.setdefault("JAX_PLATFORMS", "cpu")
-    try:
-        from abs_dssp.cluster.simulate.scenario import Scenario
-    except ModuleNotFoundError as error:
-        if error.name != "greenlet":
-            raise
-        sys.exit("error: simulated threads need greenlet: pip install 'abs_dssp[test]'")
-
-    outcomes = []
-    for seed in seeds:
-        outcomes.append(Scenario(seed, faults.parse(text)).run())
-        if outcomes[-1].violation:
-            break
-    return outcomes
+                    waiting.add(pool.submit(seeds.run, chunk, options.faults))
 
 
 def _options(argv: Sequence[str]) -> argparse.Namespace:

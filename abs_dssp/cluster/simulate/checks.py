@@ -97,7 +97,6 @@ class Checker:
     def _begin(self) -> None:
         self.model = Model(self._num_workers)
         self._at: int | None = None  # bytes of the log that the model has seen
-        self._seen = b""  # the last record
 
     def after_event(self, processes: list[Any]) -> None:
         """Looks at the log, and now and then at what must stay bounded."""

@@ -278,7 +278,7 @@ class Scenario:
         if error is None:
             return
         self.world.note(f"process {index} ends:", error)
-        if not isinstance(error, ValueError) and not self._is_network(error):
+        if not isinstance(error, ValueError):
             self.world.fail(error)
         if index == 0 and isinstance(error, logs.LogError):
             self._mend(str(error))
@@ -287,12 +287,7 @@ class Scenario:
             if self._hopeless > 5:
                 self.world.fail(ViolationError(f"cannot be started again: {error}"))
 
-    def _is_network(self, error: BaseException) -> bool:
-        return False
-
     def _died(self, index: int) -> None:
-        if index == 0:
-            self.address = self.address  # a dead server's address stays known
         delay = 0.05 + 4 * self.world.random.random() ** 2
         self.world.at(delay, lambda: self._start(index))
 
