@@ -49,7 +49,7 @@ def main(argv: Sequence[str]) -> int:
             break
     print(", ".join(f"{name} {count}" for name, count in sorted(counts.items())))
     if broken is None:
-        if options.seeds == 1:
+        if options.seeds == 1 and options.minutes is None:
             print(f"seed {options.seed}: digest of the history {outcome.digest:08x}")
         return 0
     print(f"seed {broken.seed} breaks: {broken.violation}", flush=True)
