@@ -21,7 +21,7 @@ from abs_dssp.training import flat, replayer
 from abs_dssp.training.config import EngineConfig, ReplayConfig
 
 _DESCRIPTORS = 60  # of one process
-_BUFFERS = 200  # descriptors of this very process, most of them shared memory
+_BUFFERS = 32  # of shared memory, in all living processes
 _EVERY = 256  # events between two looks at what must stay bounded
 
 
@@ -86,6 +86,7 @@ class Checker:
         self._mask = (num_workers + 7) // 8
         self._size = logs._size(self._mask)
         self._events = 0
+        self._descriptors = len(os.listdir("/proc/self/fd"))
         self._told = [0] * num_workers  # pushes that were acknowledged
         self.forget()
 
@@ -107,9 +108,10 @@ class Checker:
         for process in processes:
             if len(process.open) > _DESCRIPTORS:
                 raise ViolationError(f"{process.name}: {len(process.open)} descriptors")
-        if len(os.listdir("/proc/self/fd")) > _BUFFERS:
+        most = self._descriptors + _BUFFERS
+        if len(os.listdir("/proc/self/fd")) > most:
             gc.collect()  # the shared memory of processes that are dead
-        if len(os.listdir("/proc/self/fd")) > _BUFFERS:
+        if len(os.listdir("/proc/self/fd")) > most:
             raise ViolationError("more and more descriptors of shared memory")
 
     def look(self) -> None:
