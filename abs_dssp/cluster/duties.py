@@ -38,7 +38,6 @@ class Evaluations:
         self.records: list[Record] = []
         self.seconds = 0.0  # spent on them, by one thread at a time
         self._now = system.time.perf_counter
-        self.seconds = 0.0  # spent on them
         self._arithmetic, self._core = arithmetic, core
         self._every, self._recorder, self._system = every, recorder, system
         self._latest = -math.inf  # seconds of the run, of the latest request

@@ -62,7 +62,7 @@ class Log:
         self._os, self._sync = system.os, sync
         self.entries: list[Entry] = []  # found when it was opened
         self.num_workers = int(header["num_workers"])
-        self._mask = (self.num_workers + 7) // 8
+        self._mask = _mask_size(self.num_workers)
         self.idle = 0.0  # seconds since the last record was written, at opening
         try:
             self._file = self._os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
@@ -158,16 +158,58 @@ def read(path: Path) -> tuple[dict[str, Any], list[Entry], int]:
 
 def parse(data: bytes, path: Path) -> tuple[dict[str, Any], list[Entry], int]:
     """`read` of a file's content; `path` is for messages."""
-    header, start, mask = _begin(data, path)
-    entries, end = _whole(data, start, mask)
-    size = _size(mask)
+    header, entries, end = undamaged(data, path)
+    size = record_size(header["num_workers"])
     if len(data) - end >= size:  # whole, so somebody was told of it
+        rest = (len(data) - end) // size
         raise LogError(
             f"{path} is damaged at record {len(entries) + 1} of "
-            f"{(len(data) - start) // size}; restore it from a copy, or give up what "
-            f"comes from there on: python -m abs_dssp.cluster.log {path.parent} --cut"
+            f"{len(entries) + rest}; restore it from a copy, or give up what comes "
+            f"from there on: python -m abs_dssp.cluster.log {path.parent} --cut"
         )
     return header, entries, end
+
+
+def undamaged(data: bytes, path: Path) -> tuple[dict[str, Any], list[Entry], int]:
+    """Header, the entries before the first damaged record, and where that begins.
+
+    Args:
+      data: content of a log.
+      path: for messages.
+
+    Raises:
+      LogError: if the header is damaged.
+    """
+    line, newline, _ = data.partition(b"\n")
+    try:
+        header = json.loads(line)
+        if not newline or header["format"] != _FORMAT:
+            raise ValueError
+        header["num_workers"] = num_workers = int(header["num_workers"])
+    except (ValueError, KeyError, TypeError):
+        raise LogError(f"{path} is not a log of abs_dssp.") from None
+    entries: list[Entry] = []
+    at, size = len(line) + 1, record_size(num_workers)
+    while at + size <= len(data):
+        entry = decode(data[at : at + size], num_workers)
+        if entry is None:
+            break
+        entries.append(entry)
+        at += size
+    return header, entries, at
+
+
+def record_size(num_workers: int) -> int:
+    """Bytes of a record."""
+    return _FIXED.size + 2 * _mask_size(num_workers) + 4
+
+
+def decode(record: bytes, num_workers: int) -> Entry | None:
+    """The entry in a record; None if it is damaged."""
+    body, check = record[:-4], record[-4:]
+    if zlib.crc32(body) != int.from_bytes(check, "little"):
+        return None
+    return _entry(body, _mask_size(num_workers))
 
 
 def cut(folder: Path) -> str:
@@ -185,8 +227,7 @@ def cut(folder: Path) -> str:
     path = folder / NAME
     try:
         data = path.read_bytes()
-        _, start, mask = _begin(data, path)
-        entries, end = _whole(data, start, mask)
+        _, entries, end = undamaged(data, path)
         if end == len(data):
             return f"{path} is whole: {len(entries)} records."
         rest = path.with_suffix(".cut")
@@ -199,34 +240,8 @@ def cut(folder: Path) -> str:
     )
 
 
-def _begin(data: bytes, path: Path) -> tuple[dict[str, Any], int, int]:
-    """Header, where the records begin, and the length of their masks in bytes."""
-    line, newline, _ = data.partition(b"\n")
-    try:
-        header = json.loads(line)
-        if not newline or header["format"] != _FORMAT:
-            raise ValueError
-        num_workers = int(header["num_workers"])
-    except (ValueError, KeyError, TypeError):
-        raise LogError(f"{path} is not a log of abs_dssp.") from None
-    return header, len(line) + 1, (num_workers + 7) // 8
-
-
-def _whole(data: bytes, at: int, mask: int) -> tuple[list[Entry], int]:
-    """The entries before the first record that is damaged, and where it begins."""
-    entries: list[Entry] = []
-    size = _size(mask)
-    while at + size <= len(data):
-        body, check = data[at : at + size - 4], data[at + size - 4 : at + size]
-        if zlib.crc32(body) != int.from_bytes(check, "little"):
-            break
-        entries.append(_entry(body, mask))
-        at += size
-    return entries, at
-
-
-def _size(mask: int) -> int:
-    return _FIXED.size + 2 * mask + 4
+def _mask_size(num_workers: int) -> int:
+    return (num_workers + 7) // 8
 
 
 def _record(entry: Entry, mask: int) -> bytes:

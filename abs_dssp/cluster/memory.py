@@ -112,7 +112,7 @@ class Views:
     computation reads it.
     """
 
-    def __init__(self, device: Any, limit: int):
+    def __init__(self, device: Any, limit: int = 64):
         """Nothing is viewed.
 
         Args:

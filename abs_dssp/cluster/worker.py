@@ -154,7 +154,7 @@ class Worker:
         self._time, self._now = system.time, system.time.perf_counter
         self._connect, self._identity, self._heartbeats = connect, identity, heartbeats
         self._functions, self._device = plan.functions, device
-        self._views = memory.Views(device, 64)
+        self._views = memory.Views(device)
         self._data = jax.device_put(task.data, device)
         self._key = jax.device_put(jax.random.key(seed), device)
         self._random = random.Random(f"{seed} {index}")  # of injected faults only

@@ -22,6 +22,11 @@ import numpy as np
 _KEPT = 2  # checkpoints
 _SUFFIX, _PARTIAL = ".npz", ".partial"
 _ABOUT = "about"
+# What reading an archive raises, depending on where a bit was flipped.
+_DAMAGED = (
+    *(OSError, ValueError, KeyError, EOFError, RuntimeError),
+    *(zlib.error, zipfile.BadZipFile),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,11 +95,9 @@ class Store:
             path = self._path(step)
             try:
                 found = self._read(path, step)
-            except (OSError, ValueError, KeyError, EOFError, zlib.error) as error:
-                # A flipped bit can make any of these out of an archive.
-                self._pass_by(path, error)
-            except (zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
-                self._pass_by(path, error)
+            except _DAMAGED as error:
+                why = (str(error).splitlines() or [type(error).__name__])[0]
+                self.damaged.append(f"{path} is damaged ({why}) and passed by")
             else:
                 run = found.note.pop("run")
                 if self._run is not None and run != self._run:
@@ -154,10 +157,6 @@ class Store:
                 for i, (shape, dtype) in enumerate(about["leaves"])
             ]
         return Checkpoint(leaves, {"run": about["run"], "note": about["note"]}, step)
-
-    def _pass_by(self, path: Path, error: Exception) -> None:
-        why = (str(error).splitlines() or [type(error).__name__])[0]
-        self.damaged.append(f"{path} is damaged ({why}) and passed by")
 
     def _steps(self) -> list[int]:
         """The numbers of all checkpoints, smallest first."""

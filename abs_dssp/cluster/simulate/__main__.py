@@ -29,19 +29,19 @@ def main(argv: Sequence[str]) -> int:
         sys.exit(f"error: {error}")
     begun = time.monotonic()
     counts: Counter[str] = Counter()
-    done = restarts = events = 0
+    done = starts = events = 0
     broken = None
     for outcomes in _batches(options, begun):
         for outcome in outcomes:
             done += 1
-            restarts += outcome.restarts
+            starts += outcome.starts
             events += outcome.events
             counts.update(outcome.faults)
             if outcome.violation and broken is None:
                 broken = outcome
         seconds = time.monotonic() - begun
         print(
-            f"{seconds:6.0f} s: {done} seeds, {events} events, {restarts} starts of "
+            f"{seconds:6.0f} s: {done} seeds, {events} events, {starts} starts of "
             f"processes, {counts.total()} faults",
             flush=True,
         )

@@ -7,7 +7,6 @@ version. Messages of the server are compared with what the log holds at that mom
 import gc
 import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -83,19 +82,18 @@ class Checker:
           content: of the log's file as processes see it; None if there is none.
         """
         self._num_workers, self._content = num_workers, content
-        self._mask = (num_workers + 7) // 8
-        self._size = logs._size(self._mask)
+        self._size = logs.record_size(num_workers)
         self._events = 0
         self._descriptors = len(os.listdir("/proc/self/fd"))
-        self._told = [0] * num_workers  # pushes that were acknowledged
         self.forget()
 
     def forget(self) -> None:
         """The log may have lost its end; what was acknowledged counts no more."""
-        self._told = [0] * self._num_workers
-        self._begin()
+        self._told = [0] * self._num_workers  # pushes that were acknowledged
+        self.begin_again()
 
-    def _begin(self) -> None:
+    def begin_again(self) -> None:
+        """Follows the log from its start: its file may be another one."""
         self.model = Model(self._num_workers)
         self._at: int | None = None  # bytes of the log that the model has seen
 
@@ -126,9 +124,10 @@ class Checker:
             self._at = end + 1
         while self._at + self._size <= len(content):
             record = bytes(content[self._at : self._at + self._size])
-            if int.from_bytes(record[-4:], "little") != logs.zlib.crc32(record[:-4]):
+            entry = logs.decode(record, self._num_workers)
+            if entry is None:
                 return  # damaged, or not written to its end
-            self.model.follow(logs._entry(record[:-4], self._mask))
+            self.model.follow(entry)
             self._at += self._size
 
     def sent(self, message: Message) -> None:
@@ -169,7 +168,7 @@ class Checker:
 
     def reopened(self) -> None:
         """The server has opened the log: what was acknowledged must be there."""
-        self._begin()
+        self.begin_again()
         self.look()
         for worker, told in enumerate(self._told):
             if self.model.pushes[worker] < told:
@@ -202,4 +201,4 @@ def require_replay(result: Result, training: Any) -> None:
 
 def description(training: Any) -> str:
     """What is trained."""
-    return f"{policies.describe(training.policy)}, {Path(training.task.name)}"
+    return f"{policies.describe(training.policy)}, {training.task.name}"

@@ -35,10 +35,6 @@ class Host:
         self.listening: dict[str, Any] = {}  # sockets by name
         self.lost_power: Callable[[], None] = lambda: None
 
-    def user_of(self, process: Process) -> int:
-        """The user whom a process belongs to; strangers are somebody else, or not."""
-        return 0 if process.name.startswith("other user") else 1000
-
     def lose_power(self) -> None:
         """All processes die, and the disk keeps what it had been told to."""
         world = self.world

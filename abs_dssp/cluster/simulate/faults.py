@@ -15,6 +15,7 @@ class Faults:
     preempt: float = 0.05  # its other threads go first; no fault
     wall_jump: float = 5e-4  # the host's date moves by up to a day
     signal: float = 5e-5  # SIGTERM
+    late: float = 0.3  # a worker's process first starts up to 18 s late
     lose: float = 0.03  # a message between hosts
     double: float = 0.03
     delay: float = 0.05
@@ -90,10 +91,6 @@ class Dice:
         self.thrown = 0
         self.fired: list[tuple[int, str]] = []
         self.counts: Counter[str] = Counter()
-
-    def chances(self, name: str) -> float:
-        """Of a fault."""
-        return self._chances[name]
 
     def falls(self, name: str) -> bool:
         """Whether the fault of this name happens now."""

@@ -12,7 +12,7 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-from abs_dssp.cluster.simulate.world import Died, Process, Signal, World
+from abs_dssp.cluster.simulate.world import Handle, Process, World
 
 _ROOM = 24  # messages on the way and not read, of one connection and direction
 
@@ -121,16 +121,13 @@ class _Link:
             self.dealer.disconnected()
 
 
-class _Base:
+class _Base(Handle):
     """What dealers and routers share."""
 
     def __init__(self, network: Network, process: Process):
-        self.network, self.process = network, process
-        self.changed = Signal(process.world)
+        super().__init__(process)
+        self.network = network
         self.inbox: collections.deque[list[bytes]] = collections.deque()
-        self.is_open = True
-        self.descriptor = process.descriptor(self)
-        process.at_death.append(self._drop)
 
     def readable(self) -> bool:
         return bool(self.inbox)
@@ -149,17 +146,6 @@ class _Base:
         if not self.inbox:
             raise Again
         return [Frame(part) for part in self.inbox.popleft()]
-
-    def close(self) -> None:
-        if not self.process.alive:
-            raise Died
-        if self.is_open:
-            self.process.at_death.remove(self._drop)
-            del self.process.open[self.descriptor]
-            self._drop()
-
-    def _drop(self) -> None:
-        self.is_open = False
 
 
 class _Dealer(_Base):
@@ -211,8 +197,8 @@ class _Dealer(_Base):
                 0.1 + self.network.world.random.random(), self._connect
             )
 
-    def _drop(self) -> None:
-        super()._drop()
+    def drop(self) -> None:
+        super().drop()
         if self.link is not None:
             self.link.cut()
 
@@ -260,8 +246,8 @@ class _Router(_Base):
         self.inbox.append([link.dealer.identity, *parts])
         self.changed.notify()
 
-    def _drop(self) -> None:
-        super()._drop()
+    def drop(self) -> None:
+        super().drop()
         self.network.listening.pop(self.endpoint, None)
         for link in list(getattr(self, "links", {}).values()):
             link.cut()

@@ -14,15 +14,17 @@ from abs_dssp import optimizers, policies, tasks
 from abs_dssp.cluster import log as logs
 from abs_dssp.cluster import run, topology
 from abs_dssp.cluster.core import RunLimits
-from abs_dssp.cluster.messages import Kind, Message, MessageError, decode, encode
-from abs_dssp.cluster.server import Training
+from abs_dssp.cluster.log import LogError
+from abs_dssp.cluster.messages import MessageError, decode
+from abs_dssp.cluster.server import ServerError, Training
 from abs_dssp.cluster.settings import Settings
 from abs_dssp.cluster.simulate import checks, disk, network, sockets, threads
 from abs_dssp.cluster.simulate.checks import Checker, ViolationError
 from abs_dssp.cluster.simulate.faults import Dice, Faults
+from abs_dssp.cluster.simulate.strangers import nonsense
 from abs_dssp.cluster.simulate.world import Process, World
 from abs_dssp.cluster.system import System
-from abs_dssp.cluster.worker import StragglerInjection
+from abs_dssp.cluster.worker import StragglerInjection, WorkerError
 from abs_dssp.replay import Result
 from abs_dssp.training import flat
 from abs_dssp.training.config import UpdateConfig
@@ -54,10 +56,7 @@ _SETTINGS = Settings(
     spin=0.0,
 )
 
-_TEXTS: tuple[Any, ...] = (
-    *(None, [], {}, "no", ["x", []]),
-    *(["x", [[each, 0, 0, True]]] for each in (1e400, None, "a", 0.5)),
-)
+_SENTENCES = (ServerError, LogError, WorkerError)  # what may end a process
 
 
 class Outcome(NamedTuple):
@@ -69,7 +68,7 @@ class Outcome(NamedTuple):
     seconds: float  # of simulated time
     faults: dict[str, int]  # by name
     fired: list[tuple[int, str]]  # numbers and names, for `only`
-    restarts: int
+    starts: int  # of processes
     violation: str  # empty: none
 
 
@@ -152,19 +151,16 @@ class Scenario:
         limits = RunLimits(pushes=_PUSHES)
         agreed = {"policy": text, "num_workers": NUM_WORKERS, "seed": seed}
         self._job = run.Job(self.training, limits, agreed, settings, OUT)
-        self._sync, self._calm_at = sync, 0.0
+        self._sync = sync
         self._hosts = {name: disk.Host(world, name) for name in "ab"}
         self._hosts["a"].folders.add(str(OUT))
         self._hosts["a"].lost_power = self._lost_power
         self._network = network.Network(world)
         self._checker = Checker(NUM_WORKERS, self._log)
-        self._recorded: list[bytes] = []  # messages, for strangers
         self._undo: Callable[[], None] | None = None  # of a flipped bit in the log
         self._flipped_at = 0
-        self._restarts = self._hopeless = 0
+        self._starts = self._hopeless = 0
         self._result: Result | None = None
-        self._ended = 0  # processes that are over
-        self._log_opened = False
         world.after_event = self._after_event
 
     def run(self) -> Outcome:
@@ -174,9 +170,9 @@ class Scenario:
         world.note(f"seed {world.seed}: {checks.description(self.training)}")
         try:
             for index in range(NUM_WORKERS):
-                late = 60 * max(0.0, world.random.random() - 0.7)
-                start = functools.partial(self._start, index)
-                world.at(late if index and self.dice.chances("kill") else 0.0, start)
+                late = index > 0 and self.dice.falls("late")
+                seconds = 18 * world.random.random() if late else 0.0
+                world.at(seconds, functools.partial(self._start, index))
             self._finish()
         except ViolationError as error:
             violation = str(error)
@@ -196,7 +192,7 @@ class Scenario:
             world.now,
             dict(self.dice.counts),
             list(self.dice.fired),
-            self._restarts,
+            self._starts,
             violation,
         )
 
@@ -205,7 +201,7 @@ class Scenario:
         calm = int(_CALM * _PUSHES)
         world.run(lambda: sum(self._checker.model.pushes) >= calm, _LONGEST)
         world.note("calm")
-        self.dice.calm, self._calm_at = True, world.now
+        self.dice.calm = True
         limit = world.now + _PATIENCE
         if not world.run(lambda: self._result is not None, limit):
             raise ViolationError(
@@ -225,8 +221,8 @@ class Scenario:
             return
         world = self.world
         host = self._hosts["b" if index == 2 else "a"]
-        self._restarts += 1
-        process = Process(world, host, f"process {index}", self._restarts)
+        self._starts += 1
+        process = Process(world, host, f"process {index}", self._starts)
         world.processes.append(process)
         process.on_end = lambda error: self._exited(index, error)
         process.at_death.append(lambda: self._died(index))
@@ -236,8 +232,6 @@ class Scenario:
     def _main(self, process: Process, index: int) -> None:
         process.pass_time(0.1 + process.world.random.random())  # imports
         system = self._system(process)
-        if index == 0:
-            self._log_opened = False
         table = 0.02 + np.random.default_rng(index).exponential(0.1, 512)
         straggling = {index: StragglerInjection(1.0, table * (1 + index))}
         functions: Any = _Functions(self.training.functions, self.dice)
@@ -278,9 +272,9 @@ class Scenario:
         if error is None:
             return
         self.world.note(f"process {index} ends:", error)
-        if not isinstance(error, ValueError):
+        if not isinstance(error, _SENTENCES):
             self.world.fail(error)
-        if index == 0 and isinstance(error, logs.LogError):
+        if index == 0 and isinstance(error, LogError):
             self._mend(str(error))
         if self.dice.calm and index == 0:
             self._hopeless += 1
@@ -311,7 +305,7 @@ class Scenario:
         if not self._sync or not host.synced:
             self._checker.forget()
             host.synced = True
-        self._checker._begin()
+        self._checker.begin_again()
 
     def _flip(self, name: str, file: Any) -> None:
         """Damages a file that is opened, if the dice say so."""
@@ -351,13 +345,12 @@ class Scenario:
         content = self._log()
         assert content is not None
         try:
-            _, start, mask = logs._begin(bytes(content), OUT)
-        except logs.LogError:
+            _, _, end = logs.undamaged(bytes(content), OUT)
+        except LogError:
             self.world.note("the operator removes the log")
             del self._hosts["a"].files[str(OUT / logs.NAME)]
             self._checker.forget()
             return
-        _, end = logs._whole(bytes(content), start, mask)
         if self._sync:
             raise ViolationError(f"a synchronised log is damaged: {sentence}")
         self.world.note("the operator cuts the log")
@@ -386,7 +379,7 @@ class Scenario:
         listener = host.listening.get("\0" + str(self.address["shared"]))
         if listener is None or not self.dice.falls("stranger"):
             return
-        data = self._nonsense()
+        data = nonsense(world.random, 4 * self.training.functions.layout.size)
         world.note("a stranger sends", len(data), "bytes")
         stranger = Process(world, host, "stranger", 0)
         connection = sockets.Socket(listener.process)
@@ -396,24 +389,3 @@ class Scenario:
         connection.ended = world.random.random() < 0.7
         listener.waiting.append(connection)
         listener.changed.notify()
-
-    def _nonsense(self) -> bytes:
-        random = self.world.random
-        if random.random() < 0.3:
-            return random.randbytes(random.randrange(200))
-        kind = random.choice(list(Kind))
-        size = 4 * self.training.functions.layout.size
-        big = random.choice([0, 1, 2, 7, 2**31 - 1])
-        message = Message(
-            kind,
-            big,
-            big,
-            grant_id=big,
-            buffer=random.choice([-1, 0, 1, 9]),
-            nbytes=random.choice([0, big, size]),
-            text=random.choice(_TEXTS),
-        )
-        data = bytearray(encode(message))
-        if random.random() < 0.5:
-            data[random.randrange(len(data))] ^= 1 << random.randrange(8)
-        return bytes(data)

@@ -10,24 +10,22 @@ import struct
 from collections.abc import Callable
 from typing import Any
 
-from abs_dssp.cluster.simulate.world import Died, Process, Signal
+from abs_dssp.cluster.simulate.world import Handle, Process
 
+USER = 1000  # whose all processes are
 _ROOM = 12  # packets that a connection holds
 
 
-class Socket:
+class Socket(Handle):
     """A socket of a process; packets, as in SOCK_SEQPACKET."""
 
     def __init__(self, process: Process):
-        self.process = process
-        self.changed = Signal(process.world)
+        super().__init__(process)
         self.packets: collections.deque[tuple[bytes, list[int]]] = collections.deque()
         self.waiting: collections.deque[Socket] = collections.deque()  # to be accepted
         self.other: Socket | None = None
-        self.is_open, self.ended, self._blocking = True, False, True
+        self.ended, self._blocking = False, True
         self._name: str | None = None
-        self._descriptor = process.descriptor(self)
-        process.at_death.append(self._drop)
 
     # What a selector looks at.
 
@@ -40,7 +38,7 @@ class Socket:
     # As in the module.
 
     def fileno(self) -> int:
-        return self._descriptor if self.is_open else -1
+        return self.descriptor if self.is_open else -1
 
     def setblocking(self, blocking: bool) -> None:
         self._blocking = blocking
@@ -71,7 +69,7 @@ class Socket:
 
     def getsockopt(self, *_: Any) -> bytes:
         other = self.other.process if self.other else self.process
-        return struct.pack("3i", 1000 + other.number, other.host.user_of(other), 1000)
+        return struct.pack("3i", 1000 + other.number, USER, 1000)
 
     def send(self, data: Any, descriptors: list[int] | None = None) -> int:
         self.process.call()
@@ -109,22 +107,14 @@ class Socket:
             os.close(number)
         return data
 
-    def close(self) -> None:
-        if not self.process.alive:
-            raise Died
-        if self.is_open:
-            self.process.at_death.remove(self._drop)
-            del self.process.open[self._descriptor]
-            self._drop()
-
-    def _drop(self) -> None:
+    def drop(self) -> None:
         """The socket is gone, with its process or without."""
-        self.is_open = False
+        super().drop()
         host = self.process.host
         if self._name is not None and host.listening.get(self._name) is self:
             del host.listening[self._name]
         for there in list(self.waiting):
-            there._drop()
+            there.drop()
         for _, descriptors in self.packets:
             for number in descriptors:
                 os.close(number)

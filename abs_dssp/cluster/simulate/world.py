@@ -193,6 +193,30 @@ class Thread:
             self.ended.notify()
 
 
+class Handle:
+    """What a process has opened: gone when it is closed, or when its process dies."""
+
+    def __init__(self, process: "Process"):
+        self.process = process
+        self.changed = Signal(process.world)  # for those who wait for it
+        self.is_open = True
+        self.descriptor = process.descriptor(self)
+        process.at_death.append(self.drop)
+
+    def close(self) -> None:
+        """Closes it, as its process asks."""
+        if not self.process.alive:
+            raise Died
+        if self.is_open:
+            self.process.at_death.remove(self.drop)
+            del self.process.open[self.descriptor]
+            self.drop()
+
+    def drop(self) -> None:
+        """It is gone."""
+        self.is_open = False
+
+
 class Process:
     """A simulated process: its threads and what the system holds for it."""
 
