@@ -1,7 +1,9 @@
 """Looks for a seed that breaks the cluster, and shows its shortest history.
 
-python -m abs_dssp.cluster.simulate --seed=7 --faults=none,kill=0.01
-python -m abs_dssp.cluster.simulate --seed=1 --minutes=30 --jobs=2
+    python -m abs_dssp.cluster.simulate --seed=7 --faults=none,kill=0.01
+    python -m abs_dssp.cluster.simulate --seed=1 --minutes=30 --jobs=2
+
+A history gets shorter as faults are left out of it.
 """
 
 import argparse
