@@ -26,10 +26,26 @@ def own(coordinator: str | None) -> str:
         return "127.0.0.1"
 
 
+def parts(endpoint: str) -> tuple[str, int]:
+    """Host and port of `tcp://HOST:PORT`.
+
+    Example:
+      >>> parts("tcp://[::1]:5555")
+      ('::1', 5555)
+    """
+    host, _, port = endpoint.removeprefix("tcp://").rpartition(":")
+    return host.strip("[]").replace("*", ""), int(port)
+
+
+def endpoint(host: str, port: int) -> str:
+    """The inverse of `parts`."""
+    return f"tcp://[{host}]:{port}" if ":" in host else f"tcp://{host}:{port}"
+
+
 def is_loopback(host: str) -> bool:
     """Whether an address leads no further than its own host."""
     try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
+        return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
 

@@ -12,8 +12,6 @@ from abs_dssp.cluster.effects import Accumulate, Commit
 from abs_dssp.tasks.base import Task
 from abs_dssp.training import flat
 
-_SMALL = 1 << 18  # bytes
-
 
 class Arithmetic:
     """The parameters of a run. Belongs to the serving thread, but for `evaluate`."""
@@ -31,7 +29,6 @@ class Arithmetic:
         self._device = jax.local_devices()[0]
         self._travels_as_it_is = functions.wire.pull == "float32"
         self._views = memory.Views(self._device, 2 * task.num_workers)
-        self._scratch: np.ndarray | None = None  # a push at an address to be read from
         self._parameters = flat.Parameters(functions, functions.initial(self._key))
 
     @property
@@ -127,21 +124,14 @@ class Arithmetic:
         self.evaluate(functions.copy(scratch.vector))
 
     def _placed(self, vector: Any) -> Any:
-        """A push where the optimiser can read it, large ones without a copy."""
-        if not isinstance(vector, np.ndarray):
-            same = vector.device == self._device
-            return vector if same else jax.device_put(vector, self._device)
-        if memory.lies_in_segment(vector):
+        """A push where the optimiser can read it, without a copy if it can be.
+
+        Transports receive pushes in memory that they use again and again.
+        """
+        if isinstance(vector, np.ndarray):
             return self._views.of(vector)
-        if vector.nbytes < _SMALL:
-            return vector  # its copy costs less than the call that avoids it
-        if vector.ctypes.data % 64:  # not to be used in place
-            if self._scratch is None:
-                self._scratch = memory.aligned(vector.nbytes, vector.dtype)
-            jax.block_until_ready(self.vector)  # it may still be read
-            np.copyto(self._scratch, vector)
-            vector = self._scratch
-        return jax.device_put(vector, self._device, may_alias=True)
+        same = vector.device == self._device
+        return vector if same else jax.device_put(vector, self._device)
 
 
 @jax.jit

@@ -2,21 +2,23 @@
 
     python -m abs_dssp.cluster.keys cluster.key
 
-makes one, readable by its owner only. It holds the CURVE key pairs of the server and of
-the workers (ZeroMQ RFC 26, Curve25519) as JSON with the fields of `Keys`, each 40 Z85
-characters. Every process of a run is given the same file.
+makes one, readable by its owner only. It holds a private key and a certificate that the
+key has signed itself, as PEM. Every process of a run is given the same file, shows the
+certificate and accepts no other: TLS 1.3, Ed25519.
 """
 
-import json
+import contextlib
+import dataclasses
+import datetime
 import os
+import ssl
 import stat
 import sys
 from collections.abc import Sequence
-from typing import NamedTuple
 
 from abs_dssp import files
 
-_MOST_BYTES = 4096  # a key file has some 240
+_MOST_BYTES = 4096  # a key file has some 600
 
 
 class KeyFileError(ValueError):
@@ -27,37 +29,55 @@ class KeyExistsError(KeyFileError):
     """A key file is there already."""
 
 
-class Keys(NamedTuple):
-    """CURVE key pairs, as ZeroMQ takes them: 40 Z85 characters each."""
+@dataclasses.dataclass(frozen=True)
+class Keys:
+    """What a key file holds."""
 
-    server_public: bytes
-    server_secret: bytes
-    client_public: bytes
-    client_secret: bytes
+    pem: str = dataclasses.field(repr=False)  # secret: not for logs and messages
 
-    def __repr__(self) -> str:  # secrets stay out of logs and of error messages
-        return f"Keys(server_public={self.server_public!r}, ...)"
+    def context(self, *, server: bool) -> ssl.SSLContext:
+        """How one side of a connection proves itself, and checks the other.
+
+        Raises:
+          ssl.SSLError: if this is no key with its certificate.
+        """
+        kind = ssl.PROTOCOL_TLS_SERVER if server else ssl.PROTOCOL_TLS_CLIENT
+        made = ssl.SSLContext(kind)
+        made.minimum_version = ssl.TLSVersion.TLSv1_3
+        made.check_hostname = False  # whoever has the key is the right one, anywhere
+        made.verify_mode = ssl.CERT_REQUIRED
+        if server:
+            made.num_tickets = 0  # nobody resumes a session
+        made.load_verify_locations(cadata=self.pem)
+        with self.file() as path:
+            made.load_cert_chain(path, password=_no_password)
+        return made
+
+    @contextlib.contextmanager
+    def file(self):
+        """A file in memory that only this process has: `ssl` takes nothing else."""
+        with open(os.memfd_create("abs_dssp"), "w") as file:
+            file.write(self.pem)
+            file.flush()
+            yield f"/proc/self/fd/{file.fileno()}"
+
+
+def _no_password() -> str:
+    """Instead of a question on the terminal."""
+    return ""
 
 
 def make(path: str | os.PathLike) -> Keys:
-    """Writes new keys to a new file that only its owner can read (mode 600).
+    """Writes a new key to a new file that only its owner can read (mode 600).
 
     Raises:
-      KeyFileError: if the file exists, cannot be written, or this ZeroMQ has no CURVE.
+      KeyFileError: if the file exists or cannot be written.
     """
-    import zmq
-
-    if not zmq.has("curve"):
-        raise KeyFileError(
-            f"keys.make: this libzmq ({zmq.zmq_version()}) is built without CURVE; "
-            "install pyzmq from its wheel."
-        )
-    keys = Keys(*zmq.curve_keypair(), *zmq.curve_keypair())
-    text = json.dumps({name: key.decode() for name, key in keys._asdict().items()})
+    keys = Keys(_new())
     try:
         if os.path.lexists(path):  # whatever it is; and nobody else may come between
             raise FileExistsError
-        files.write(path, text + "\n", private=True, new=True)
+        files.write(path, keys.pem, private=True, new=True)
     except FileExistsError:
         raise KeyExistsError(
             f"key file {os.fspath(path)!r} exists already; use it, or remove it first."
@@ -70,15 +90,39 @@ def make(path: str | os.PathLike) -> Keys:
     return keys
 
 
+def _new() -> str:
+    """A private key and its certificate, which does not expire (RFC 5280, 4.1.2.5)."""
+    from cryptography import x509
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric import ed25519
+
+    key = ed25519.Ed25519PrivateKey.generate()
+    name = x509.Name.from_rfc4514_string("CN=abs_dssp")
+    certificate = (
+        x509.CertificateBuilder(name, name, key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(datetime.datetime(2000, 1, 1))
+        .not_valid_after(datetime.datetime(9999, 12, 31, 23, 59, 59))
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(
+            x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False
+        )
+        .sign(key, None)
+    )
+    pem = serialization.Encoding.PEM
+    secret = key.private_bytes(
+        pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    return (secret + certificate.public_bytes(pem)).decode()
+
+
 def load(path: str | os.PathLike) -> Keys:
-    """Reads the keys that `make` wrote.
+    """Reads the key that `make` wrote.
 
     Raises:
       KeyFileError: if the file is missing, can be read or changed by others (more than
         mode 600), belongs to another user than this one or root, or holds no keys.
     """
-    import zmq
-
     name = os.fspath(path)
     try:
         # Non-blocking, so that a named pipe in its place is refused, not waited for.
@@ -112,21 +156,16 @@ def load(path: str | os.PathLike) -> Keys:
     finally:
         os.close(descriptor)
     try:
-        fields = json.loads(text) if len(text) < _MOST_BYTES else {}
-        keys = Keys(**{key: value.encode() for key, value in fields.items()})
-        halves = [
-            (keys.server_public, keys.server_secret),
-            (keys.client_public, keys.client_secret),
-        ]
-        fits = all(zmq.curve_public(secret) == public for public, secret in halves)
-    except (ValueError, TypeError, AttributeError, zmq.ZMQError):
-        fits = False
-    if not fits:
+        if len(text) == _MOST_BYTES:
+            raise ValueError
+        keys = Keys(text.decode())
+        keys.context(server=True)
+    except (ValueError, ssl.SSLError):
         raise KeyFileError(
-            f"key file {name!r} does not hold the keys of a cluster, as if it had been "
-            "cut off; remove it, make a new one with python -m abs_dssp.cluster.keys, "
-            "and give that to every process."
-        )
+            f"key file {name!r} does not hold the key of a cluster: it was cut off, or "
+            "made by another version; remove it, make a new one with python -m "
+            "abs_dssp.cluster.keys, and give that to every process."
+        ) from None
     return keys
 
 

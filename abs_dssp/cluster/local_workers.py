@@ -147,17 +147,17 @@ class LocalWorkers:
         shared = address.get("shared") and same and memory.supported()
         if wanted == "shm" and not shared:
             raise WorkerError(
-                "--transport=shm: the server is on another host; use auto or zmq."
+                "--transport=shm: the server is on another host; use auto or tcp."
             )
-        if shared and wanted != "zmq":
+        if shared and wanted != "tcp":
             return transport.SharedChannel(address["shared"], self._spin, self._system)
         endpoint = address.get("network")
         if not endpoint:
             raise WorkerError(
                 "the server takes workers of its own host only; start all processes "
-                "with --transport=zmq."
+                "with --transport=tcp."
             )
-        if not same and addresses.is_loopback(endpoint[6:].rpartition(":")[0]):
+        if not same and addresses.is_loopback(addresses.parts(endpoint)[0]):
             raise WorkerError(
                 f"the server listens at {endpoint}, which only its own host reaches; "
                 "start process 0 with --listen=HOST[:PORT], an address of its host."

@@ -124,7 +124,8 @@ class Membership:
         for session in self.sessions:
             if session.peer is peer:
                 session.peer, session.ready = None, False
-                wanted += self._leave(session, "died", now)
+                if peer.ends_with_its_process:  # or else it may come back in time
+                    wanted += self._leave(session, "died", now)
         return self._addressed(wanted, now)
 
     def tick(self, now: float, strangers: int = 0) -> list[Effect]:

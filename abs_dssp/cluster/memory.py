@@ -5,7 +5,6 @@ when the last process that holds it does.
 """
 
 import contextlib
-import ctypes
 import fcntl
 import mmap
 import os
@@ -127,6 +126,7 @@ class Views:
         found = self._views.pop(id(array), None)
         if found is None:
             view = jax.device_put(array, self._device, may_alias=True)
+            jax.block_until_ready(view)  # a copy is made before the memory changes
             on_cpu = self._device.platform == "cpu"
             if not on_cpu or view.unsafe_buffer_pointer() != array.ctypes.data:
                 return view
@@ -137,32 +137,11 @@ class Views:
         return found[1]
 
 
-def lies_in_segment(array: np.ndarray) -> bool:
-    """Whether an array is one of `Segment.array`."""
-    base = array.base
-    return isinstance(base, memoryview) and isinstance(base.obj, mmap.mmap)
-
-
 def aligned(nbytes: int, dtype: np.dtype) -> np.ndarray:
     """Private memory on a 64-byte boundary, for a CPU device to use in place."""
     raw = np.empty(nbytes + 64, np.uint8)
     start = -raw.ctypes.data % 64
     return raw[start : start + nbytes].view(dtype)
-
-
-def keep_pages() -> None:
-    """Has the C library keep freed memory for the next large message.
-
-    By default it gives large blocks back at once, and every message then costs page
-    faults that take longer than its copy.
-    """
-    with contextlib.suppress(OSError, AttributeError):  # not glibc
-        library = ctypes.CDLL(None)
-        library.mallopt(_MMAP_THRESHOLD, 1 << 30)
-        library.mallopt(_TRIM_THRESHOLD, (1 << 31) - 1)
-
-
-_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of mallopt
 
 
 def _close(descriptor: int, close=os.close) -> None:

@@ -82,21 +82,33 @@ def encode(message: Message) -> bytes:
     return _HEADER.pack(MAGIC, VERSION, message.kind, *values, len(text)) + text
 
 
+def announced(data: bytes | memoryview) -> int:
+    """Bytes of header and text of the message that begins with `data`.
+
+    Raises:
+      MessageError: if none does.
+    """
+    if len(data) < HEADER_BYTES:
+        raise MessageError(f"{len(data)} bytes are less than a header.")
+    magic, version, *_, length = _HEADER.unpack_from(data)
+    if magic != MAGIC:
+        raise MessageError("no message of abs_dssp.")
+    if version != VERSION:
+        raise MessageError(f"wire format {version}, expected {VERSION}.")
+    if length > MAX_TEXT:
+        raise MessageError(f"a text of {length} bytes, at most {MAX_TEXT} allowed.")
+    return HEADER_BYTES + length
+
+
 def decode(data: bytes | memoryview) -> Message:
     """The message in `data`, which holds nothing else.
 
     Raises:
       MessageError: if it is not one.
     """
-    if len(data) < HEADER_BYTES:
-        raise MessageError(f"{len(data)} bytes are less than a header.")
-    magic, version, number, *values, length = _HEADER.unpack_from(data)
-    if magic != MAGIC:
-        raise MessageError("no message of abs_dssp.")
-    if version != VERSION:
-        raise MessageError(f"wire format {version}, expected {VERSION}.")
-    if length > MAX_TEXT or len(data) != HEADER_BYTES + length:
-        raise MessageError(f"{len(data)} bytes, {HEADER_BYTES + length} announced.")
+    if len(data) != (expected := announced(data)):
+        raise MessageError(f"{len(data)} bytes, {expected} announced.")
+    _, _, number, *values, length = _HEADER.unpack_from(data)
     try:
         kind = Kind(number)
     except ValueError:

@@ -2,7 +2,7 @@
 
 One thread serves: it receives, has the core decide, and does what the core wants done,
 in order, so that no push waits for a hand-over between threads, which costs more than
-all of this does for a small model (ZeroMQ receives in threads of its own). Evaluation
+all of this does for a small model. Evaluation
 and checkpoints have a thread each, work on copies, and report through `tell`. Other
 threads see the run through `status`, a snapshot.
 """
@@ -58,8 +58,8 @@ class Listening:
     """How workers reach the server."""
 
     shared: bool = True  # over shared memory, where this system has it
-    network: str | None = None  # ZeroMQ address; None for none
-    keys: Keys | None = None  # for CURVE
+    network: str | None = None  # TCP address; None for none
+    keys: Keys | None = None  # for TLS
     busy: int = 1  # processes on this machine, workers included
 
 
@@ -176,10 +176,7 @@ class Server:
                 self._network = transport.NetworkAcceptor(
                     listening.network, self.pool, self.sizes, listening.keys, system
                 )
-                # What came is looked up in `_receive`, whatever woke the thread.
-                self._selector.register(
-                    self._network, selectors.EVENT_READ, lambda _: []
-                )
+                self._network.register(self._selector)
         except BaseException:
             self.close()
             raise
@@ -257,10 +254,10 @@ class Server:
 
     def close(self) -> None:
         """Closes connections and frees memory."""
-        self._selector.close()
         for acceptor in (self._shared, self._network):
             if acceptor is not None:
                 acceptor.close()
+        self._selector.close()
         self.inbox.close()
         self.pool.close()
 
@@ -335,10 +332,12 @@ class Server:
             self.measures.idle += self._now() - begun
         events = [event for key, mask in keys for event in key.data(mask)]
         if self._network is not None:
-            events += self._network.ready()
+            events += self._network.rest()
         return events
 
     def _poll(self) -> list[tuple[selectors.SelectorKey, int]]:
+        if self._network is not None and self._network.has_more:
+            return self._selector.select(0)
         if self._spin:
             end = self._now() + self._spin
             while self._now() < end:

@@ -28,7 +28,7 @@ class WorkerStatus:
 
     index: int
     process: str  # such as "process 1, pid 4711"
-    transport: str  # "reference", "shm" or "zmq"; "" while not connected
+    transport: str  # "reference", "shm" or "tcp"; "" while not connected
     clock: int  # pushes received
     state: str  # "computing", "waiting", "absent", "left" or "expelled"
     since: float  # seconds in this state

@@ -18,13 +18,6 @@ import time
 from typing import Any
 
 
-def _zmq() -> Any:
-    """ZeroMQ, imported where it is used."""
-    import zmq
-
-    return zmq
-
-
 @dataclasses.dataclass(frozen=True)
 class System:
     """Modules of the standard library, or what stands in for them."""
@@ -38,7 +31,6 @@ class System:
     fcntl: Any = fcntl
     selectors: Any = selectors
     signal: Any = signal
-    zmq: Any = _zmq  # called for the module
 
 
 REAL = System()

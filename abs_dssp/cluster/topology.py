@@ -23,8 +23,8 @@ class Options:
     process_id: int | None = None
     coordinator_apart: bool = False
     server_works: bool = True  # whether process 0 has workers beside the server
-    transport: str = "auto"  # or "reference", "shm", "zmq"
-    listen: str = ""  # HOST[:PORT] for ZeroMQ; "": chosen
+    transport: str = "auto"  # or "reference", "shm", "tcp"
+    listen: str = ""  # HOST[:PORT] for TCP; "": chosen
     encrypt: bool = True
     key_file: str | None = None
     max_workers: int | None = None  # N; more than there are now may come later
@@ -32,6 +32,8 @@ class Options:
     pull_format: str = "float32"
 
     def __post_init__(self):
+        name = transport.OLD_NAMES.get(self.transport, self.transport)
+        object.__setattr__(self, "transport", name)
         if self.transport not in transport.NAMES:
             known = ", ".join(transport.NAMES)
             raise ValueError(
@@ -45,8 +47,8 @@ class Options:
         return host in ("127.0.0.1", "localhost")
 
     def on_network(self, local: bool) -> bool:
-        """Whether vectors may travel by ZeroMQ."""
-        return self.transport == "zmq" or (self.transport == "auto" and not local)
+        """Whether vectors may travel over TCP."""
+        return self.transport == "tcp" or (self.transport == "auto" and not local)
 
 
 class Cluster:
@@ -76,7 +78,7 @@ class Cluster:
 
     @property
     def network(self) -> str | None:
-        """The ZeroMQ address to listen on for workers of other hosts, if there may be
+        """The TCP address to listen on for workers of other hosts, if there may be
         any."""
         if not self.options.on_network(self.is_local):
             return None

@@ -30,7 +30,7 @@ FLAGS = [
 # over the network.
 RUNS = [
     ("abs(k0=1,a=200,tau_max=3)", "auto", 1),
-    ("dssp(s_lower=3,s_upper=15)", "zmq", 1),
+    ("dssp(s_lower=3,s_upper=15)", "tcp", 1),
     ("k_batch_async(k=2)", "auto", 3),
 ]
 

@@ -133,6 +133,7 @@ class Peer:
     """A connection that remembers what it was sent."""
 
     transport, name = "test", "a test"
+    ends_with_its_process = True
 
     def __init__(self):
         self.sent: list[Message] = []

@@ -47,7 +47,7 @@ def test_a_real_run_is_lawful_and_replays_bit_for_bit(case, tmp_path):
     np.testing.assert_array_equal(replayed.history.push_loss, losses)
 
 
-@pytest.mark.parametrize("transport", ["reference", "zmq"])
+@pytest.mark.parametrize("transport", ["reference", "tcp"])
 @pytest.mark.parametrize(
     "formats",
     [("float32", "float32"), ("bfloat16", "float32"), ("float32", "bfloat16")],

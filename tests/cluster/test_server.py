@@ -1,10 +1,12 @@
 """What the server does with the messages of well-behaved and other workers."""
 
+import contextlib
 import dataclasses
 import gc
 import os
 import resource
 import socket
+import ssl
 import threading
 import time
 
@@ -12,7 +14,7 @@ import harness
 import numpy as np
 import pytest
 
-from abs_dssp.cluster import keys, log, messages, transport
+from abs_dssp.cluster import addresses, keys, log, messages, transport
 from abs_dssp.cluster.messages import Kind, Message
 
 NETWORK = {"shared": False, "network": "tcp://127.0.0.1:0"}
@@ -24,9 +26,9 @@ def rows(serving):
     return [(e.event.worker, e.version) for e in records if e.event.kind == "push"]
 
 
-@pytest.mark.parametrize("kind", ["shm", "zmq"])
+@pytest.mark.parametrize("kind", ["shm", "tcp"])
 def test_a_push_is_applied_once_and_answered_twice(kind, tmp_path):
-    more = NETWORK if kind == "zmq" else {}
+    more = NETWORK if kind == "tcp" else {}
     with harness.two(tmp_path, **more) as (serving, (one, _), (grant, _)):
         one.push(grant)
         first = one.expect(Kind.GRANT)
@@ -223,16 +225,31 @@ def test_a_push_of_another_size_ends_the_connection(tmp_path):
 def test_without_the_key_nothing_is_answered(tmp_path):
     good, bad = keys.make(tmp_path / "good"), keys.make(tmp_path / "bad")
     with harness.Serving(tmp_path, keys=good, **NETWORK) as serving:
-        known = good._replace(
-            client_public=bad.client_public, client_secret=bad.client_secret
-        )
-        for key in (bad, None, known):
-            worker = serving.worker(0, key=key)
-            worker.nothing(0.5)
-            worker.channel.close()
+        with pytest.raises(transport.ClosedError, match="has another key"):
+            serving.worker(0, key=bad)
+        trusting = good.context(server=False)
+        anonymous = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        anonymous.check_hostname = False
+        anonymous.load_verify_locations(cadata=good.pem)
+        with bad.file() as path:  # has the server's certificate, but not its key
+            trusting.load_cert_chain(path)
+        for context in (None, trusting, anonymous):
+            assert answer(serving, context, Message(Kind.HELLO, 0)) == b""
         worker = serving.worker(0, key=good)
         worker.expect(Kind.WELCOME)
         worker.channel.close()
+
+
+def answer(serving, context, message) -> bytes:
+    """What the server's port says to a message; with TLS, or without."""
+    address = addresses.parts(serving.server.address["network"])
+    with contextlib.suppress(ConnectionError, ssl.SSLError):
+        with socket.create_connection(address, timeout=5) as plain:
+            wrapped = plain if context is None else context.wrap_socket(plain)
+            with wrapped:
+                wrapped.sendall(messages.encode(message))
+                return wrapped.recv(4096)
+    return b""
 
 
 def test_garbage_and_oversized_messages_on_the_port_change_nothing(tmp_path):
@@ -248,11 +265,15 @@ def test_garbage_and_oversized_messages_on_the_port_change_nothing(tmp_path):
                 except (TimeoutError, ConnectionError):
                     told = b""
                 assert b"abs" not in told.lower() and b"ADSP" not in told
-        one.channel.send(
-            Message(Kind.PUSH, 0, clock=1, grant_id=1), np.zeros(10**6, np.float32)
-        )  # beyond the largest message: ZeroMQ hangs up, and the worker comes back
-        one.push(grant)
-        one.expect(Kind.GRANT)
+        large = np.zeros(10**6, np.float32)
+        with pytest.raises(transport.ClosedError):  # hung up on; the worker comes back
+            one.channel.send(Message(Kind.PUSH, 0, clock=1, grant_id=1), large)
+            one.channel.receive(5)
+        again = serving.worker(0, "n0", key=good)
+        again.ready()
+        again.push(again.expect(Kind.GRANT))
+        again.expect(Kind.GRANT)
+        again.channel.close()
         assert rows(serving) == [(0, 0)]
 
 

@@ -8,10 +8,12 @@ from abs_dssp.cluster.transport.network import NetworkAcceptor, NetworkChannel
 from abs_dssp.cluster.transport.reference import Inbox, ReferenceChannel
 from abs_dssp.cluster.transport.shared import SharedAcceptor, SharedChannel
 
-NAMES = ("auto", "reference", "shm", "zmq")
+NAMES = ("auto", "reference", "shm", "tcp")
+OLD_NAMES = {"zmq": "tcp"}  # for one release
 
 __all__ = [
     "NAMES",
+    "OLD_NAMES",
     "Channel",
     "ClosedError",
     "Inbox",

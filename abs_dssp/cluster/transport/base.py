@@ -50,6 +50,7 @@ class Peer(abc.ABC):
     transport = ""
     name = "?"
     open = True
+    ends_with_its_process = True  # whether its end tells that the process has died
 
     @abc.abstractmethod
     def send(self, message: Message) -> None:

@@ -1,17 +1,17 @@
-"""Between hosts: ZeroMQ, vectors as frames that are not copied, CURVE.
+"""Between hosts: TCP, with TLS 1.3 in which both sides show the run's key.
 
-A peer without the key gets nothing: ZeroMQ drops it before a message reaches us.
+A peer without the key is hung up on before a message of its reaches us.
 """
 
 import dataclasses
-import hmac
 import math
-from collections.abc import Sequence
+import selectors
+import socket
 from typing import Any
 
 import numpy as np
 
-from abs_dssp.cluster import memory, messages
+from abs_dssp.cluster import addresses, memory, messages
 from abs_dssp.cluster.keys import Keys
 from abs_dssp.cluster.messages import Kind, Message, MessageError
 from abs_dssp.cluster.system import REAL, System
@@ -23,17 +23,19 @@ from abs_dssp.cluster.transport.base import (
     Peer,
     Sizes,
 )
+from abs_dssp.cluster.transport.stream import KeyRefusedError, Reader, Stream, Writer
 
-_SMALL = 1 << 16  # bytes of a vector whose copy costs less than keeping track of it
-_QUEUED = 4  # messages of the server to one worker, vectors among them
-_PATIENCE = 60.0  # seconds that a message waits for a way to its peer
-_PEERS = 4096  # connections remembered
+_CONNECTING = 10.0  # seconds for a connection to be made
+_PATIENCE = 60.0  # seconds for the server to take more of a message
+_STRANGERS = 64  # connections of those who have not been answered yet
+_LINGER = 0.5  # seconds for last words
+_BACKLOG = 128
 
 
 class NetworkChannel(Channel):
     """A worker on any host."""
 
-    transport = "zmq"
+    transport = "tcp"
 
     def __init__(
         self,
@@ -42,92 +44,87 @@ class NetworkChannel(Channel):
         spin: float = 0.0,
         system: System = REAL,
     ):
-        """Connects in the background; ZeroMQ reconnects by itself.
+        """Connects.
 
         Args:
           endpoint: such as `tcp://10.0.0.1:5555`.
-          keys: for CURVE; None without encryption.
+          keys: for TLS; None without encryption.
           spin: seconds to look for a message before sleeping.
-          system: has ZeroMQ and the clock.
+          system: has sockets and the clock.
+
+        Raises:
+          OSError: if nobody listens there.
         """
-        self._zmq = zmq = system.zmq()
         self._spin, self._now = spin, system.time.perf_counter
-        self._context = zmq.Context()
-        self._socket = self._context.socket(zmq.DEALER)
-        self._socket.linger = 0
-        self._socket.routing_id = b"w" + system.os.urandom(15)
-        self._socket.reconnect_ivl, self._socket.reconnect_ivl_max = 100, 5000
-        if keys is not None:
-            self._socket.curve_serverkey = keys.server_public
-            self._socket.curve_publickey = keys.client_public
-            self._socket.curve_secretkey = keys.client_secret
-            self.silence = (
-                f"the server at {endpoint} does not answer: it is out of reach, or its "
-                "--key_file is another one"
-            )
         self._sizes: Sizes | None = None
         self._vectors: list[np.ndarray] = []
-        self._socket.connect(endpoint)
+        connection = system.socket.create_connection(
+            addresses.parts(endpoint), timeout=_CONNECTING
+        )
+        context = None if keys is None else keys.context(server=False)
+        try:
+            self._stream = Stream(connection, context)
+        except KeyRefusedError as error:
+            connection.close()
+            raise KeyRefusedError(
+                f"the server at {endpoint} has another key; give every process the "
+                "same --key_file"
+            ) from error
+        except BaseException:
+            connection.close()
+            raise
+        self._reader = Reader(self._stream, self._room)
+        self._writer = Writer(self._stream)
+        self._readable, self._writable = system.select.poll(), system.select.poll()
+        self._readable.register(self._stream.socket, system.select.POLLIN)
+        self._writable.register(self._stream.socket, system.select.POLLOUT)
 
     def expect(self, sizes: Sizes) -> None:
         self._sizes = sizes
-        memory.keep_pages()
-        # A device uses memory of ours in place; ZeroMQ's would be copied to new pages,
-        # which takes ten times as long. Two: one is computed from, one received.
+        # Two: one is computed from, one received.
         self._vectors = [memory.aligned(sizes.pull, sizes.pull_dtype) for _ in range(2)]
 
     def send(self, message: Message, vector: Any = None) -> None:
-        frames: list[Any] = []
+        array = None
         if vector is not None:
             array = np.asarray(vector)
             message.nbytes = array.nbytes
-            frames = [_bytes(array)]
-        try:
-            frames = [messages.encode(message), *frames]
-            copy = message.nbytes < _SMALL
-            self._socket.send_multipart(frames, self._zmq.NOBLOCK, copy=copy)
-        except self._zmq.Again:
-            pass  # not connected: the message is sent again later
-        except self._zmq.ZMQError as error:
-            raise ClosedError(str(error)) from error
-
-    def receive(self, seconds: float) -> Message | None:
-        frames = self._next(seconds)
-        if frames is None:
-            return None
-        head, *rest = frames
-        message = messages.decode(head.buffer)
-        if message.nbytes:
-            if self._sizes is None:
-                raise MessageError("a vector before the welcome.")
-            if len(rest) != 1 or len(rest[0].buffer) != self._sizes.pull:
-                raise MessageError("a vector of another size.")
-            self._vectors.reverse()
-            message.payload = self._vectors[0]
-            received = np.frombuffer(rest[0].buffer, self._sizes.pull_dtype)
-            np.copyto(message.payload, received)
-        return message
-
-    def _next(self, seconds: float) -> list[Any] | None:
-        """The frames of the next message; None if none comes."""
-        end = self._now() + min(self._spin, seconds)
+        self._writer.put(message, array)
         while True:
             try:
-                return self._socket.recv_multipart(self._zmq.NOBLOCK, copy=False)
-            except self._zmq.Again:
-                if self._now() < end:
-                    continue
-            if not self._socket.poll(math.ceil(max(seconds, 0) * 1e3)):
+                return self._writer.flush()
+            except BlockingIOError:
+                if not self._writable.poll(1e3 * _PATIENCE):
+                    raise ClosedError("the server takes nothing any more") from None
+
+    def receive(self, seconds: float) -> Message | None:
+        begun = self._now()
+        while True:
+            try:
+                return self._reader.next()
+            except BlockingIOError:
+                spent = self._now() - begun
+            if spent < min(self._spin, seconds):
+                continue
+            if spent >= seconds:
                 return None
-            end, seconds = 0.0, 0.0
+            # What has come then may still be less than a message.
+            self._readable.poll(math.ceil(1e3 * (seconds - spent)))
+
+    def _room(self, message: Message) -> np.ndarray:
+        if self._sizes is None:
+            raise MessageError("a vector before the welcome.")
+        if message.nbytes != self._sizes.pull:
+            raise MessageError("a vector of another size.")
+        self._vectors.reverse()
+        return self._vectors[0]
 
     def close(self) -> None:
-        self._socket.close()
-        self._context.term()
+        self._stream.close()
 
 
 class NetworkAcceptor:
-    """The server's ZeroMQ socket."""
+    """The server's listening socket for workers of other hosts, and its connections."""
 
     def __init__(
         self,
@@ -143,182 +140,208 @@ class NetworkAcceptor:
           address: `tcp://HOST:PORT`; port 0 takes a free one, see `endpoint`.
           pool: of versions.
           sizes: of the vectors.
-          keys: for CURVE; None without encryption.
-          system: has ZeroMQ.
+          keys: for TLS; None without encryption.
+          system: has sockets and the clock.
 
         Raises:
           ValueError: if the port is taken or the address is not this host's.
         """
-        self._zmq = zmq = system.zmq()
-        self._pool, self._sizes = pool, sizes
-        memory.keep_pages()
-        self._context = zmq.Context()
-        self._authenticator = self._monitor = None
-        self._socket = self._context.socket(zmq.ROUTER)
-        self._socket.linger = 500
-        self._socket.router_handover = 1
-        self._socket.router_mandatory = 1
-        self._socket.sndhwm = _QUEUED
-        largest = max(sizes.push, messages.HEADER_BYTES + messages.MAX_TEXT)
-        self._socket.maxmsgsize = largest + 64  # what CURVE adds to a frame
-        if keys is not None:
-            from zmq.auth import thread
-
-            authenticator = thread.ThreadAuthenticator(self._context)
-            authenticator.start()
-            authenticator.configure_curve_callback("*", _Known(keys.client_public))
-            self._authenticator = authenticator
-            self._socket.curve_server = True
-            self._socket.curve_publickey = keys.server_public
-            self._socket.curve_secretkey = keys.server_secret
-            refusals = zmq.EVENT_HANDSHAKE_FAILED_AUTH
-            refusals |= zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
-            self._monitor = self._socket.get_monitor_socket(refusals)
+        self.pool, self.sizes, self._system = pool, sizes, system
+        self._context = None if keys is None else keys.context(server=True)
+        host, port = addresses.parts(address)
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
         try:
-            self._socket.bind(address)
-        except zmq.ZMQError as error:
-            self.close()
+            self._listener = system.socket.create_server(
+                (host, port), family=family, backlog=_BACKLOG
+            )
+        except (OSError, OverflowError) as error:
+            why = getattr(error, "strerror", None) or error
             raise ValueError(
-                f"cannot listen on {address}: {error.strerror}; choose another port."
+                f"cannot listen on {address}: {why}; choose another --listen=HOST:PORT."
             ) from None
-        bound = self._socket.getsockopt_string(zmq.LAST_ENDPOINT)
-        self.endpoint = bound.rstrip("\0")
-        self._peers: dict[bytes, _NetworkPeer] = {}
-        # Whose outbox is not empty, and since when.
-        self._waiting: dict[_NetworkPeer, float] = {}
-        self._now = system.time.perf_counter
-        self.refused = 0  # messages
+        self._listener.setblocking(False)
+        self.endpoint = addresses.endpoint(*self._listener.getsockname()[:2])
+        self._selector: Any = None
+        self._peers: dict[_NetworkPeer, None] = {}  # in the order of their coming
+        self._unread: list[_NetworkPeer] = []
+        self.refused = 0  # messages and connections
+        self._strangers = 0
 
-    def fileno(self) -> int:
-        """A descriptor that tells of changes only: look at `ready` in any case."""
-        return int(self._socket.getsockopt(self._zmq.FD))
+    def register(self, selector: Any) -> None:
+        """Has the selector watch the listening socket, and later the connections.
 
-    def ready(self) -> list[Event]:
-        """Everything that has come. Sends on what a peer had no room for."""
-        events: list[Event] = []
-        for peer, since in list(self._waiting.items()):
-            if self._now() - since > _PATIENCE:  # it is dead, or asks again
-                peer.outbox.message = None
-                self.forget(peer)
-            peer.flush()
-        while True:
-            try:
-                identity, *frames = self._socket.recv_multipart(
-                    self._zmq.NOBLOCK, copy=False
-                )
-            except self._zmq.Again:
-                return events
-            name = bytes(identity.buffer)
-            if name not in self._peers:
-                if len(self._peers) >= _PEERS:  # the one that came first
-                    self._peers.pop(next(iter(self._peers))).close()
-                address = identity.get("Peer-Address") or "?"
-                self._peers[name] = _NetworkPeer(self, name, str(address))
-            try:
-                events.append((self._peers[name], self._message(frames)))
-            except MessageError:
-                self.refused += 1
-
-    def _message(self, frames: Sequence[Any]) -> Message:
-        if not 1 <= len(frames) <= 2:
-            raise MessageError(f"{len(frames)} frames.")
-        message = messages.decode(frames[0].buffer)
-        message.buffer = -1
-        if message.kind is Kind.PUSH:
-            size = self._sizes.push
-            if len(frames) != 2 or len(frames[1].buffer) != size:
-                raise MessageError("a push without its vector, or of another size.")
-            if message.nbytes != size:
-                raise MessageError(f"{message.nbytes} bytes, expected {size}.")
-            message.payload = np.frombuffer(frames[1].buffer, self._sizes.push_dtype)
-        elif len(frames) != 1:
-            raise MessageError("an unexpected vector.")
-        return message
-
-    def transmit(self, peer: "_NetworkPeer", message: Message) -> None:
-        """Sends, or remembers that the peer has something to send.
-
-        A worker that is out of reach for now comes back under its identity.
+        The data of every key is a function that returns what came.
         """
-        vector = None
-        if message.buffer >= 0:
-            vector = self._pool.arrays[message.buffer]
-            message.nbytes = vector.nbytes
-        head = messages.encode(dataclasses.replace(message, buffer=-1))
-        frames: list[Any] = [peer.identity, head]
-        if vector is not None:
-            frames.append(_bytes(vector))
+        self._selector = selector
+        selector.register(self._listener, selectors.EVENT_READ, self._accept)
+
+    @property
+    def has_more(self) -> bool:
+        """Whether `rest` has something that the selector does not know of."""
+        return bool(self._unread)
+
+    def rest(self) -> list[Event]:
+        """What had come together with messages before it."""
+        peers, self._unread = self._unread, []
+        return [event for peer in peers if peer.open for event in peer.receive()]
+
+    def _accept(self, _: int) -> list[Event]:
         try:
-            copy = message.nbytes < _SMALL
-            self._socket.send_multipart(frames, self._zmq.NOBLOCK, copy=copy)
-        except self._zmq.ZMQError:
-            self._waiting.setdefault(peer, self._now())
-        else:
-            peer.outbox.message = None
-            self._waiting.pop(peer, None)
+            connection, name = self._listener.accept()
+        except (BlockingIOError, ConnectionError):  # gone again
+            return []
+        except OSError:  # no descriptor is left
+            self._make_room(0)
+            return []
+        self._make_room(_STRANGERS - 1)
+        try:
+            peer = _NetworkPeer(self, connection, name, self._context)
+        except (OSError, ValueError):  # gone again
+            connection.close()
+            return []
+        self._peers[peer] = None
+        self._selector.register(peer.stream.socket, selectors.EVENT_READ, peer.serve)
+        return []
+
+    def _make_room(self, most: int) -> None:
+        """Hangs up on those who came first of too many that nobody has answered."""
+        unknown = [peer for peer in self._peers if not peer.known]
+        for peer in unknown[: max(0, len(unknown) - most)]:
+            self.refused += 1
+            peer.close()
+
+    def watch(self, peer: "_NetworkPeer", writable: bool) -> None:
+        """Has a peer be flushed when it has room again, or no longer."""
+        mask = selectors.EVENT_READ | (selectors.EVENT_WRITE if writable else 0)
+        self._selector.modify(peer.stream.socket, mask, peer.serve)
+
+    def unread(self, peer: "_NetworkPeer") -> None:
+        """A peer has more that no selector knows of."""
+        self._unread.append(peer)
+
+    def turned_away(self, key: bool) -> None:
+        """A connection was of no use; because of its key, or not."""
+        self.refused += 1
+        self._strangers += key
+
+    def forget(self, peer: "_NetworkPeer") -> None:
+        """A connection has ended."""
+        if self._peers.pop(peer, peer) is None:
+            self._selector.unregister(peer.stream.socket)
 
     def strangers(self) -> int:
         """Connections refused for their key since the last call."""
-        if self._monitor is None:
-            return 0
-        from zmq.utils.monitor import recv_monitor_message
-
-        count = 0
-        while self._monitor.poll(0):
-            event = recv_monitor_message(self._monitor)
-            # The client's key is another one, or what it takes for the server's is.
-            client = event["event"] == self._zmq.EVENT_HANDSHAKE_FAILED_AUTH
-            server = event["value"] == self._zmq.PROTOCOL_ERROR_ZMTP_CRYPTOGRAPHIC
-            count += client or server
+        count, self._strangers = self._strangers, 0
         return count
 
-    def forget(self, peer: "_NetworkPeer") -> None:
-        """Nothing is sent to it any more."""
-        self._waiting.pop(peer, None)
-
     def close(self) -> None:
-        if self._monitor is not None:
-            self._socket.disable_monitor()
-            self._monitor.close()
-        self._socket.close()
-        if self._authenticator is not None:
-            self._authenticator.stop()
-        self._context.term()
-
-
-class _Known:
-    """Accepts one public key, as ZeroMQ's authenticator asks."""
-
-    def __init__(self, key: bytes):
-        self._key = key
-
-    def callback(self, domain: str, key: bytes) -> bool:
-        del domain  # Z85, as in the key file
-        return hmac.compare_digest(key, self._key)
+        """Closes the connections, after their last words."""
+        self._listener.close()
+        end = self._system.time.perf_counter() + _LINGER
+        waiting = [peer for peer in self._peers if not peer.flush()]
+        while waiting and self._system.time.perf_counter() < end:
+            self._system.time.sleep(0.01)
+            waiting = [peer for peer in waiting if not peer.flush()]
+        for peer in list(self._peers):
+            peer.close()
 
 
 class _NetworkPeer(Peer):
-    transport = "zmq"
+    transport = "tcp"
+    ends_with_its_process = False  # the connection may be lost, and made anew
+    known = False  # whether it was welcomed, or its process is a known one
 
-    def __init__(self, acceptor: NetworkAcceptor, identity: bytes, address: str):
-        self._acceptor, self.identity, self.name = acceptor, identity, address
-        self.outbox = Outbox()
+    def __init__(self, acceptor: NetworkAcceptor, connection: Any, name: Any, context):
+        self._acceptor, self.name = acceptor, addresses.endpoint(*name[:2])[6:]
+        self.stream = Stream(connection, context, server=True)
+        self._reader = Reader(self.stream, self._room)
+        self._writer = Writer(self.stream)
+        self._outbox = Outbox()
+        self._watched = False  # for room
+        self._sending = -1  # the buffer of the pool that is being sent
+        self._vector: np.ndarray | None = None  # where pushes are received
+
+    def serve(self, mask: int) -> list[Event]:
+        """What the connection has brought; sends on what it had no room for."""
+        if mask & selectors.EVENT_WRITE:
+            self.flush()
+        return self.receive() if mask & selectors.EVENT_READ and self.open else []
+
+    def receive(self) -> list[Event]:
+        """The next message, if it is there; None for the end of the connection."""
+        try:
+            message = self._reader.next()
+        except BlockingIOError:
+            return []
+        except (MessageError, ClosedError) as error:
+            wrong_key = isinstance(error, KeyRefusedError)
+            if wrong_key or isinstance(error, MessageError):
+                self._acceptor.turned_away(wrong_key)
+            self.close()
+            return [(self, None)]
+        message.buffer = -1
+        if self._reader.has_more:  # after this one, whose vector the next may replace
+            self._acceptor.unread(self)
+        return [(self, message)]
+
+    def _room(self, message: Message) -> np.ndarray:
+        if message.kind is not Kind.PUSH or not self.known:
+            raise MessageError("an unexpected vector.")
+        sizes = self._acceptor.sizes
+        if message.nbytes != sizes.push:
+            raise MessageError(f"{message.nbytes} bytes, expected {sizes.push}.")
+        if self._vector is None:
+            self._vector = memory.aligned(sizes.push, sizes.push_dtype)
+        return self._vector
 
     def send(self, message: Message) -> None:
-        if self.open:
-            self.outbox.put(message)
-            self.flush()
+        if not self.open:
+            return
+        if message.kind in (Kind.WELCOME, Kind.HEARTBEAT_ACK):
+            self.known = True
+        self._outbox.put(message)
+        self.flush()
 
-    def flush(self) -> None:
-        """Sends what is in the outbox, if there is room."""
-        if self.outbox.message is not None:
-            self._acceptor.transmit(self, self.outbox.message)
+    def flush(self) -> bool:
+        """Sends what is in the outbox; false if there is no room for all of it."""
+        while self.open:
+            try:
+                self._writer.flush()
+            except BlockingIOError:
+                break
+            except ClosedError:  # its end will be read
+                self._outbox.message = None
+                self._let_go()
+                break
+            self._let_go()
+            message, self._outbox.message = self._outbox.message, None
+            if message is None:
+                break
+            self._put(message)
+        waits = self.open and not self._writer.is_done
+        if waits != self._watched and self.open:
+            self._watched = waits
+            self._acceptor.watch(self, waits)
+        return not waits
+
+    def _put(self, message: Message) -> None:
+        vector, pool = None, self._acceptor.pool
+        if message.buffer >= 0:
+            self._sending = message.buffer
+            pool.hold(self._sending)  # as long as it is sent
+            vector = pool.arrays[self._sending]
+            message.nbytes = vector.nbytes
+        self._writer.put(dataclasses.replace(message, buffer=-1), vector)
+
+    def _let_go(self) -> None:
+        """The version that was sent is needed no more."""
+        if self._sending >= 0:
+            self._acceptor.pool.drop(self._sending)
+            self._sending = -1
 
     def close(self) -> None:
-        self.open = False
-        self._acceptor.forget(self)
-
-
-def _bytes(array: np.ndarray) -> memoryview:
-    """The bytes of an array without a copy, also of formats that Python lacks."""
-    return array.view(np.uint8).data
+        if self.open:
+            self.open = False
+            self._let_go()
+            self._acceptor.forget(self)
+            self.stream.close()

@@ -1,0 +1,221 @@
+"""Messages over a byte stream: a TCP connection, with TLS 1.3 or without.
+
+A header, its text and its vector follow each other on the stream. Nothing here blocks,
+and a vector is received into memory that is used again and again.
+"""
+
+import collections
+import contextlib
+import socket
+import ssl
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from abs_dssp.cluster import messages
+from abs_dssp.cluster.messages import Message
+from abs_dssp.cluster.transport.base import ClosedError
+
+_JOINED = 1 << 16  # bytes of a vector whose copy costs less than a call of the system
+_BUFFER = messages.HEADER_BYTES + messages.MAX_TEXT
+# Seconds after which the other host is asked whether it is there, between two questions,
+# and how many may stay unanswered.
+_KEEPALIVE = {"TCP_KEEPIDLE": 15, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 6}
+
+Room = Callable[[Message], np.ndarray]  # where a vector goes; raises MessageError
+
+
+class KeyRefusedError(ClosedError):
+    """The two sides do not hold the same key."""
+
+
+class Stream:
+    """Bytes over a connected socket. Belongs to one thread."""
+
+    def __init__(self, connection: Any, context: Any = None, server: bool = False):
+        """Shakes hands, as a client; a server does so as it reads.
+
+        Args:
+          connection: a socket, with a timeout as a client.
+          context: for TLS, an `ssl.SSLContext`; None without.
+          server: which side of TLS this is.
+
+        Raises:
+          ClosedError: if the other side wants none of it.
+        """
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for name, value in _KEEPALIVE.items():
+            if hasattr(socket, name):  # not on every system
+                connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+        self._encrypted = context is not None
+        if server:
+            connection.setblocking(False)
+        if context is not None:
+            with _errors():
+                connection = context.wrap_socket(
+                    connection, server_side=server, do_handshake_on_connect=not server
+                )
+        connection.setblocking(False)
+        self.socket = connection
+
+    def read_into(self, place: memoryview) -> int:
+        """Bytes received, at least 1.
+
+        Raises:
+          BlockingIOError: if nothing is there.
+          ClosedError: at the end of the connection.
+        """
+        with _errors():
+            count = self.socket.recv_into(place)
+        if count == 0:
+            raise ClosedError("the other side has closed the connection")
+        return count
+
+    def write(self, data: memoryview) -> int:
+        """Bytes sent, at least 1; errors as those of `read_into`."""
+        with _errors():
+            return self.socket.send(data)
+
+    @property
+    def pending(self) -> bool:
+        """Whether there is something to read that no selector knows of."""
+        return self._encrypted and self.socket.pending() > 0
+
+    def close(self) -> None:
+        """Ends the connection."""
+        self.socket.close()
+
+
+@contextlib.contextmanager
+def _errors():
+    """Names what TLS and the system say."""
+    try:
+        yield
+    except (ssl.SSLWantReadError, ssl.SSLWantWriteError) as error:
+        raise BlockingIOError from error
+    except ssl.SSLError as error:
+        if any(part in str(error.reason) for part in _KEY_REASONS):
+            raise KeyRefusedError("its key is another one") from error
+        raise ClosedError(str(error)) from error
+    except BlockingIOError:
+        raise
+    except OSError as error:
+        raise ClosedError(str(error)) from error
+
+
+# How OpenSSL says that one side does not know the other's certificate.
+_KEY_REASONS = (
+    *("CERTIFICATE_VERIFY_FAILED", "DID_NOT_RETURN_A_CERTIFICATE", "UNKNOWN_CA"),
+    *("BAD_CERTIFICATE", "DECRYPT_ERROR", "CERTIFICATE_REQUIRED"),
+)
+
+
+class Reader:
+    """Makes messages of what a stream brings."""
+
+    def __init__(self, stream: Stream, room: Room):
+        """Nothing is read.
+
+        Args:
+          stream: from the other side.
+          room: gives the memory for a message's vector, or refuses it.
+        """
+        self._stream, self._room = stream, room
+        self._buffer = memoryview(bytearray(_BUFFER))
+        self._start = self._end = 0  # what has been received and not looked at
+        self._message: Message | None = None  # whose vector is being received
+        self._vector = memoryview(b"")  # the rest of its memory
+
+    @property
+    def has_more(self) -> bool:
+        """Whether there may be a message that no selector knows of."""
+        return self._end > self._start or self._stream.pending
+
+    def next(self) -> Message:
+        """The next message.
+
+        Raises:
+          BlockingIOError: if it is not here yet, or not as a whole.
+          ClosedError: at the end of the connection.
+          MessageError: if it is none; the connection is then of no use.
+        """
+        while self._message is None:
+            found = self._begun()
+            if found is None:
+                self._fill()
+            elif not found.nbytes:
+                return found
+            else:
+                self._message = found
+                found.payload = self._room(found)
+                self._vector = found.payload.view(np.uint8).data
+                self._take()
+        while self._vector:
+            self._vector = self._vector[self._stream.read_into(self._vector) :]
+        message, self._message = self._message, None
+        return message
+
+    def _begun(self) -> Message | None:
+        """The message at the start of the buffer, without its vector."""
+        held = self._buffer[self._start : self._end]
+        if len(held) < messages.HEADER_BYTES:
+            return None
+        length = messages.announced(held)
+        if len(held) < length:
+            return None
+        self._start += length
+        return messages.decode(held[:length])
+
+    def _fill(self) -> None:
+        """Receives more."""
+        if self._start:
+            rest = bytes(self._buffer[self._start : self._end])
+            self._buffer[: len(rest)] = rest
+            self._start, self._end = 0, len(rest)
+        self._end += self._stream.read_into(self._buffer[self._end :])
+
+    def _take(self) -> None:
+        """Moves what is in the buffer of the vector to its place."""
+        count = min(self._end - self._start, len(self._vector))
+        self._vector[:count] = self._buffer[self._start : self._start + count]
+        self._start += count
+        self._vector = self._vector[count:]
+
+
+class Writer:
+    """Sends one message after the other."""
+
+    def __init__(self, stream: Stream):
+        self._stream = stream
+        self._parts: collections.deque[memoryview] = collections.deque()
+
+    @property
+    def is_done(self) -> bool:
+        """Whether everything was sent."""
+        return not self._parts
+
+    def put(self, message: Message, vector: np.ndarray | None = None) -> None:
+        """Adds a message; its vector must not change until all is sent."""
+        head = messages.encode(message)
+        if vector is None:
+            parts = [head]
+        else:
+            data = vector.view(np.uint8).data
+            parts = [head + data] if vector.nbytes < _JOINED else [head, data]
+        self._parts.extend(map(memoryview, parts))
+
+    def flush(self) -> None:
+        """Sends what there is.
+
+        Raises:
+          BlockingIOError: if there is no room for all of it now.
+          ClosedError: at the end of the connection.
+        """
+        while self._parts:
+            rest = self._parts[0][self._stream.write(self._parts[0]) :]
+            if rest:
+                self._parts[0] = rest
+            else:
+                self._parts.popleft()
