@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from abs_dssp.cluster import addresses, memory, messages
+from abs_dssp.cluster import addresses, memory
 from abs_dssp.cluster.keys import Keys
 from abs_dssp.cluster.messages import Kind, Message, MessageError
 from abs_dssp.cluster.system import REAL, System
@@ -58,6 +58,7 @@ class NetworkChannel(Channel):
         self._spin, self._now = spin, system.time.perf_counter
         self._sizes: Sizes | None = None
         self._vectors: list[np.ndarray] = []
+        self._latest = 0  # grant
         connection = system.socket.create_connection(
             addresses.parts(endpoint), timeout=_CONNECTING
         )
@@ -81,7 +82,7 @@ class NetworkChannel(Channel):
 
     def expect(self, sizes: Sizes) -> None:
         self._sizes = sizes
-        # Two: one is computed from, one received.
+        # Two: one is computed from, one received. The latest grant is in the first.
         self._vectors = [memory.aligned(sizes.pull, sizes.pull_dtype) for _ in range(2)]
 
     def send(self, message: Message, vector: Any = None) -> None:
@@ -116,7 +117,11 @@ class NetworkChannel(Channel):
             raise MessageError("a vector before the welcome.")
         if message.nbytes != self._sizes.pull:
             raise MessageError("a vector of another size.")
-        self._vectors.reverse()
+        if message.grant_id < self._latest:  # late: what is computed from must stay
+            return self._vectors[1]
+        if message.grant_id > self._latest:
+            self._latest = message.grant_id
+            self._vectors.reverse()
         return self._vectors[0]
 
     def close(self) -> None:
@@ -163,7 +168,8 @@ class NetworkAcceptor:
         self.endpoint = addresses.endpoint(*self._listener.getsockname()[:2])
         self._selector: Any = None
         self._peers: dict[_NetworkPeer, None] = {}  # in the order of their coming
-        self._unread: list[_NetworkPeer] = []
+        self._unread: dict[_NetworkPeer, None] = {}  # in this order
+        self._given: set[_NetworkPeer] = set()  # a message since the last `rest`
         self.refused = 0  # messages and connections
         self._strangers = 0
 
@@ -181,9 +187,17 @@ class NetworkAcceptor:
         return bool(self._unread)
 
     def rest(self) -> list[Event]:
-        """What had come together with messages before it."""
-        peers, self._unread = self._unread, []
-        return [event for peer in peers if peer.open for event in peer.receive()]
+        """What had come together with messages before it, once those are dealt with.
+
+        Called after the selector's, every time: a peer whose message has just been
+        handed out is left alone, as its next one may take the place of the vector.
+        """
+        peers = [peer for peer in self._unread if peer not in self._given]
+        for peer in peers:
+            del self._unread[peer]
+        events = [event for peer in peers for event in peer.receive()]
+        self._given.clear()
+        return events
 
     def _accept(self, _: int) -> list[Event]:
         try:
@@ -215,9 +229,11 @@ class NetworkAcceptor:
         mask = selectors.EVENT_READ | (selectors.EVENT_WRITE if writable else 0)
         self._selector.modify(peer.stream.socket, mask, peer.serve)
 
-    def unread(self, peer: "_NetworkPeer") -> None:
-        """A peer has more that no selector knows of."""
-        self._unread.append(peer)
+    def given(self, peer: "_NetworkPeer", more: bool) -> None:
+        """A peer has given a message; there may be more that no selector knows of."""
+        self._given.add(peer)
+        if more:
+            self._unread[peer] = None
 
     def turned_away(self, key: bool) -> None:
         """A connection was of no use; because of its key, or not."""
@@ -226,6 +242,7 @@ class NetworkAcceptor:
 
     def forget(self, peer: "_NetworkPeer") -> None:
         """A connection has ended."""
+        self._unread.pop(peer, None)
         if self._peers.pop(peer, peer) is None:
             self._selector.unregister(peer.stream.socket)
 
@@ -280,8 +297,7 @@ class _NetworkPeer(Peer):
             self.close()
             return [(self, None)]
         message.buffer = -1
-        if self._reader.has_more:  # after this one, whose vector the next may replace
-            self._acceptor.unread(self)
+        self._acceptor.given(self, self._reader.has_more)
         return [(self, message)]
 
     def _room(self, message: Message) -> np.ndarray:
