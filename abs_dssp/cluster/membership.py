@@ -221,7 +221,9 @@ class Membership:
         if parsed is None:
             return []
         nonce, lives = parsed
-        wanted: list[Effect] = [effects.Send(peer, Message(Kind.HEARTBEAT_ACK))]
+        wanted: list[Effect] = []
+        if any(s.nonce == nonce and s.peer is not None for s in self.sessions):
+            wanted.append(effects.Send(peer, Message(Kind.HEARTBEAT_ACK)))  # it is known
         for index, steps, waits in lives:
             session = self.sessions[index]
             if session.nonce != nonce or session.peer is None:
