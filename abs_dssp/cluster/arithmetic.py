@@ -11,6 +11,9 @@ from abs_dssp.cluster import memory
 from abs_dssp.cluster.effects import Accumulate, Commit
 from abs_dssp.tasks.base import Task
 from abs_dssp.training import flat
+from abs_dssp.training.parameters import Parameters, advances
+
+_SMALL = 1 << 18  # bytes of a vector
 
 
 class Arithmetic:
@@ -29,7 +32,11 @@ class Arithmetic:
         self._device = jax.local_devices()[0]
         self._travels_as_it_is = functions.wire.pull == "float32"
         self._views = memory.Views(self._device, 2 * task.num_workers)
-        self._parameters = flat.Parameters(functions, functions.initial(self._key))
+        self._parameters = Parameters(functions, functions.initial(self._key))
+        self._versions: dict[int, Any] = {}  # of the latest `advance`
+        # Calls for several pushes are for models whose arithmetic takes less than one.
+        small = 4 * functions.layout.size <= _SMALL and task.num_workers > 1
+        self.advances = small and advances(functions)
 
     @property
     def vector(self) -> Any:
@@ -62,13 +69,24 @@ class Arithmetic:
 
     def commit(self, made: Commit) -> None:
         """Makes the next version."""
+        self._versions.clear()
         self._parameters.commit(made.epoch, made.version)
 
-    def read(self) -> Any:
-        """The present version as it travels to the workers."""
-        if self._travels_as_it_is:
-            return self.vector
-        return self.functions.pulled(self.vector)
+    def advance(self, pushes: Sequence[tuple[Accumulate, Commit]]) -> None:
+        """Makes several versions, each of one push; all can be read until the next.
+
+        Only if `advances`, and with nothing accumulated.
+        """
+        vectors = [self._placed(push.vector) for push, _ in pushes]
+        numbers = [(push.weight, made.epoch, made.version) for push, made in pushes]
+        versions = self._parameters.advance(vectors, numbers)
+        first = pushes[0][1].version + 1
+        self._versions = dict(enumerate(versions, first))
+
+    def read(self, version: int) -> Any:
+        """A version as it travels: the present one, or one of those just made."""
+        vector = self._versions.get(version, self.vector)
+        return vector if self._travels_as_it_is else self.functions.pulled(vector)
 
     def evaluate(self, vector: Any) -> dict[str, float]:
         """What the task measures of a version; from any thread."""
@@ -109,7 +127,7 @@ class Arithmetic:
     def warm_up(self, push_dtype: np.dtype, pull_dtype: np.dtype) -> None:
         """Compiles what a push needs, before the first one."""
         functions = self.functions
-        scratch = flat.Parameters(functions, functions.initial(self._key))
+        scratch = Parameters(functions, functions.initial(self._key))
         like = np.zeros(functions.layout.size, push_dtype)
         pulled = np.zeros(functions.layout.size, pull_dtype)
         # As they come over a transport, and from this process.

@@ -5,6 +5,7 @@ events that arrive; recovery gives it those of the log.
 """
 
 import dataclasses
+import itertools
 import math
 import struct
 import zlib
@@ -13,11 +14,12 @@ from typing import Any
 
 import numpy as np
 
+from abs_dssp import policies
 from abs_dssp.cluster import effects
 from abs_dssp.cluster.effects import Effect
 from abs_dssp.history.events import Entry, Event
 from abs_dssp.history.loss_estimate import LossEstimate
-from abs_dssp.history.machine import HostTransition, Machine
+from abs_dssp.history.machine import TOGETHER, HostTransition, Machine
 from abs_dssp.policies import Policy
 
 STATES = ("computing", "waiting", "absent", "left", "expelled")
@@ -102,11 +104,17 @@ class Core:
         self.estimate = LossEstimate(num_workers, first_loss)
         self.epochs_per_push = epochs_per_push
         self._machine = Machine(policy, num_workers)
+        self._pending = 0  # pushes that wait for a commit
+        self.together = False  # whether several pushes may be decided at once
+        self._reads_loss = policies.reads_loss(policy, num_workers)
 
     @property
     def epochs(self) -> float:
         """Samples processed so far, in epochs."""
         return self.pushes * self.epochs_per_push
+
+    def _loss(self) -> float:
+        return self.estimate.value if self._reads_loss else math.nan
 
     def start(self) -> list[Effect]:
         """Everybody computes from version 0; who is absent leaves afterwards."""
@@ -126,14 +134,72 @@ class Core:
         Returns:
           What is to be done, in this order.
         """
-        done = self._machine.apply(event, self.estimate.value)
-        wanted: list[Effect] = [effects.Append(done.entry(event))]
+        done = self._machine.apply(event, self._loss())
+        return [
+            effects.Append((done.entry(event),)),
+            *self._follow(event, done, vector),
+        ]
+
+    def decide_together(self) -> None:
+        """Allows `apply_pushes`, for a shell that can do an `Advance`; compiles it."""
+        self.together = True
+        if not self._reads_loss:
+            self._machine.prepare_pushes()
+
+    def apply_pushes(
+        self, events: Sequence[Event], vectors: Sequence[Any]
+    ) -> tuple[list[Effect], int]:
+        """Takes pushes of different workers into the run, as `apply` would one by one.
+
+        Args:
+          events: the pushes in their order, as many as `pushes_together` said.
+          vectors: of each.
+
+        Returns:
+          What is to be done, and how many were taken: those before the first whose
+          computation was cancelled by one before it.
+        """
+        grants = [self.workers[event.worker].grant for event in events]
+        made = self._machine.pushes(events, grants, self._loss())
+        single = self.together and self._pending == 0
+        single = single and all(done.commit and done.weight > 0 for done in made)
+        entries = [done.entry(e) for e, done in zip(events, made, strict=False)]
+        wanted: list[Effect] = [effects.Append(tuple(entries))]
+        steps = [
+            self._follow(event, done, vector)
+            for event, done, vector in zip(events, made, vectors, strict=False)
+        ]
+        if single:
+            commits: Any = tuple((step[0], step[1]) for step in steps)
+            wanted.append(effects.Advance(commits))
+            steps = [step[2:] for step in steps]
+        rest = list(itertools.chain.from_iterable(steps))
+        wanted += [effect for effect in rest if not isinstance(effect, effects.Tell)]
+        # Once each, and only what is true after the last of them.
+        wanted += dict.fromkeys(e for e in rest if isinstance(e, effects.Tell))
+        return wanted, len(made)
+
+    def pushes_together(self, events: Sequence[Event]) -> int:
+        """How many of these pushes, from the first, `apply_pushes` can take."""
+        limits, most = self.limits, len(events)
+        if self._reads_loss:
+            return 1  # each may change the estimate for the next
+        if limits.pushes is not None:
+            most = min(most, limits.pushes - self.pushes)
+        if limits.seconds is not None:  # one beyond them is the last of a run
+            most = min(most, 1 + sum(e.time < limits.seconds for e in events))
+        return next((count for count in TOGETHER if count <= most), 1)
+
+    def _follow(self, event: Event, done: HostTransition, vector: Any) -> list[Effect]:
+        """What follows from an event besides its entry in the log."""
+        wanted: list[Effect] = []
         self.entries += 1
         self.mark = _stamped(self.mark, event)
         worker = self.workers[event.worker]
         if event.kind == "push":
             self._count(worker, event, done)
             if done.weight > 0:
+                self._pending += 1
                 wanted.append(
                     effects.Accumulate(
                         event.worker,
@@ -155,6 +221,7 @@ class Core:
             worker.refused += 1
             worker.refused_in_row += 1
         if done.commit:
+            self._pending = 0
             wanted.append(effects.Commit(self.version, self.epoch))
             self.version += 1
             self.epoch = float(np.float32(self.epochs))
@@ -223,6 +290,7 @@ class Core:
     def restore(self, leaves: Sequence[np.ndarray], note: Mapping[str, Any]) -> None:
         """Goes on from what `snapshot` returned."""
         self._machine.restore(leaves)
+        self._pending = int(self._machine.clocks.pending)
         self.workers = [Worker(**fields) for fields in note["workers"]]
         self.entries, self.mark = note["entries"], note["mark"]
         self.pushes = note["pushes"]

@@ -11,9 +11,9 @@ from abs_dssp.history.events import Entry
 
 
 class Append(NamedTuple):
-    """Write an entry to the log; what follows waits until it is there."""
+    """Write entries to the log; what follows waits until they are there."""
 
-    entry: Entry
+    entries: tuple[Entry, ...]
 
 
 class Accumulate(NamedTuple):
@@ -35,11 +35,20 @@ class Commit(NamedTuple):
     epoch: float  # samples processed when the present one was made, in epochs
 
 
+class Advance(NamedTuple):
+    """Make several versions one after the other, each of a single push.
+
+    Until the next version is made, all of them can be held.
+    """
+
+    pushes: tuple[tuple[Accumulate, Commit], ...]
+
+
 class Hold(NamedTuple):
-    """Keep the present version for a worker, instead of the one that it held."""
+    """Keep a version for a worker, instead of the one that it held."""
 
     worker: int
-    version: int  # number of the present version
+    version: int  # the present one, or one of the latest `Advance`
 
 
 class Drop(NamedTuple):
@@ -72,4 +81,4 @@ def warning(line: str) -> Say:
     return Say(Warned(line))
 
 
-Effect = Append | Accumulate | Commit | Hold | Drop | Tell | Send | Say
+Effect = Append | Accumulate | Commit | Advance | Hold | Drop | Tell | Send | Say

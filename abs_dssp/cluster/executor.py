@@ -39,9 +39,10 @@ class Executor:
         self._arithmetic, self._versions = arithmetic, versions
         self._measures, self._clock = measures, clock
         self._do: dict[type, tuple[int, Callable[[Any], None]]] = {
-            effects.Append: (_LOG, lambda effect: log.append(effect.entry)),
+            effects.Append: (_LOG, lambda effect: log.append(effect.entries)),
             effects.Accumulate: (_APPLY, self._accumulate),
             effects.Commit: (_APPLY, arithmetic.commit),
+            effects.Advance: (_APPLY, lambda effect: arithmetic.advance(effect.pushes)),
             effects.Hold: (_PUBLISH, lambda effect: versions.hold(*effect)),
             effects.Drop: (_PUBLISH, lambda effect: versions.drop(effect.worker)),
             effects.Tell: (_REST, lambda effect: None),  # nobody is connected

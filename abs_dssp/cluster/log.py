@@ -111,15 +111,16 @@ class Log:
         self._os.ftruncate(self._file, self._end)
         self._os.lseek(self._file, self._end, os.SEEK_SET)
 
-    def append(self, entry: Entry) -> None:
-        """Writes an entry; returns when a crash of this process cannot lose it.
+    def append(self, entries: Sequence[Entry]) -> None:
+        """Writes entries; returns when a crash of this process cannot lose them.
 
         Raises:
-          LogError: if the disk is full or fails; the log then ends before the entry.
+          LogError: if the disk is full or fails; the log then ends before them.
         """
-        body = _record(entry, self._mask)
+        bodies = [_record(entry, self._mask) for entry in entries]
+        parts = [body + zlib.crc32(body).to_bytes(4, "little") for body in bodies]
         try:
-            self._write(body + zlib.crc32(body).to_bytes(4, "little"))
+            self._write(b"".join(parts))
         except OSError as error:
             with contextlib.suppress(OSError):
                 self._os.ftruncate(self._file, self._end)

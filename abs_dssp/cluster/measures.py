@@ -27,7 +27,7 @@ _OF_PUSHES = {  # what else is known of a push
     "staleness_seconds": "From a grant's sending to its push",
 }
 HISTOGRAMS = {f"{name}_seconds": text for name, text in PARTS.items()} | _OF_PUSHES
-_NUMBERS = 5 + len(PARTS)  # about a push, as they come
+_NUMBERS = 6 + len(PARTS)  # about a push, as they come
 
 
 class Histogram:
@@ -112,6 +112,7 @@ class Measures:
         came: float,
         decided: float,
         spent: list[float],
+        together: int,
         sent: float,
         seconds: float,
         staleness: int,
@@ -122,22 +123,24 @@ class Measures:
           came: when it was taken up.
           decided: when its decision was known.
           spent: see `Executor.execute`.
+          together: pushes that came and were dealt with at once; each gets its share.
           sent: when its grant was.
           seconds: of the computation.
           staleness: in versions.
         """
-        self._latest.append((came, decided, *spent, sent, seconds, staleness))
+        self._latest.append((came, decided, *spent, together, sent, seconds, staleness))
 
     def histograms(self) -> dict[str, Histogram]:
         """The present state, which changes no more, by the names of `HISTOGRAMS`."""
-        came, decided, *parts, _, sent, took, staleness = np.array(
+        came, decided, *parts, _, together, sent, took, staleness = np.array(
             self._latest, dtype=float
         ).reshape(-1, _NUMBERS).T  # fmt: skip
         self._latest.clear()
         age = came - sent
         # Less than 0 if it was computed before this server sent its grant again.
         trip = np.maximum(age - took, 0)
-        measured = (decided - came, *parts, trip, staleness, age)
+        shares = [part / together for part in (decided - came, *parts)]
+        measured = (*shares, trip, staleness, age)
         for histogram, values in zip(self._histograms.values(), measured, strict=True):
             histogram.add(values)
         return copy.deepcopy(self._histograms)

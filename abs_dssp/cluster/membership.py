@@ -5,10 +5,8 @@ never goes back; the shell and tests choose which.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
-
-import numpy as np
 
 from abs_dssp.cluster import effects, run_config, status
 from abs_dssp.cluster.complaints import Complaints
@@ -16,6 +14,7 @@ from abs_dssp.cluster.core import COMPUTING, EXPELLED, LEFT, Core, Worker
 from abs_dssp.cluster.effects import Effect
 from abs_dssp.cluster.idleness import Idleness
 from abs_dssp.cluster.messages import Kind, Message, heartbeats
+from abs_dssp.cluster.pushes import Pushes
 from abs_dssp.cluster.settings import Settings
 from abs_dssp.history.events import Event
 
@@ -24,7 +23,6 @@ _STRANGER = (
     "refused a connection: its key is not this run's; give every process the same "
     "--key_file"
 )
-_RATE_WINDOW = 256  # pushes
 
 
 @dataclasses.dataclass
@@ -72,11 +70,10 @@ class Membership:
             for index in range(core.num_workers)
         ]
         self.failed = False  # ended by something that the user must look at
-        self._recent: list[float] = []  # seconds of the latest pushes
-        self._incarnation, self._expected, self._finite = incarnation, expected, finite
+        self._pushes = Pushes(core, finite, self.seconds, now)
+        self._incarnation, self._expected = incarnation, expected
         self._offset = 0.0  # seconds of the run at `_begun`
-        self._begun = self._opened = self._ticked = now
-        self._last_push = self._told_quiet = now
+        self._begun = self._opened = self._ticked = self._told_quiet = now
         policy = str(config.get("policy", "the policy"))
         self._idleness = Idleness(core, settings.empty, policy)
         self._complaints = Complaints()
@@ -87,7 +84,7 @@ class Membership:
 
     def resume(self, seconds: float, now: float) -> None:
         """The run goes on at so many seconds, after a recovery."""
-        self._offset, self._begun, self._last_push = seconds, now, now
+        self._offset, self._begun, self._pushes.latest = seconds, now, now
 
     # What arrives.
 
@@ -157,7 +154,7 @@ class Membership:
             return wanted
         wanted += self._check_leases(now)
         self._fail(self._idleness.sentence(now))
-        quiet = max(self._last_push, self._told_quiet)
+        quiet = max(self._pushes.latest, self._told_quiet)
         if now - quiet > self.settings.watchdog:
             self._told_quiet = now
             wanted.append(effects.warning(status.waits_for(status.of(self, now))))
@@ -242,21 +239,35 @@ class Membership:
                 wanted += self._addressed([effects.Tell(index)], now)
         return wanted
 
+    def pushes(
+        self, arrivals: Sequence[tuple[Any, Message | None]], times: Sequence[float]
+    ) -> tuple[list[Effect], int]:
+        """Pushes that have come together, as `message` would take them one by one.
+
+        Args:
+          arrivals: peers and their messages, None at the end of a connection.
+          times: the present one for each, rising.
+
+        Returns:
+          What is to be done, and how many arrivals, from the first, are dealt with;
+          0 if the first one needs `message`.
+        """
+        events, vectors = self._pushes.together(self.sessions, arrivals, times)
+        if not events:
+            return [], 0
+        wanted, taken = self.core.apply_pushes(events, vectors)
+        for event, now in zip(events[:taken], times, strict=False):
+            self._pushes.note(event, now)
+        return self._addressed(wanted, times[taken - 1]), taken
+
     def _push(self, session: Session, message: Message, now: float) -> list[Effect]:
-        worker = self._worker(session)
-        asked = (worker.grant, worker.mark, worker.pushes + 1, worker.pulled)
-        answers = (message.grant_id, message.mark, message.clock, message.version)
-        if asked != answers or worker.state != COMPUTING:
+        pushes = self._pushes
+        if not pushes.is_answer(message):
             return self._addressed([effects.Tell(session.index)], now)
-        if not self._finite(message.payload, message.loss):
+        event = pushes.event(message, now)
+        if not pushes.finite(message.payload, event.loss):
             return self._refuse(session, now)
-        seconds = self.seconds(now)
-        self._last_push = now
-        self._recent.append(seconds)
-        if len(self._recent) > 2 * _RATE_WINDOW:
-            del self._recent[:_RATE_WINDOW]
-        loss = float(np.float32(message.loss))  # as the log keeps it
-        event = Event("push", session.index, seconds, message.seconds, loss)
+        pushes.note(event, now)
         return self._addressed(self.core.apply(event, message.payload), now)
 
     def _refuse(self, session: Session, now: float) -> list[Effect]:
@@ -280,7 +291,7 @@ class Membership:
 
     def _start(self, now: float) -> list[Effect]:
         """Begins the run with those who are ready."""
-        self._begun = self._last_push = self._ticked = now
+        self._begun = self._pushes.latest = self._ticked = now
         wanted = self.core.start()
         for session in self.sessions:
             if not session.ready:
@@ -382,9 +393,7 @@ class Membership:
 
     def pushes_per_second(self, now: float) -> float:
         """Throughput of late; 0 before there is one."""
-        recent = self._recent[-_RATE_WINDOW:]
-        span = self.seconds(now) - recent[0] if recent else 0.0
-        return len(recent) / span if span > 0 else 0.0
+        return self._pushes.per_second(self.seconds(now))
 
 
 def _dismissal(peer, why: str) -> Effect:

@@ -77,10 +77,10 @@ def _checked(wanted: list, entry: Entry) -> list:
     """The effects of an event of the log, without those that were done before."""
     appended = wanted[0]
     assert isinstance(appended, effects.Append)
-    if appended.entry != entry:
+    if appended.entries != (entry,):
         raise RecoveryError(
             f"entry {entry} of the log was decided otherwise than this policy "
-            f"decides, {appended.entry}: its code has changed; use another --out."
+            f"decides, {appended.entries[0]}: its code has changed; use another --out."
         )
     return [e for e in wanted[1:] if not isinstance(e, effects.Say)]
 

@@ -2,9 +2,8 @@
 
 One thread serves: it receives, has the core decide, and does what the core wants done,
 in order, so that no push waits for a hand-over between threads, which costs more than
-all of this does for a small model. Evaluation
-and checkpoints have a thread each, work on copies, and report through `tell`. Other
-threads see the run through `status`, a snapshot.
+all of this does for a small model. Evaluation and checkpoints have a thread each, work
+on copies, and report through `tell`. Others see the run through `status`, a snapshot.
 """
 
 import dataclasses
@@ -27,7 +26,6 @@ from abs_dssp.cluster.executor import Executor
 from abs_dssp.cluster.keys import Keys
 from abs_dssp.cluster.measures import Measures
 from abs_dssp.cluster.membership import Membership
-from abs_dssp.cluster.messages import Message
 from abs_dssp.cluster.settings import Settings, spin_seconds
 from abs_dssp.cluster.status import Status
 from abs_dssp.cluster.system import REAL, System
@@ -123,13 +121,15 @@ class Server:
             epochs_per_push,
             self._first_loss(),
         )
+        if self.arithmetic.advances:
+            self.core.decide_together()
         self.recoveries = 0
         self._resumes = False
         self._failure: BaseException | None = None
         self._commands = system.queue.SimpleQueue()  # functions without arguments
         self._spin = spin_seconds(config.settings, config.listening.busy)
-        self._shared: transport.SharedAcceptor | None = None
-        self._network: transport.NetworkAcceptor | None = None
+        self._shared: Any = None  # acceptors, where there are any
+        self._network: Any = None
         self._open(config.listening)
         try:
             self.versions = Versions(self.pool, task.num_workers, self.arithmetic.read)
@@ -281,13 +281,11 @@ class Server:
         pause = min(0.25, self.config.settings.lease / 4)
         ticked = shown = 0.0
         while not core.ended:
-            for peer, message in self._receive():
-                now = self._now()
-                if message is None:
-                    self.execute(membership.closed(peer, now))
-                else:
-                    self._take(peer, message, now)
+            arrivals = self._receive()
+            while arrivals:
+                del arrivals[: self._take(arrivals)]
                 if core.started and not core.ended:
+                    now = self._now()
                     self.evaluations.ask_if_due(membership.seconds(now))
                     self.checkpoints.ask_if_due(now)
             self._run_commands()
@@ -302,18 +300,36 @@ class Server:
         if membership.failed:
             raise ServerError(core.ended)
 
-    def _take(self, peer: Any, message: Message, now: float) -> None:
-        """Does what follows from a message, and measures a push that counts."""
-        core = self.core
-        pushes = core.pushes
-        wanted = self.membership.message(peer, message, now)
+    def _take(self, arrivals: list[tuple[Any, Any]]) -> int:
+        """Does what follows from the first arrival, or from several pushes at once.
+
+        Returns:
+          How many arrivals are dealt with.
+        """
+        core, now = self.core, self._now()
+        wanted: list[Effect] = []
+        pushes, taken = core.pushes, 0
+        if len(arrivals) > 1:
+            times = [now, *(self._now() for _ in arrivals[1:])]
+            wanted, taken = self.membership.pushes(arrivals, times)
+        if not taken:
+            taken, (peer, message) = 1, arrivals[0]
+            if message is None:
+                wanted = self.membership.closed(peer, now)
+            else:
+                wanted = self.membership.message(peer, message, now)
         if core.pushes == pushes:
             self.execute(wanted)
-            return
-        worker, sent = core.workers[message.worker], self.measures.sent[message.worker]
+            return taken
+        came = [message for _, message in arrivals[:taken]]
+        sent = [self.measures.sent[message.worker] for message in came]
         decided = self._now()
         spent = self.execute(wanted)
-        self.measures.push(now, decided, spent, sent, message.seconds, worker.staleness)
+        of_all = (now, decided, spent, taken)
+        for message, granted in zip(came, sent, strict=True):
+            stale = core.workers[message.worker].staleness
+            self.measures.push(*of_all, granted, message.seconds, stale)
+        return taken
 
     def _fail(self, error: BaseException) -> None:
         self._failure = self._failure or error

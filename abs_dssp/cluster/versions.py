@@ -11,20 +11,21 @@ from abs_dssp.cluster import memory
 class Versions:
     """Who holds which version. Belongs to the serving thread."""
 
-    def __init__(self, pool: memory.Pool, num_workers: int, read: Callable[[], Any]):
+    def __init__(self, pool: memory.Pool, num_workers: int, read: Callable[[int], Any]):
         """Nobody holds anything.
 
         Args:
           pool: of buffers.
           num_workers: N.
-          read: the present version as it travels; NumPy or a device's array.
+          read: a version as it travels, the present one or another that there is;
+            NumPy or a device's array.
         """
         self._pool, self._read = pool, read
         self._held: list[tuple[int, int] | None] = [None] * num_workers
         self._present: tuple[int, int] | None = None  # version, buffer
 
     def hold(self, worker: int, version: int) -> None:
-        """Keeps the present version, which has this number, for a worker."""
+        """Keeps a version for a worker."""
         self.drop(worker)
         if self._present is None or self._present[0] != version:
             self._publish(version)
@@ -86,7 +87,7 @@ class Versions:
     def _publish(self, version: int) -> None:
         if self._present is not None:
             self._pool.drop(self._present[1])
-        self._present = (version, self._fill(np.asarray(self._read())))
+        self._present = (version, self._fill(np.asarray(self._read(version))))
 
     def _fill(self, values: np.ndarray) -> int:
         buffer = self._pool.take()

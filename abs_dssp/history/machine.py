@@ -16,9 +16,12 @@ from abs_dssp.history.transition import State
 from abs_dssp.policies import Clocks, Policy
 
 _KINDS = {"push": transition.push, "leave": transition.leave}
-_HEAD = 7  # int32 values before the masks: five numbers and a float64
-_NUMBERS = struct.Struct("=fiiiid")  # the same as they lie in memory
-_EVENT = struct.Struct("=dif")  # time, worker and loss estimate
+_HEAD = 8  # int32 values before the masks: six numbers and a float64
+_NUMBERS = struct.Struct("=fiiiiid")  # the same as they lie in memory
+_GRANTED = 5  # whether the push answered its worker's grant
+_EVENT = struct.Struct("=difi")  # time, worker, loss estimate, and the grant or 0
+_WORDS = _EVENT.size // 4
+TOGETHER = (4, 2)  # pushes that one call decides
 
 
 class HostTransition(NamedTuple):
@@ -83,9 +86,51 @@ class Machine:
         Returns:
           What was decided.
         """
-        numbers = np.frombuffer(_EVENT.pack(event.time, event.worker, loss), np.int32)
+        data = _EVENT.pack(event.time, event.worker, loss, 0)
+        numbers = np.frombuffer(data, np.int32)
         self._packed, flat = self._step[event.kind](self._packed, numbers)
-        return _decode(np.asarray(flat))
+        return _decode(np.asarray(flat).data)
+
+    def pushes(
+        self, events: Sequence[Event], grants: Sequence[int], loss: float = float("nan")
+    ) -> list[HostTransition]:
+        """Takes pushes into the state in one call, as `apply` would one by one.
+
+        Args:
+          events: as many as one of `TOGETHER` says.
+          grants: ids of the grants that they answer.
+          loss: the present estimate, for all of them.
+
+        Returns:
+          What was decided, up to the first whose computation one before has cancelled:
+          that one and the rest have not been taken.
+
+        Example:
+          >>> from abs_dssp import policies
+          >>> machine = Machine(policies.asp(2), 2)
+          >>> events = [Event("push", 0, 1.0), Event("push", 1, 1.5)]
+          >>> [done.version for done in machine.pushes(events, [1, 1])]
+          [0, 1]
+        """
+        data = b"".join(
+            _EVENT.pack(event.time, event.worker, loss, grant)
+            for event, grant in zip(events, grants, strict=True)
+        )
+        step = self._pushes_step(len(events))
+        self._packed, flat = step(self._packed, np.frombuffer(data, np.int32))
+        view = np.asarray(flat).data
+        width = len(view) // len(events)
+        found = [view[i : i + width] for i in range(0, len(view), width)]
+        return [_decode(each) for each in found if each[_GRANTED]]
+
+    def prepare_pushes(self) -> None:
+        """Compiles what `pushes` needs, so that none waits for it."""
+        for count in TOGETHER:
+            if count <= self.num_workers:
+                self._pushes_step(count)
+
+    def _pushes_step(self, count: int):
+        return _compiled_pushes(self.policy, self.num_workers, count)
 
     @property
     def clocks(self) -> Clocks:
@@ -156,38 +201,68 @@ def _compiled(policy: Policy, num_workers: int) -> dict[str, Callable[..., Any]]
     """The step of every kind of event; `(packed, numbers) -> (packed, int32 array)`."""
 
     def of(kind: str):
-        def step(packed, numbers):
-            state = _unpack(packed, like)
-            now = jax.lax.bitcast_convert_type(numbers[:2], jnp.float64)
-            worker = numbers[2]
-            loss = jax.lax.bitcast_convert_type(numbers[3], jnp.float32)
-            state = state._replace(clocks=state.clocks._replace(loss=loss))
+        def step(state, numbers):
+            state, worker, now, _ = _given(state, numbers)
             if kind in _KINDS:
                 state, done = _KINDS[kind](policy, state, worker, now)
             else:
                 state, done = getattr(transition, kind)(state, worker, now)
-            return _pack(state), _encode(done, state.grants)
+            return state, _encode(done, state.grants)
 
         return step
+
+    return {
+        kind: _compile(policy, num_workers, of(kind), 1)
+        for kind in ("push", "leave", "join", "refuse")
+    }
+
+
+@functools.lru_cache(maxsize=64)
+def _compiled_pushes(policy: Policy, num_workers: int, count: int):
+    """Several pushes in one call; what is decided of each, one after the other."""
+
+    def step(state, numbers):
+        good, found = jnp.bool_(True), []
+        for each in numbers.reshape(count, -1):
+            before, worker, now, grant = _given(state, each)
+            good &= before.grants[worker] == grant
+            after, done = transition.push(policy, before, worker, now)
+            state = jax.tree.map(lambda a, b, g=good: jnp.where(g, a, b), after, state)
+            found.append(_encode(done, state.grants, good))
+        return state, jnp.concatenate(found)
+
+    return _compile(policy, num_workers, step, count)
+
+
+def _given(state: State, numbers):
+    """What `_EVENT` has packed: the state with the loss, worker, time and grant."""
+    now = jax.lax.bitcast_convert_type(numbers[:2], jnp.float64)
+    loss = jax.lax.bitcast_convert_type(numbers[3], jnp.float32)
+    state = state._replace(clocks=state.clocks._replace(loss=loss))
+    return state, numbers[2], now, numbers[4]
+
+
+def _compile(policy: Policy, num_workers: int, step, count: int):
+    """`step` from a state and numbers, on states that are packed."""
+
+    def packed_step(packed, numbers):
+        state, flat = step(_unpack(packed, like), numbers)
+        return _pack(state), flat
 
     with jax.enable_x64(True):
         like = _shapes(policy, num_workers)
         packed = _placed(_pack(transition.initial(policy, num_workers)))
-        options = compilation.many_small_operations()
-
-        def compile_(kind):
-            jitted = jax.jit(of(kind), compiler_options=options)
-            numbers = np.zeros(_EVENT.size // 4, np.int32)
-            return jitted.lower(packed, numbers).compile()
-
-        return {kind: compile_(kind) for kind in ("push", "leave", "join", "refuse")}
+        jitted = jax.jit(
+            packed_step, compiler_options=compilation.many_small_operations()
+        )
+        return jitted.lower(packed, np.zeros(count * _WORDS, np.int32)).compile()
 
 
-def _encode(done: transition.Transition, grants):
+def _encode(done: transition.Transition, grants, granted=True):
     # XLA runs a program on several threads, which is slower here, if one of its
     # buffers exceeds 512 bytes: hence one narrow array.
     weight = jax.lax.bitcast_convert_type(done.weight.astype(jnp.float32), jnp.int32)
-    head = [weight, done.commit, done.version, done.pulled, done.cancelled]
+    head = [weight, done.commit, done.version, done.pulled, done.cancelled, granted]
     masks = (done.release, done.restart, done.begin)
     return jnp.concatenate(
         [
@@ -199,10 +274,8 @@ def _encode(done: transition.Transition, grants):
     )
 
 
-def _decode(flat: np.ndarray) -> HostTransition:
-    weight, commit, version, pulled, cancelled, released = _NUMBERS.unpack_from(
-        flat.data
-    )
+def _decode(flat: memoryview) -> HostTransition:
+    weight, commit, version, pulled, cancelled, _, released = _NUMBERS.unpack_from(flat)
     release, restart, grants = [], [], {}
     for worker, mask in enumerate(flat[_HEAD:].tolist()):
         if not mask & 7:

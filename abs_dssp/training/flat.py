@@ -9,7 +9,7 @@ formulas are those of `update` and `aggregators`; this module cuts vectors for t
 
 import functools
 import math
-from collections.abc import Sequence
+import struct
 from typing import Any, NamedTuple
 
 import jax
@@ -19,7 +19,6 @@ from jaxtyping import Array, Float
 
 from abs_dssp.tasks.base import Task, Variables
 from abs_dssp.training import update
-from abs_dssp.training.aggregators import Arrival
 from abs_dssp.training.config import DTYPES, UpdateConfig, Wire
 from abs_dssp.training.config import wire as wire
 from abs_dssp.training.elementwise import is_elementwise
@@ -100,8 +99,10 @@ class Functions:
         arrival's `gradient`, `present` and `pulled` are whole vectors, its `stats` ().
       commit: `(vector, state, accumulator, epoch, version)`, donating the first three,
         gives the next three.
-      commit_single: `(vector, state, push, weight, epoch, version)`, donating the first
-        two, gives the next two: the commit of a single push.
+      commit_single: `(vector, state, push, numbers)`, donating the first two, gives the
+        next two: the commit of a single push. Numbers are those of `packed`.
+      commit_singles: `(vector, state, pushes, numbers)`: several such commits in one
+        call; gives every vector, and the last state.
       evaluate, objective: `(data, vector)`, as in the task.
     """
 
@@ -122,7 +123,8 @@ class Functions:
         self.init = functools.partial(_init, plan)
         self.accumulate = functools.partial(_accumulate, plan)
         self.commit = functools.partial(_commit, plan)
-        self.commit_single = functools.partial(_commit_single, plan)
+        self.commit_single = _commit_single(plan)
+        self.commit_singles = _commit_singles(plan)
         self.evaluate = functools.partial(_evaluate, functions, self.layout)
         self.objective = functools.partial(_objective, functions, self.layout)
 
@@ -156,124 +158,6 @@ class Functions:
                 if pause():
                     return None
         return self.finish(state)
-
-
-class Parameters:
-    """A server's parameters: receives pushes, makes versions. Not thread-safe.
-
-    `vector` and `optimizer` are donated at every commit, so a version that is needed
-    later must be copied. All arrays lie on the process's first device.
-
-    Attributes:
-      vector: the present version, (D,) float32.
-      optimizer: state of the server's optimiser.
-      accumulator: the aggregator's; None until a push goes into it.
-    """
-
-    def __init__(self, functions: Functions, vector: Any):
-        self.functions = functions
-        # On one device from the start: jit compiles anew for arrays that are not.
-        self._device = jax.local_devices()[0]
-        self.vector = self._copied(vector)
-        start = functions.start_optimizer(self.vector)
-        self.optimizer = jax.device_put(start, self._device)
-        self.accumulator: Any = None
-        self._single = functions.config.aggregator.single is not None
-        self._count = 0  # pushes since the last commit that were not discarded
-        self._first: Arrival | None = None  # the only such push, not yet accumulated
-
-    def _copied(self, array: Any) -> Any:
-        """A copy on the device: the caller keeps what it gave, and may change it."""
-        return jnp.copy(jax.device_put(array, self._device))
-
-    def receive(self, push, weight: float, worker: int, committed: bool, pulled):
-        """Adds a push to the next commit; one of weight 0 is discarded.
-
-        `push` must not change until `commit` or `keep` was called.
-
-        Args:
-          push: (D,), in the format of pushes.
-          weight: the policy's.
-          worker: who pushed, 0..N-1.
-          committed: whether it causes a commit.
-          pulled: the version it was computed from as it travelled, (D,).
-        """
-        if not weight > 0:
-            return
-        numbers = (np.float32(weight), np.int32(worker), np.bool_(committed))
-        arrival = Arrival._make((push, (), *numbers, self.vector, pulled))
-        self._count += 1
-        if self._count == 1 and self._single:
-            self._first = arrival
-            return
-        for each in (self._first, arrival):
-            if each is not None:
-                held = self._started_accumulator()
-                self.accumulator = self.functions.accumulate(held, each)
-        self._first = None
-
-    def _started_accumulator(self) -> Any:
-        if self.accumulator is None:
-            start = self.functions.init(self.vector)
-            self.accumulator = jax.device_put(start, self._device)
-        return self.accumulator
-
-    def keep(self) -> None:
-        """Makes sure that no pushed buffer is read after this."""
-        if self._first is not None:
-            push = self.functions.copy(self._first.gradient)
-            self._first = self._first._replace(gradient=push)
-            jax.block_until_ready(push)
-        else:
-            jax.block_until_ready(self.accumulator)
-
-    def commit(self, epoch: float, version: int) -> None:
-        """Makes the next version.
-
-        Args:
-          epoch: samples processed when the present version was made, in epochs.
-          version: the present version's number.
-        """
-        functions, first = self.functions, self._first
-        numbers = (np.float32(epoch), np.int32(version))
-        if first is not None:
-            self.vector, self.optimizer = functions.commit_single(
-                self.vector, self.optimizer, first.gradient, first.weight, *numbers
-            )
-        else:
-            self.vector, self.optimizer, self.accumulator = functions.commit(
-                self.vector, self.optimizer, self._started_accumulator(), *numbers
-            )
-        self._count, self._first = 0, None
-
-    def leaves(self) -> list[Any]:
-        """The state as arrays, for `restore`; not copied, and without empty ones.
-
-        The first is `vector`, the second the number of pushes since the last commit.
-        """
-        first = self._first
-        push = [] if first is None else [first.gradient, first.weight]
-        rest = jax.tree.leaves((self._started_accumulator(), self.optimizer))
-        filled = [leaf for leaf in rest if leaf.size]
-        return [self.vector, np.int32(self._count), *push, *filled]
-
-    def restore(self, leaves: Sequence[Any]) -> None:
-        """Continues from a state that `leaves` returned; the arrays are copied."""
-        vector, count, *rest = leaves
-        self.vector = self._copied(vector)
-        self._count, self._first = int(count), None
-        if self._count == 1 and self._single:
-            push, weight, *rest = rest
-            push = self._copied(push)
-            numbers = (np.float32(np.asarray(weight)), np.int32(0), np.bool_(0))
-            self._first = Arrival._make((push, (), *numbers, self.vector, push))
-        state = (self._started_accumulator(), self.optimizer)
-        old, structure = jax.tree.flatten(state)
-        filled = [leaf for leaf in old if leaf.size]
-        new = iter([self._copied(leaf) for _, leaf in zip(filled, rest, strict=True)])
-        self.accumulator, self.optimizer = jax.tree.unflatten(
-            structure, [next(new) if leaf.size else leaf for leaf in old]
-        )
 
 
 @functools.partial(jax.jit, static_argnums=(0,))
@@ -350,12 +234,37 @@ def _commit(plan, vector, state, accumulator, epoch, version):
     return vector, state, accumulator
 
 
-@functools.partial(jax.jit, static_argnums=(0,), donate_argnums=(1, 2))
-def _commit_single(plan, vector, state, push, weight, epoch, version):
+def packed(*commits: tuple[Any, Any, Any]) -> np.ndarray:
+    """`(weight, epoch, version)` of commits in one array: a call costs less with it."""
+    return np.frombuffer(b"".join(_COMMIT.pack(*commit) for commit in commits), "i4")
+
+
+_COMMIT = struct.Struct("=ffi")
+
+
+def _single(plan, vector, state, push, numbers):
+    weight, epoch = jax.lax.bitcast_convert_type(numbers[:2], jnp.float32)
     cut = plan.layout.num_parameters
     push = push.astype(jnp.float32)
     gradient = plan.config.aggregator.single(push[:cut], weight)
-    return _moved(plan, vector, state, gradient, push[cut:], epoch, version)
+    return _moved(plan, vector, state, gradient, push[cut:], epoch, numbers[2])
+
+
+@functools.lru_cache(maxsize=64)
+def _commit_single(plan):
+    return jax.jit(functools.partial(_single, plan), donate_argnums=(0, 1))
+
+
+@functools.lru_cache(maxsize=64)
+def _commit_singles(plan):
+    def commits(vector, state, pushes, numbers):
+        vectors = []
+        for push, each in zip(pushes, numbers.reshape(-1, 3), strict=True):
+            vector, state = _single(plan, vector, state, push, each)
+            vectors.append(vector)
+        return vectors, state
+
+    return jax.jit(commits, donate_argnums=(0, 1))
 
 
 def _moved(plan, vector, state, gradient, stats, epoch, version):

@@ -15,6 +15,7 @@ from abs_dssp.tasks.base import Task, Variables
 from abs_dssp.training import evaluation, flat
 from abs_dssp.training.checkpoints import Checkpoint
 from abs_dssp.training.config import UpdateConfig
+from abs_dssp.training.parameters import Parameters
 
 
 class HostEngine:
@@ -37,7 +38,7 @@ class HostEngine:
         self.key = jax.random.key(seed)
         self.functions = flat.Functions(task, config, formats)
         start = self.functions.initial(self.key)
-        self.parameters = flat.Parameters(self.functions, start)
+        self.parameters = Parameters(self.functions, start)
         self.version = 0
         self.kept = {0: self.functions.pulled(start)}  # by version, as they travelled
         self.columns: Mapping[str, np.ndarray] = {}

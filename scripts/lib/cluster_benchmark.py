@@ -7,6 +7,7 @@ optimiser step, transport.
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -27,8 +28,10 @@ from abs_dssp.history.machine import Machine
 from abs_dssp.tasks.base import Task, Variables
 from abs_dssp.training import flat, update
 
+_ROUNDS = int(os.environ.get("ROUNDS", "3"))  # of which medians are shown
+_SECONDS = 2.0
 SIZES = (10_000, 1_000_000, 4_000_000, 64_000_000)
-_PEERS = ("mxnet_kvstore", "torch_rpc", "ray_actor", "numpy_pipe")
+_PEERS = ("ps_lite", "mxnet_kvstore", "torch_rpc", "ray_actor", "numpy_pipe")
 
 
 def main(python_of_peers: str = sys.executable) -> None:
@@ -39,8 +42,9 @@ def main(python_of_peers: str = sys.executable) -> None:
         an environment of their own.
     """
     print("cluster: push + update + pull round trip, fp32, ms (median)")
-    print(f"{'bytes':>12}{'workers':>9}{'shm':>9}{'zmq':>9}{'zmq+key':>9}"
-          f"{'3 copies':>10}{'updates/s':>11}   peers")  # fmt: skip
+    names = ("shm", "tcp", "tls", *_PEERS)
+    print(f"{'bytes':>12}{'workers':>9}{'3 copies':>10}"
+          + "".join(f"{name:>22}" for name in names))  # fmt: skip
     for size in SIZES:
         for workers in (1, 4):
             _line(size, workers, python_of_peers)
@@ -49,23 +53,26 @@ def main(python_of_peers: str = sys.executable) -> None:
 
 
 def _line(size: int, workers: int, python: str) -> None:
-    seconds = 3.0
-    shm = _measure(size, workers, seconds, "shm")
-    zmq = _measure(size, workers, seconds, "zmq")
-    curve = _measure(size, workers, seconds, "curve") if workers == 1 else None
-    peers = []
-    for peer in _PEERS:
-        found = _peer(peer, size, workers, seconds, python)
-        if found is not None:
-            mine = shm["updates_per_s"] / found["updates_per_s"]
-            peers.append(
-                f"{peer} {found['median_ms']:.2f} ms {found['updates_per_s']:.0f}/s "
-                f"(ours {mine:.1f}x)"
+    """Every way and every peer in turn, `_ROUNDS` times; their medians."""
+    found: dict[str, list[dict]] = {}
+    for _ in range(_ROUNDS):
+        for kind in ("shm", "tcp", "tls"):
+            found.setdefault(kind, []).append(_measure(size, workers, _SECONDS, kind))
+        for peer in _PEERS:
+            answer = _peer(peer, size, workers, _SECONDS, python)
+            found.setdefault(peer, []).extend([answer] if answer else [])
+    shown = []
+    for each in found.values():
+        text = "-"
+        if each:
+            trip, rate = (
+                statistics.median(one[key] for one in each)
+                for key in ("median_ms", "updates_per_s")
             )
-    secret = f"{curve['median_ms']:.2f}" if curve else ""
-    print(f"{size:>12,}{workers:>9}{shm['median_ms']:>9.3f}{zmq['median_ms']:>9.2f}"
-          f"{secret:>9}{3 * _copy_ms(size):>10.3f}{shm['updates_per_s']:>11,.0f}   "
-          + "; ".join(peers), flush=True)  # fmt: skip
+            text = f"{trip:.3f} ms {rate:,.0f}/s"
+        shown.append(f"{text:>22}")
+    print(f"{size:>12,}{workers:>9}{3 * _copy_ms(size):>10.3f}" + "".join(shown),
+          flush=True)  # fmt: skip
 
 
 def _copy_ms(size: int) -> float:
@@ -84,7 +91,7 @@ def _measure(size: int, workers: int, seconds: float, kind: str) -> dict:
             sys.executable, __file__, f"--bytes={size}", f"--workers={workers}",
             f"--seconds={seconds}", f"--kind={kind}", f"--folder={folder}",
         ]  # fmt: skip
-        if kind == "curve":
+        if kind == "tls":
             keys.make(Path(folder) / "key")
         serving = subprocess.Popen([*base, "--role=server"], stdout=subprocess.PIPE)
         assert serving.stdout is not None
@@ -136,7 +143,7 @@ def _serve(size: int, workers: int, kind: str, folder: Path) -> None:
     task = _task(size, workers)
     functions = flat.Functions(task, update.rule(optimizers.sgd(1e-3)))
     held = log.Log(folder, {"num_workers": workers})
-    curve = keys.load(folder / "key") if kind == "curve" else None
+    key = keys.load(folder / "key") if kind == "tls" else None
     network = None if kind == "shm" else "tcp://127.0.0.1:0"
     running = server.Server(
         server.Training(task, policies.asp(workers), functions, 0),
@@ -144,7 +151,7 @@ def _serve(size: int, workers: int, kind: str, folder: Path) -> None:
             RunLimits(),
             agreed={},
             settings=settings.Settings(evaluate=1e9, checkpoint=1e9, start=20),
-            listening=server.Listening(kind == "shm", network, curve, workers + 1),
+            listening=server.Listening(kind == "shm", network, key, workers + 1),
         ),
         held,
         say=lambda line: None,
@@ -158,8 +165,8 @@ def _work(index: int, address: dict, size: int, kind: str, seconds: float, folde
     if kind == "shm":
         channel = transport.SharedChannel(address["shared"], _SPIN)
     else:
-        curve = keys.load(folder / "key") if kind == "curve" else None
-        channel = transport.NetworkChannel(address["network"], curve, _SPIN)
+        key = keys.load(folder / "key") if kind == "tls" else None
+        channel = transport.NetworkChannel(address["network"], key, _SPIN)
     text = {"nonce": str(index), "process": "benchmark", "run": {}}
     channel.send(Message(Kind.HELLO, index, text=text))
     _await(channel, Kind.WELCOME)
@@ -225,7 +232,7 @@ def _recovery() -> None:
             made = log.Log(Path(folder), {"num_workers": 4})
             for number in range(rows):
                 appended = core.apply(Event("push", number % 4, float(number)))[0]
-                made.append(appended.entry)
+                made.append(appended.entries)
             made.close()
             again = log.Log(Path(folder), {"num_workers": 4})
             config = server.ServerConfig(RunLimits(), {}, settings.Settings())

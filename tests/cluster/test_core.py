@@ -40,6 +40,7 @@ happenings = st.lists(
         st.integers(0, N - 1),
         st.sampled_from([0.0, 0.5, 1.0, 2.7]),
         st.sampled_from([2.5, 1.0, 0.25, -1.0]),
+        st.booleans(),  # whether a push is dealt with together with the next
     ),
     max_size=40,
 )
@@ -71,29 +72,51 @@ def same(one: Core, other: Core) -> None:
 def test_what_is_recovered_is_what_was_there(text, steps, cut):
     """From the log alone, and from a checkpoint at any moment and the rest."""
     live = new_core(text)
+    live.decide_together()
     held = carried_out({}, live.start())
     entries, checkpoint = [], None
-    now = 0.0
-    for kind, index, seconds, loss in steps:
-        if not legal(live, kind, index):
-            continue
+    now, queue = 0.0, []
+
+    def take(number: int) -> None:
+        events = queue[:number]
+        del queue[:number]
+        if number == 1:
+            wanted = live.apply(events[0])
+        else:
+            wanted, taken = live.apply_pushes(events, [None] * number)
+            events = events[:taken]
+        assert isinstance(wanted[0], effects.Append)  # before anybody is told
+        assert [entry.event for entry in wanted[0].entries] == events
+        entries.extend(wanted[0].entries)
+        carried_out(held, wanted)
+
+    for kind, index, seconds, loss, together in steps:
         now += seconds
-        if len(entries) == cut:
-            checkpoint = (*live.snapshot(), dict(held))
         event = Event(kind, index, now)
         if kind == "push":
             event = event._replace(duration=seconds, loss=loss)
         elif kind == "leave":
             event = event._replace(reason="died")
-        wanted = live.apply(event)
-        assert isinstance(wanted[0], effects.Append)  # before anybody is told
-        entries.append(wanted[0].entry)
-        carried_out(held, wanted)
+        if kind == "push" and index not in [e.worker for e in queue]:
+            if legal(live, kind, index):
+                queue.append(event)
+                if together:
+                    continue
+        while queue:
+            queue = [e for e in queue if legal(live, e.kind, e.worker)]
+            if queue:
+                take(live.pushes_together(queue))
+        if checkpoint is None and len(entries) >= cut:
+            cut = len(entries)
+            checkpoint = (*live.snapshot(), dict(held))
+        if kind != "push" and legal(live, kind, index):
+            queue.append(event)
+            take(1)
     again = new_core(text)
     kept = carried_out({}, again.start())
     for entry in entries:
         wanted = again.apply(entry.event)
-        assert wanted[0] == effects.Append(entry)
+        assert wanted[0] == effects.Append((entry,))
         carried_out(kept, wanted)
     same(live, again)
     assert kept == held

@@ -21,7 +21,7 @@ def written(tmp_path):
     """A log of five entries, closed."""
     made = log.Log(tmp_path, HEADER)
     for number in range(5):
-        made.append(entry(number))
+        made.append([entry(number)])
     made.close()
     return tmp_path / log.NAME
 
@@ -50,7 +50,7 @@ def test_a_flipped_bit_is_named_with_its_record_and_its_remedy(written, record):
     assert written.read_bytes() + kept == data
     again = log.Log(written.parent, HEADER)
     assert again.entries == [entry(number) for number in range(record)]
-    again.append(entry(9))
+    again.append([entry(9)])
     again.close()
     assert log.read(written)[1][-1] == entry(9)
 
@@ -70,7 +70,7 @@ def test_what_a_crash_cut_short_is_dropped(written):
         written.write_bytes(data[:-missing])
         again = log.Log(written.parent, HEADER)
         assert len(again.entries) == 4
-        again.append(entry(4))
+        again.append([entry(4)])
         again.close()
         assert written.read_bytes() == data
 
@@ -85,7 +85,7 @@ def test_a_header_that_a_crash_cut_short_is_written_again(written):
 
 def test_two_processes_do_not_write_to_one_log(tmp_path):
     first = log.Log(tmp_path, HEADER)
-    first.append(entry(0))
+    first.append([entry(0)])
     before = first.path.read_bytes()
     with pytest.raises(log.LogError, match="another process writes.*another --out"):
         log.Log(tmp_path, HEADER)
@@ -96,7 +96,7 @@ def test_two_processes_do_not_write_to_one_log(tmp_path):
 
 def test_a_failed_write_leaves_whole_records(tmp_path):
     made = log.Log(tmp_path, HEADER)
-    made.append(entry(0))
+    made.append([entry(0)])
     before = made.path.read_bytes()
 
     class Full:
@@ -115,5 +115,5 @@ def test_a_failed_write_leaves_whole_records(tmp_path):
 
     made._os = Full()
     with pytest.raises(log.LogError, match="No space left on device; make room"):
-        made.append(entry(1))
+        made.append([entry(1)])
     assert made.path.read_bytes() == before

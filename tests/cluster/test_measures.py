@@ -80,10 +80,10 @@ def test_a_histogram_is_what_numpy_says(first, second, share):
 def test_memory_is_bounded_and_a_snapshot_stays_as_it_is():
     measures = Measures(2, lambda: 0.0)
     for _ in range(1000):
-        measures.push(1.0, 1.5, [0.25] * 5, 0.5, 0.375, 3)
+        measures.push(1.0, 1.5, [0.25] * 5, 1, 0.5, 0.375, 3)
     taken = measures.histograms()
     assert not measures._latest
-    measures.push(1.0, 1.5, [0.25] * 5, 0.5, 0.375, 3)
+    measures.push(1.0, 1.5, [0.25] * 5, 1, 0.5, 0.375, 3)
     assert {one.count for one in taken.values()} == {1000}
     assert {one.count for one in measures.histograms().values()} == {1001}
     means = {name: one.mean for name, one in taken.items()}

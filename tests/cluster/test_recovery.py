@@ -158,7 +158,7 @@ def test_a_torn_record_is_dropped_and_damage_before_it_is_refused(tmp_path):
     written = log.Log(tmp_path, header)
     for number in range(5):
         event = Event("push", number % 3, float(number))
-        written.append(Entry(event, release=(1, 2)))
+        written.append([Entry(event, release=(1, 2))])
     written.close()
     path = tmp_path / log.NAME
     whole = path.read_bytes()
@@ -166,7 +166,7 @@ def test_a_torn_record_is_dropped_and_damage_before_it_is_refused(tmp_path):
     again = log.Log(tmp_path, header)
     assert [e.event.time for e in again.entries] == [0.0, 1.0, 2.0, 3.0]
     assert again.entries[0].release == (1, 2)
-    again.append(Entry(Event("push", 1, 9.0)))
+    again.append([Entry(Event("push", 1, 9.0))])
     again.close()
     assert [e.event.time for e in log.read(path)[1]] == [0.0, 1.0, 2.0, 3.0, 9.0]
     damaged = bytearray(whole)

@@ -17,6 +17,8 @@ import pytest
 from abs_dssp.cluster import addresses, keys, log, messages, transport
 from abs_dssp.cluster.messages import Kind, Message
 
+# Workers by hand give no signs of life.
+PATIENT = dataclasses.replace(harness.QUICK, lease=120.0)
 NETWORK = {"shared": False, "network": "tcp://127.0.0.1:0"}
 
 
@@ -40,6 +42,77 @@ def test_a_push_is_applied_once_and_answered_twice(kind, tmp_path):
         assert rows(serving) == [(0, 0)]
         # sgd with step 0.1: gradient 1 everywhere moves every parameter by -0.1.
         np.testing.assert_allclose(grant.payload - first.payload, 0.1, rtol=1e-6)
+
+
+class _Peer(transport.Peer):
+    """Remembers what it was sent, as a worker would see it."""
+
+    def __init__(self, pool):
+        self.pool, self.sent = pool, []
+
+    def send(self, message):
+        vector = self.pool.arrays[message.buffer] if message.buffer >= 0 else None
+        self.sent.append((message, None if vector is None else np.array(vector)))
+
+    def close(self):
+        pass
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["asp()", "ssp(s=1)", "bsp()", "k_async(k=2)", "ringmaster(threshold=1,stop=True)"],
+)
+def test_pushes_that_come_together_are_taken_as_one_by_one(text, tmp_path):
+    """The same log but for the times, versions, answers and parameters."""
+
+    def run(together: bool):
+        folder = tmp_path / str(together)
+        folder.mkdir()
+        serving = harness.Serving(folder, text, num_workers=4, settings=PATIENT)
+        server, taken = serving.server, []
+        peers = [_Peer(server.pool) for _ in range(4)]
+
+        def take(arrivals):
+            while arrivals:
+                taken.append(server._take(arrivals))
+                del arrivals[: taken[-1]]
+
+        for index, peer in enumerate(peers):
+            hello = {"nonce": str(index), "process": "a test", "run": {}}
+            take([(peer, Message(Kind.HELLO, index, text=hello))])
+            take([(peer, Message(Kind.READY, index))])
+        random = np.random.default_rng(5)
+        for _ in range(40):
+            arrivals = []
+            for index in random.permutation(4)[: random.integers(1, 5)]:
+                last, _ = peers[index].sent[-1]
+                vector = random.normal(size=serving.functions.layout.size)
+                if last.kind is Kind.GRANT:
+                    push = messages.push_for(last, loss=0.5)
+                    push.payload = vector.astype(np.float32)
+                    arrivals.append((peers[index], push))
+            for group in [arrivals] if together else [[one] for one in arrivals]:
+                take(group)
+        _, entries, _ = log.read(serving.log.path)
+        vector = np.array(server.arithmetic.vector)
+        server.close()
+        serving.log.close()
+        last = [peer.sent[-1][0] for peer in peers]
+        told = [(m.kind, m.grant_id, m.version) for m in last]
+        given = {
+            (message.worker, message.grant_id, message.version): value.tolist()
+            for peer in peers
+            for message, value in peer.sent
+            if value is not None
+        }
+        entries = [e._replace(event=e.event._replace(time=0.0)) for e in entries]
+        return entries, vector.tolist(), told, given, max(taken)
+
+    one, many = run(False), run(True)
+    assert one[:3] == many[:3]
+    assert many[3].items() <= one[3].items()  # grants that are void at once stay unsent
+    # Under ringmaster each push cancels what the others computed.
+    assert one[4] == 1 and many[4] == (1 if "stop" in text else 4)
 
 
 def test_a_waiting_pusher_is_acknowledged_and_granted_later(tmp_path):

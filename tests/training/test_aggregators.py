@@ -11,6 +11,7 @@ import pytest
 
 from abs_dssp import delays, optimizers, policies, replay, simulate, tasks
 from abs_dssp.training import aggregators, flat, update
+from abs_dssp.training.parameters import Parameters
 
 N, DIM, RATE = 4, 6, 0.05
 MODEL = delays.shifted_exponential([1, 1, 1, 2.7], 0.5)
@@ -215,7 +216,7 @@ def test_what_a_discarded_push_holds_changes_nothing(text, task):
     pushes = random.normal(size=(8, functions.layout.size)).astype(np.float32)
 
     def run(broken):
-        server = flat.Parameters(functions, functions.initial(jax.random.key(0)))
+        server = Parameters(functions, functions.initial(jax.random.key(0)))
         for number, push in enumerate(pushes):
             bad = np.full_like(push, np.nan)
             for _ in range(broken):

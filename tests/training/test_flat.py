@@ -7,7 +7,9 @@ import optax
 import pytest
 
 from abs_dssp import delays, optimizers, policies, replay, simulate, tasks
+from abs_dssp.history.machine import TOGETHER
 from abs_dssp.training import flat, update
+from abs_dssp.training.parameters import Parameters, advances
 
 
 def variables():
@@ -40,7 +42,7 @@ def problem(num_workers=2):
 def test_weighted_pushes_move_the_parameters_as_defined(weights, aggregate, optimizer):
     """Sum of w_i g_i, divided by the sum of w_i for the mean; statistics averaged."""
     functions = flat.Functions(problem(), update.rule(optimizer, aggregate=aggregate))
-    server = flat.Parameters(functions, functions.initial(jax.random.key(0)))
+    server = Parameters(functions, functions.initial(jax.random.key(0)))
     random = np.random.default_rng(0)
     pushes = random.normal(size=(len(weights), functions.layout.size))
     for push, weight in zip(pushes.astype(np.float32), weights, strict=True):
@@ -74,15 +76,15 @@ def test_state_is_restored_between_any_two_pushes():
     )
     random = np.random.default_rng(0)
     pushes = random.normal(size=(9, functions.layout.size)).astype(np.float32)
-    first = flat.Parameters(functions, functions.initial(jax.random.key(0)))
+    first = Parameters(functions, functions.initial(jax.random.key(0)))
     for number, push in enumerate(pushes):
-        again = flat.Parameters(functions, functions.initial(jax.random.key(1)))
+        again = Parameters(functions, functions.initial(jax.random.key(1)))
         again.restore([np.array(leaf) for leaf in first.leaves()])
         first = again
         first.receive(push, 0.5, 0, False, push)
         if number % 3 == 2:
             first.commit(0.0, number)
-    straight = flat.Parameters(functions, functions.initial(jax.random.key(0)))
+    straight = Parameters(functions, functions.initial(jax.random.key(0)))
     for number, push in enumerate(pushes):
         straight.receive(push, 0.5, 0, False, push)
         if number % 3 == 2:
@@ -110,6 +112,46 @@ def test_row_by_row_is_the_compiled_loop(text, steps):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("aggregate", ["mean", "sum"])
+@pytest.mark.parametrize(
+    ("optimizer", "always"),
+    [
+        (optimizers.sgd(lambda e: 0.1 / (1 + e), momentum=0.9, nesterov=True), True),
+        (optax.rmsprop(0.1, momentum=0.5), False),
+        (optax.lars(0.1), False),
+    ],
+)
+@pytest.mark.parametrize("count", TOGETHER)
+def test_versions_made_at_once_are_those_made_one_by_one(
+    count, optimizer, always, aggregate
+):
+    functions = flat.Functions(problem(), update.rule(optimizer, aggregate=aggregate))
+    if not advances(functions):  # as with Adam; its rounding is another
+        assert not always
+        return
+    start = functions.initial(jax.random.key(3))
+    one, many = Parameters(functions, start), Parameters(functions, start)
+    random = np.random.default_rng(count)
+    for first in range(0, 3 * count, count):
+        pushes = random.normal(size=(count, functions.layout.size)).astype(np.float32)
+        numbers = [(0.5 + i, 0.25 * i, first + i) for i in range(count)]
+        made = [np.array(version) for version in many.advance(list(pushes), numbers)]
+        for push, (weight, epoch, number), version in zip(
+            pushes, numbers, made, strict=True
+        ):
+            one.receive(push, weight, 0, True, push)
+            one.commit(epoch, number)
+            np.testing.assert_array_equal(one.vector, version)
+    for mine, theirs in zip(one.leaves(), many.leaves(), strict=True):
+        np.testing.assert_array_equal(mine, theirs)
+
+
+def test_versions_are_not_made_at_once_where_pushes_are_kept_apart():
+    rule = update.rule(optimizers.sgd(0.1), aggregate="workers")
+    assert not advances(flat.Functions(problem(), rule))
+    assert advances(flat.Functions(problem(), update.rule(optimizers.sgd(0.1))))
+
+
 def test_other_number_types_are_refused():
     half = problem()._replace(
         init=lambda key: tasks.Variables({"a": jnp.ones(3, jnp.bfloat16)}, {})
@@ -126,7 +168,7 @@ def test_the_first_version_stays_the_callers():
     start = functions.initial(jax.random.key(0))
     start = jax.device_put(start, jax.local_devices()[0])
     before = np.array(start)
-    server = flat.Parameters(functions, start)
+    server = Parameters(functions, start)
     server.receive(np.ones_like(before), 1.0, 0, True, before)
     server.commit(0.0, 0)
     np.testing.assert_array_equal(start, before)

@@ -27,6 +27,7 @@ from abs_dssp.cluster.transport.base import (
 
 _SLOTS = 2  # pushes that a worker's ring holds
 _LIMIT = messages.HEADER_BYTES + messages.MAX_TEXT  # bytes of a message
+_PATIENCE = 1000.0  # milliseconds to wait for room before trying again
 _DESCRIPTORS = 8  # taken with a message; it should have one at most
 
 
@@ -54,8 +55,9 @@ class SharedChannel(Channel):
             self._socket.close()
             raise
         self._socket.setblocking(False)
-        self._poll = system.select.poll()
+        self._poll, self._room = system.select.poll(), system.select.poll()
         self._poll.register(self._socket, system.select.POLLIN)
+        self._room.register(self._socket, system.select.POLLOUT)
         self._spin = spin
         self._ring: memory.Segment | None = None
         self._slots: list[np.ndarray] = []
@@ -82,16 +84,17 @@ class SharedChannel(Channel):
         elif message.kind is Kind.READY and self._ring is not None:
             descriptors = [self._ring.descriptor]
         data = messages.encode(message)
-        try:
-            self._socket.setblocking(True)
-            if descriptors:
-                self._system.socket.send_fds(self._socket, [data], descriptors)
-            else:
-                self._socket.send(data)
-        except OSError as error:
-            raise ClosedError(str(error)) from error
-        finally:
-            self._socket.setblocking(False)
+        while True:
+            try:
+                if descriptors:
+                    self._system.socket.send_fds(self._socket, [data], descriptors)
+                else:
+                    self._socket.send(data)
+                return
+            except BlockingIOError:
+                self._room.poll(_PATIENCE)
+            except OSError as error:
+                raise ClosedError(str(error)) from error
 
     def receive(self, seconds: float) -> Message | None:
         end = self._now() + min(self._spin, seconds)

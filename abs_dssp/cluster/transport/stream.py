@@ -19,8 +19,8 @@ from abs_dssp.cluster.transport.base import ClosedError
 
 _JOINED = 1 << 16  # bytes of a vector whose copy costs less than a call of the system
 _BUFFER = messages.HEADER_BYTES + messages.MAX_TEXT
-# Seconds after which the other host is asked whether it is there, between two questions,
-# and how many may stay unanswered.
+# Seconds until the other host is asked whether it is there, seconds between two
+# questions, and how many may stay unanswered.
 _KEEPALIVE = {"TCP_KEEPIDLE": 15, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 6}
 
 Room = Callable[[Message], np.ndarray]  # where a vector goes; raises MessageError
@@ -199,12 +199,11 @@ class Writer:
     def put(self, message: Message, vector: np.ndarray | None = None) -> None:
         """Adds a message; its vector must not change until all is sent."""
         head = messages.encode(message)
-        if vector is None:
-            parts = [head]
+        data = memoryview(b"") if vector is None else vector.view(np.uint8).data
+        if len(data) < _JOINED:
+            self._parts.append(memoryview(head + data))
         else:
-            data = vector.view(np.uint8).data
-            parts = [head + data] if vector.nbytes < _JOINED else [head, data]
-        self._parts.extend(map(memoryview, parts))
+            self._parts += memoryview(head), data
 
     def flush(self) -> None:
         """Sends what there is.

@@ -1,0 +1,98 @@
+"""Which pushes count, alone or several at once, and how often they come."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from abs_dssp.cluster.core import COMPUTING, Core
+from abs_dssp.cluster.messages import Kind, Message
+from abs_dssp.history.events import Event
+
+_RATE_WINDOW = 256  # pushes
+
+
+class Pushes:
+    """Makes events of messages. Not thread-safe."""
+
+    def __init__(
+        self,
+        core: Core,
+        finite: Callable[[Any, float], bool],
+        seconds: Callable[[float], float],
+        now: float,
+    ):
+        """No push has come.
+
+        Args:
+          core: of the run.
+          finite: whether a push's vector and loss are.
+          seconds: of the run, from a time.
+          now: the present time.
+        """
+        self._core, self.finite, self._seconds = core, finite, seconds
+        self._recent: list[float] = []  # seconds of the latest pushes
+        self.latest = now  # when one came
+
+    def is_answer(self, message: Message) -> bool:
+        """Whether a push is what its worker was granted to compute."""
+        worker = self._core.workers[message.worker]
+        asked = (worker.grant, worker.mark, worker.pushes + 1, worker.pulled)
+        answers = (message.grant_id, message.mark, message.clock, message.version)
+        return asked == answers and worker.state == COMPUTING
+
+    def event(self, message: Message, now: float) -> Event:
+        """The event of a push."""
+        loss = float(np.float32(message.loss))  # as the log keeps it
+        return Event("push", message.worker, self._seconds(now), message.seconds, loss)
+
+    def together(
+        self,
+        sessions: Sequence[Any],
+        arrivals: Sequence[tuple[Any, Message | None]],
+        times: Sequence[float],
+    ) -> tuple[list[Event], list[Any]]:
+        """The first arrivals, if they are pushes that can be decided at once.
+
+        Args:
+          sessions: of all workers; each has its `peer`.
+          arrivals: peers and their messages, None at the end of a connection.
+          times: the present one for each.
+
+        Returns:
+          Their events and vectors; nothing if there are not two.
+        """
+        events: list[Event] = []
+        vectors: list[Any] = []
+        if not self._core.together or self._core.ended:
+            return [], []
+        for (peer, message), now in zip(arrivals, times, strict=True):
+            if message is None or message.kind is not Kind.PUSH:
+                break
+            worker = message.worker
+            known = 0 <= worker < len(sessions) and sessions[worker].peer is peer
+            if not known or any(event.worker == worker for event in events):
+                break
+            if not self.is_answer(message):
+                break
+            events.append(self.event(message, now))
+            vectors.append(message.payload)
+        count = self._core.pushes_together(events)
+        events, vectors = events[:count], vectors[:count]
+        pairs = zip(vectors, events, strict=True)
+        if count < 2 or not all(self.finite(v, event.loss) for v, event in pairs):
+            return [], []
+        return events, vectors
+
+    def note(self, event: Event, now: float) -> None:
+        """A push counts."""
+        self.latest = now
+        self._recent.append(event.time)
+        if len(self._recent) > 2 * _RATE_WINDOW:
+            del self._recent[:_RATE_WINDOW]
+
+    def per_second(self, seconds: float) -> float:
+        """Pushes of late per second, at so many seconds of the run."""
+        recent = self._recent[-_RATE_WINDOW:]
+        span = seconds - recent[0] if recent else 0.0
+        return len(recent) / span if span > 0 else 0.0
