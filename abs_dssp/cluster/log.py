@@ -233,7 +233,9 @@ def cut(folder: Path) -> str:
             return f"{path} is whole: {len(entries)} records."
         rest = path.with_suffix(".cut")
         rest.write_bytes(data[end:])
-        os.truncate(path, end)
+        with path.open("r+b") as file:
+            file.truncate(end)
+            os.fsync(file)  # or else what is written next may be mixed with the rest
     except OSError as error:
         raise LogError(f"{path}: {error.strerror}.") from error
     return (
