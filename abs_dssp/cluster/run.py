@@ -318,7 +318,7 @@ def _view(server: Server, watch, ended: Any) -> None:
 
 
 def _listening(cluster: Cluster) -> Listening:
-    """How workers reach the server: by ZeroMQ where they may be on other hosts."""
+    """How workers reach the server: over TCP where they may be on other hosts."""
     options, local = cluster.options, cluster.is_local
     network = cluster.network
     keys = None if network is None else topology.load_keys(options)

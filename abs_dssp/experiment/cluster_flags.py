@@ -53,8 +53,13 @@ flags.DEFINE_integer(
     "max_workers", None, "Room for so many workers, some of which may come later."
 )
 _KEY_FILE = flags.DEFINE_string("key_file", None, "Keys for connections between hosts.")
-flags.DEFINE_enum("transport", "auto", list(transport.NAMES), "How vectors travel.")
-flags.DEFINE_string("listen", "", "HOST[:PORT] that ZeroMQ listens on.")
+flags.DEFINE_enum(
+    "transport",
+    "auto",
+    [*transport.NAMES, *transport.OLD_NAMES],
+    "How vectors travel.",
+)
+flags.DEFINE_string("listen", "", "HOST[:PORT] for workers of other hosts.")
 flags.DEFINE_bool("encrypt", True, "Encrypt connections between hosts.")
 _PUSH = flags.DEFINE_enum(
     "push_format", "float32", list(flat.DTYPES), "Number format of pushes."
