@@ -5,7 +5,6 @@ and a vector is received into memory that is used again and again.
 """
 
 import collections
-import contextlib
 import socket
 import ssl
 from collections.abc import Callable
@@ -53,10 +52,12 @@ class Stream:
         if server:
             connection.setblocking(False)
         if context is not None:
-            with _errors():
+            try:
                 connection = context.wrap_socket(
                     connection, server_side=server, do_handshake_on_connect=not server
                 )
+            except OSError as error:
+                raise _named(error) from error
         connection.setblocking(False)
         self.socket = connection
 
@@ -67,16 +68,20 @@ class Stream:
           BlockingIOError: if nothing is there.
           ClosedError: at the end of the connection.
         """
-        with _errors():
+        try:
             count = self.socket.recv_into(place)
+        except OSError as error:
+            raise _named(error) from error
         if count == 0:
             raise ClosedError("the other side has closed the connection")
         return count
 
     def write(self, data: memoryview) -> int:
         """Bytes sent, at least 1; errors as those of `read_into`."""
-        with _errors():
+        try:
             return self.socket.send(data)
+        except OSError as error:
+            raise _named(error) from error
 
     @property
     def pending(self) -> bool:
@@ -88,21 +93,16 @@ class Stream:
         self.socket.close()
 
 
-@contextlib.contextmanager
-def _errors():
-    """Names what TLS and the system say."""
-    try:
-        yield
-    except (ssl.SSLWantReadError, ssl.SSLWantWriteError) as error:
-        raise BlockingIOError from error
-    except ssl.SSLError as error:
+def _named(error: OSError) -> OSError:
+    """What is to be raised for an error of TLS or of the system."""
+    if isinstance(
+        error, BlockingIOError | ssl.SSLWantReadError | ssl.SSLWantWriteError
+    ):
+        return BlockingIOError()
+    if isinstance(error, ssl.SSLError):
         if any(part in str(error.reason) for part in _KEY_REASONS):
-            raise KeyRefusedError("its key is another one") from error
-        raise ClosedError(str(error)) from error
-    except BlockingIOError:
-        raise
-    except OSError as error:
-        raise ClosedError(str(error)) from error
+            return KeyRefusedError("its key is another one")
+    return ClosedError(str(error))
 
 
 # How OpenSSL says that one side does not know the other's certificate.
