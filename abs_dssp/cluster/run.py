@@ -168,6 +168,7 @@ def take_part(
 
     Raises:
       ServerError: if the run cannot go on.
+      LogError: if its log cannot be read or written.
       WorkerError: if the server refuses this process, or cannot be found.
     """
     task, _, functions, seed = job.training
@@ -268,7 +269,12 @@ class _Serving:
         """What the log and the server's last state say."""
         server, (task, policy, functions, seed) = self._server, self._training
         path = self._log.path
-        _, entries, _ = logs.parse(read_file(self._system.os, path), path)
+        try:
+            _, entries, _ = logs.parse(read_file(self._system.os, path), path)
+        except OSError as error:
+            raise logs.LogError(
+                f"{path}: {error.strerror}; start the same command again."
+            ) from error
         settings = {
             "num_workers": task.num_workers,
             "policy": policies.describe(policy),
