@@ -3,17 +3,24 @@
 import dataclasses
 import os
 import random
+import selectors
 import subprocess
 import sys
 import time
+import types
 
+import numpy as np
 import planted
 import pytest
+import test_core
 
+from abs_dssp.cluster import log, memory, run, system, transport
+from abs_dssp.cluster.messages import Kind, Message
 from abs_dssp.cluster.simulate import faults, shrink
 from abs_dssp.cluster.simulate.disk import Files, Host
 from abs_dssp.cluster.simulate.scenario import Scenario
 from abs_dssp.cluster.simulate.world import Process, World
+from abs_dssp.history.events import Entry, Event
 
 ALL = faults.Faults()
 _SECONDS = 6.0  # of fresh seeds; `scripts/test` gives them a minute more
@@ -100,6 +107,110 @@ def test_faults_are_chosen_by_name():
         faults.parse("kill=x")
     with pytest.raises(ValueError, match="from 0 to 1, got 2.0"):
         faults.parse("kill=2")
+
+
+# What the simulation has found, each in its shortest form.
+
+
+def test_a_heartbeat_of_no_process_of_the_run_is_not_answered():
+    """Its connection would be kept like those of workers, as many as there are."""
+    server, peer = test_core.new_membership(), test_core.Peer()
+    for text in (["x", []], ["", []], ["x", [[99, 0, 0, True]]]):
+        message = Message(Kind.HEARTBEAT, text=text)
+        test_core.deliver(server.message(peer, message, 0.0))
+    assert not peer.sent
+
+
+@pytest.fixture
+def network():
+    """An acceptor of pushes of 8 bytes, its channel, and what comes by rounds."""
+    sizes = transport.Sizes(8, np.dtype("f4"), 8, np.dtype("f4"))
+    pool = memory.Pool(8, np.dtype("f4"), False)
+    acceptor = transport.NetworkAcceptor("tcp://127.0.0.1:0", pool, sizes, None)
+    selector = selectors.DefaultSelector()
+    acceptor.register(selector)
+    channel = transport.NetworkChannel(acceptor.endpoint, None)
+    channel.expect(sizes)
+
+    def look() -> list:
+        """As the server's loop does."""
+        keys = selector.select(0 if acceptor.has_more else 0.2)
+        events = [event for key, mask in keys for event in key.data(mask)]
+        return events + acceptor.rest()
+
+    yield acceptor, channel, look
+    channel.close()
+    acceptor.close()
+    selector.close()
+
+
+def _meet(channel, look):
+    """The server's end of a channel, which is a known one afterwards."""
+    channel.send(Message(Kind.HELLO))
+    while not (events := look()):
+        pass
+    peer = events[0][0]
+    peer.send(Message(Kind.WELCOME))
+    assert channel.receive(5.0).kind is Kind.WELCOME
+    return peer
+
+
+def test_pushes_that_come_together_are_handed_out_one_after_the_other(network):
+    _, channel, look = network
+    _meet(channel, look)
+    for number in range(5):
+        channel.send(Message(Kind.PUSH), np.full(2, number, "f4"))
+    time.sleep(0.1)
+    seen = []
+    while len(seen) < 5:
+        events = look()
+        assert len(events) <= 1
+        seen += [message.payload[0] for _, message in events]
+    assert seen == [0, 1, 2, 3, 4]
+    assert not look()
+
+
+def test_a_late_grant_leaves_alone_what_is_computed_from(network):
+    acceptor, channel, look = network
+    peer = _meet(channel, look)
+    buffer = acceptor.pool.take()
+
+    def grant(number):
+        acceptor.pool.arrays[buffer][:] = number
+        peer.send(Message(Kind.GRANT, grant_id=number, buffer=buffer))
+        return channel.receive(5.0).payload
+
+    present = grant(5)
+    for late in (3, 4, 5):
+        assert (grant(late) == late).all()
+        assert (present == 5).all()
+    assert (grant(6) == 6).all()
+    assert (present == 5).all()
+
+
+def test_a_log_that_cannot_be_read_at_the_end_ends_the_run_in_a_sentence(tmp_path):
+    serving = types.SimpleNamespace(
+        _server=None,
+        _training=(None,) * 4,
+        _log=types.SimpleNamespace(path=tmp_path / "gone"),
+        _system=system.REAL,
+    )
+    with pytest.raises(log.LogError, match="gone: No such file .*; start the same"):
+        run._Serving._result(serving)
+
+
+def test_what_is_cut_off_a_log_is_gone_from_the_disk_too(tmp_path, monkeypatch):
+    made = log.Log(tmp_path, {"num_workers": 1})
+    made.append([Entry(Event("push", 0, 0.0, 1.0, 1.0), 0, 0, 1.0, True, (0,), ())] * 2)
+    made.close()
+    path = tmp_path / log.NAME
+    path.write_bytes(path.read_bytes()[:-1] + b"\xff")
+    synced = []
+    monkeypatch.setattr(
+        os, "fsync", lambda file: synced.append(os.fstat(file.fileno()).st_size)
+    )
+    log.cut(tmp_path)
+    assert synced == [path.stat().st_size]
 
 
 # The simulated disk itself, against what POSIX promises.

@@ -2,8 +2,12 @@
 
     python -m abs_dssp.cluster.simulate --seed=7 --faults=none,kill=0.01
     python -m abs_dssp.cluster.simulate --seed=1 --minutes=30 --jobs=2
+    python -m abs_dssp.cluster.simulate --seeds=100 --faults=lying_sync=0.1,power=0.001
 
-A history gets shorter as faults are left out of it.
+A history gets shorter as faults are left out of it. Without lying_sync, a push that
+was acknowledged is never lost, if the log is synchronised. With it, a loss of power may
+take such pushes, and nothing else is promised less: the run goes on with what is left
+of its history, ends, and has the parameters of its log in every bit.
 """
 
 import argparse
@@ -109,7 +113,11 @@ def _batches(options: argparse.Namespace, begun: float) -> Iterator[list[Any]]:
 
 
 def _options(argv: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="simulate", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="simulate",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--seed", type=int, default=0, help="The first one.")
     parser.add_argument("--seeds", type=int, default=1, help="How many.")
     parser.add_argument("--minutes", type=float, help="Seeds until then, instead.")

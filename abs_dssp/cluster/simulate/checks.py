@@ -19,7 +19,7 @@ from abs_dssp.replay import Result
 from abs_dssp.training import flat, replayer
 from abs_dssp.training.config import EngineConfig, ReplayConfig
 
-_DESCRIPTORS = 60  # of one process
+_DESCRIPTORS = 60 + 64  # of one process; 64 for those whom a server does not know yet
 _BUFFERS = 32  # of shared memory, in all living processes
 _EVERY = 256  # events between two looks at what must stay bounded
 

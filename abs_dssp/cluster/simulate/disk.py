@@ -32,6 +32,7 @@ class Host:
         self.named: dict[str, _File] = {}  # as a loss of power would leave them
         self.folders = {"/"}
         self.synced = True  # whether every sync was honest
+        self.dark = False  # while it loses its power: nobody is told of anything
         self.listening: dict[str, Any] = {}  # sockets by name
         self.lost_power: Callable[[], None] = lambda: None
 
@@ -39,8 +40,10 @@ class Host:
         """All processes die, and the disk keeps what it had been told to."""
         world = self.world
         world.note(self.name, "loses power")
+        self.dark = True
         for process in [p for p in world.processes if p.host is self]:
             process.die("loses power")
+        self.dark = False
         if world.random.random() < 0.5:
             self.files = dict(self.named)  # names are written as they are synced
         for file in self.files.values():

@@ -7,7 +7,14 @@ from collections import Counter
 
 @dataclasses.dataclass(frozen=True)
 class Faults:
-    """Chances; of a process per call of its system, of a message, or of a write."""
+    """Chances; of a process per call of its system, of a message, or of a write.
+
+    With `lying_sync`, a disk says that it has written what it has not. A loss of power
+    may then take pushes that were acknowledged, and leave a log that looks damaged in
+    its midst, though every push was to be written before anybody is told of it.
+    Everything else is promised as without: what is left of the history is gone on
+    with, the run ends, and its parameters are those of its log in every bit.
+    """
 
     kill: float = 1e-3  # the process dies within this call
     power: float = 1e-4  # its whole host loses power
@@ -18,15 +25,19 @@ class Faults:
     late: float = 0.3  # a worker's process first starts up to 18 s late
     lose: float = 0.03  # a message between hosts
     double: float = 0.03
-    delay: float = 0.05
-    truncate: float = 0.02
+    delay: float = 0.05  # past others, by up to 5 s
+    truncate: float = 0.02  # and the connection ends, or brings nonsense from there on
     reset: float = 5e-3  # the connection ends with what is on its way
+    refuse: float = 0.02  # a connection is refused, or its making takes too long
+    half_open: float = 0.1  # the other side is not told of a connection's end
+    stall: float = 3e-3  # bytes take up to 5 s, and so do those behind them
+    no_descriptor: float = 0.01  # a connection cannot be accepted now
     partition: float = 1e-3  # two hosts do not reach each other for up to 30 s
     short: float = 0.1  # a write writes less than it was given
     full: float = 1e-3  # the disk is full for up to 20 s
     slow: float = 1e-3  # an access to the disk takes up to 5 s
     disk_error: float = 5e-4  # of a read, a write or a sync
-    lying_sync: float = 0.0  # a sync returns without having written
+    lying_sync: float = 0.0  # a sync returns without having written, see above
     flip_log: float = 0.05  # a bit, at an open of the log
     flip_checkpoint: float = 0.2  # a bit, at an open of a checkpoint
     nan: float = 5e-3  # a computation's push, or its loss

@@ -1,35 +1,22 @@
-"""A network between simulated hosts, and the part of ZeroMQ that is used over it.
+"""TCP between simulated hosts: bytes in order, in pieces, late, until the way is gone.
 
-A connection delivers in order and once, as TCP does, until a fault says otherwise:
-messages may be lost, doubled, delayed past others and cut short, which is more than
-TCP allows.
+A `Wire` also follows the messages that pass, and so may lose, double, delay past others
+and cut short whole ones, which is more than TCP allows. TLS is not simulated.
 """
 
-import collections
 import errno
 import functools
 import os
 from collections.abc import Callable
 from typing import Any
 
-from abs_dssp.cluster.simulate.world import Handle, Process, World
+from abs_dssp.cluster.messages import HEADER_BYTES, MAGIC, MessageError, announced
+from abs_dssp.cluster.messages import decode as decoded
+from abs_dssp.cluster.simulate.world import Signal, World
 
-_ROOM = 24  # messages on the way and not read, of one connection and direction
-
-
-class ZMQError(Exception):
-    """As in ZeroMQ."""
-
-    def __init__(self, number: int = errno.EINVAL):
-        super().__init__(os.strerror(number))
-        self.errno, self.strerror = number, os.strerror(number)
-
-
-class Again(ZMQError):
-    """Nothing there, or no room."""
-
-    def __init__(self) -> None:
-        super().__init__(errno.EAGAIN)
+_KEEPALIVE = 45.0  # seconds until an idle end asks in vain, as `stream` sets it up
+_RETRIES = 1000.0  # seconds at most until what is sent again and again is given up
+_HANGS_UP = 200.0  # seconds within which nonsense must have been hung up on
 
 
 class Network:
@@ -37,237 +24,280 @@ class Network:
 
     def __init__(self, world: World):
         self.world = world
-        self.listening: dict[str, _Router] = {}
+        self.listening: dict[tuple[str, int], Any] = {}  # tcp.Listener
         self._cut: dict[frozenset[str], float] = {}  # until when
 
-    def reaches(self, one: Process, other: Process) -> bool:
-        """Whether messages pass between the hosts of two processes now."""
-        names = frozenset((one.host.name, other.host.name))
-        if len(names) > 1 and self.world.dice.falls("partition"):
-            seconds = 30 * self.world.random.random() ** 2
-            self.world.note("no way between", *sorted(names), f"for {seconds:.3f} s")
-            self._cut[names] = self.world.now + seconds
-        return self._cut.get(names, 0.0) <= self.world.now
+    def away(self, one: str, other: str, strikes: bool = True) -> float:
+        """Seconds until two hosts reach each other; 0 if they do.
 
+        Args:
+          one: a host.
+          other: another one, or the same.
+          strikes: whether the way may go now.
+        """
+        names, world = frozenset((one, other)), self.world
+        if strikes and len(names) > 1 and world.dice.falls("partition"):
+            seconds = 30 * world.random.random() ** 2
+            world.note("no way between", *sorted(names), f"for {seconds:.3f} s")
+            self._cut[names] = world.now + seconds
+        return max(0.0, self._cut.get(names, 0.0) - world.now)
 
-class Frame:
-    """A received part of a message."""
+    def latency(self) -> float:
+        """Seconds that a piece is on its way."""
+        return 1e-4 + 1e-3 * self.world.random.random()
 
-    def __init__(self, data: bytes):
-        self.buffer = memoryview(data)
+    def pair(self, client: tuple[str, int], server: tuple[str, int]) -> "End":
+        """A new connection; its client's end."""
+        one, other = End(self, client), End(self, server)
+        one.other, other.other = other, one
+        for end in (one, other):
+            # Small, as the messages here are: few are taken as a whole.
+            end.wire = Wire(self, end, int(96 * 64 ** self.world.random.random()))
+        return one
 
-    def get(self, name: str) -> str:
-        """A property of the connection."""
-        del name
-        return "simulated"
+    def close(self, end: "End", dark: bool = False) -> None:
+        """Its process has closed it, or is dead.
 
-
-class _Link:
-    """One connection of a dealer to a router; gone at a reset."""
-
-    def __init__(self, dealer: "_Dealer", router: "_Router"):
-        self.dealer, self.router = dealer, router
-        self.is_open = True
-        self._latest = {False: 0.0, True: 0.0}  # arrival, by whether to the dealer
-        self.pending = {False: 0, True: 0}
-
-    def send(self, frames: list[Any], to_dealer: bool) -> None:
-        """Frames that are on their way; they are read when they arrive."""
-        network = self.router.network
-        world, dice = network.world, network.world.dice
-        if dice.falls("reset"):
-            world.note(self.dealer.process.name, "has its connection reset")
-            self.cut()
+        Args:
+          end: of a connection.
+          dark: its host has lost its power, and tells nobody.
+        """
+        if end.closed:
             return
-        if not network.reaches(self.dealer.process, self.router.process):
-            if world.random.random() < 0.5:  # sent again by TCP, or given up
-                self.cut()
-                return
-        copies = 0 if dice.falls("lose") else 2 if dice.falls("double") else 1
-        for _ in range(copies):
-            delay = 1e-4 + 1e-3 * world.random.random()
-            arrival = max(world.now + delay, self._latest[to_dealer])
-            if dice.falls("delay"):  # past what is sent later
-                arrival = world.now + 5 * world.random.random() ** 2
+        end.closed = True
+        if end.broken:
+            return
+        if dark or self.world.dice.falls("half_open"):
+            self.lose(end)
+        elif end.inbox:  # it will never read them
+            end.wire.finish(functools.partial(end.other.fail, _reset()))
+        else:
+            end.wire.finish(end.other.end)
+
+    def lose(self, end: "End") -> None:
+        """The way is gone for this connection; each end learns it by itself, late."""
+        random = self.world.random
+        for each in (end, end.other):
+            if each.wire.is_dead:
+                continue
+            self.world.note("the way from", each.name, "is gone")
+            each.wire.is_dead = True
+            luck = random.random()
+            if luck < 0.3:  # the other host is there again, and knows nothing
+                each.fail_in(60 * random.random(), _reset())
             else:
-                self._latest[to_dealer] = arrival
-            cut = dice.falls("truncate")
-            self.pending[to_dealer] += 1
-            world.at_time(
-                arrival, functools.partial(self._arrive, frames, to_dealer, cut)
-            )
+                seconds = _KEEPALIVE if luck < 0.7 else _RETRIES * random.random()
+                each.fail_in(seconds, _timeout())
 
-    def _arrive(self, frames: list[Any], to_dealer: bool, cut: bool) -> None:
-        self.pending[to_dealer] -= 1
-        if not self.is_open:
-            return
-        parts = [bytes(frame) for frame in frames]
-        if cut:
-            random = self.router.network.world.random
-            which = random.randrange(len(parts))
-            parts[which] = parts[which][: random.randint(0, len(parts[which]))]
-            if random.random() < 0.3 and len(parts) > 1:
-                del parts[which]
-        if to_dealer:
-            self.dealer.arrived(parts)
-        else:
-            self.router.arrived(self, parts)
-
-    def cut(self) -> None:
-        """Ends the connection; its dealer makes another one."""
-        if self.is_open:
-            self.is_open = False
-            self.router.links.pop(self.dealer.identity, None)
-            self.dealer.disconnected()
+    def reset(self, end: "End") -> None:
+        """The connection is gone, with what is on its way; both ends are told."""
+        self.world.note("the connection of", end.name, "is reset")
+        for each in (end, end.other):
+            if self.world.random.random() < 0.5:
+                each.inbox.clear()
+            each.fail(_reset())
 
 
-class _Base(Handle):
-    """What dealers and routers share."""
+class End:
+    """An end of a connection as its host has it, with or without a process."""
 
-    def __init__(self, network: Network, process: Process):
-        super().__init__(process)
-        self.network = network
-        self.inbox: collections.deque[list[bytes]] = collections.deque()
+    other: "End"
+    wire: "Wire"  # to the other end
 
-    def readable(self) -> bool:
-        return bool(self.inbox)
+    def __init__(self, network: Network, address: tuple[str, int]):
+        self.address, self.name = address, f"{address[0]}:{address[1]}"
+        self.changed = Signal(network.world)
+        self.inbox = bytearray()  # arrived, not read
+        self.closed = False  # by its process
+        self.ended = False  # nothing comes after what has come
+        self.broken = False  # nothing comes or goes
+        self.error: OSError | None = None  # not told yet
+        self._world = network.world
 
-    def writable(self) -> bool:
-        return True
-
-    def poll(self, milliseconds: float) -> bool:
-        self.process.call()
-        thread = self.process.current()
-        return thread.wait([self.changed], self.readable, milliseconds / 1e3)
-
-    def recv_multipart(self, flags: int = 0, copy: bool = True) -> list[Frame]:
-        del flags, copy
-        self.process.call()
-        if not self.inbox:
-            raise Again
-        return [Frame(part) for part in self.inbox.popleft()]
-
-
-class _Dealer(_Base):
-    """A worker's socket: connects by itself, again and again."""
-
-    routing_id = b""
-    link: _Link | None = None
-
-    def connect(self, endpoint: str) -> None:
-        self.process.call()
-        self._endpoint = endpoint
-        self.identity = self.routing_id
-        self._queue: collections.deque[list[Any]] = collections.deque()
-        self.network.world.at(1e-3, self._connect)
-
-    def _connect(self) -> None:
-        if not self.is_open or self.link is not None:
-            return
-        router = self.network.listening.get(self._endpoint)
-        if router is None or not self.network.reaches(self.process, router.process):
-            self.network.world.at(0.5, self._connect)
-            return
-        self.link = router.links[self.identity] = _Link(self, router)
-        while self._queue and self.link is not None:
-            self.link.send(self._queue.popleft(), to_dealer=False)
-
-    def send_multipart(self, frames: list, flags: int = 0, copy: bool = True) -> None:
-        del flags, copy
-        self.process.call()
-        if self.link is not None:
-            if self.link.pending[False] >= _ROOM:
-                raise Again
-            self.link.send(frames, to_dealer=False)
-        elif len(self._queue) < _ROOM:
-            self._queue.append(frames)
-        else:
-            raise Again
-
-    def arrived(self, parts: list[bytes]) -> None:
-        """A message has come."""
-        self.inbox.append(parts)
+    def end(self) -> None:
+        """The other end has sent its last byte."""
+        self.ended = True
         self.changed.notify()
 
-    def disconnected(self) -> None:
-        """Connects again, in a while."""
-        self.link = None
-        if self.is_open:
-            self.network.world.at(
-                0.1 + self.network.world.random.random(), self._connect
-            )
+    def fail(self, error: OSError) -> None:
+        """Nothing comes or goes any more."""
+        if not self.broken:
+            self.broken, self.error = True, error
+            self.wire.is_dead = True
+            self.changed.notify()
 
-    def drop(self) -> None:
-        super().drop()
-        if self.link is not None:
-            self.link.cut()
+    def fail_in(self, seconds: float, error: OSError) -> None:
+        """Does so later."""
+        self._world.at(seconds, functools.partial(self.fail, error))
+
+    def must_be_closed(self) -> None:
+        """What comes here is no message: its process must hang up, or die."""
+
+        def look() -> None:
+            if not (self.closed or self.broken or self.other.wire.is_dead):
+                error = RuntimeError(f"nonsense from {self.other.name} is listened to")
+                self._world.fail(error)
+
+        self._world.at(_HANGS_UP, look)
 
 
-class _Router(_Base):
-    """The server's socket."""
+class Wire:
+    """One direction of a connection."""
 
-    sndhwm, maxmsgsize = 1000, -1
-    endpoint = ""
+    def __init__(self, network: Network, source: End, capacity: int):
+        """Nothing is on its way.
 
-    def bind(self, address: str) -> None:
-        self.process.call()
-        if address.endswith(":0"):
-            address = f"{address[:-1]}{20000 + self.process.number}"
-        if address in self.network.listening:
-            raise ZMQError(errno.EADDRINUSE)
-        self.endpoint = address
-        self.network.listening[address] = self
-        self.links: dict[bytes, _Link] = {}
+        Args:
+          network: of the connection.
+          source: who sends.
+          capacity: bytes that are on their way or not read, at most.
+        """
+        self.source, self._network, self._world = source, network, network.world
+        self.is_raw = False  # whether what passes is no message
+        self.is_dead = False  # what is on its way never arrives
+        self._capacity = capacity
+        self._away = 0  # bytes on their way
+        self._latest = 0.0  # arrival so far
+        self._head = b""  # of a message that is not begun
+        self._left = 0  # bytes of the present message to come
+        self._fate = ""  # its fault
+        self._kept = b""  # what has come of it, for its fault
+        self._cut_after = 0  # bytes of it
+        self._queue: list[bytes] = []  # delayed ones, for the end of the present one
 
-    def getsockopt_string(self, option: str) -> str:
-        del option
-        return self.endpoint
+    def room(self) -> int:
+        """Bytes that can be sent now."""
+        used = self._away + len(self.source.other.inbox) + len(self._head)
+        return max(0, self._capacity - used)
 
-    def getsockopt(self, option: str) -> int:
-        del option
-        return self.descriptor
+    @property
+    def is_between(self) -> bool:
+        """Whether a message begins with the next byte."""
+        return not (self._left or self._head)
 
-    def send_multipart(self, frames: list, flags: int = 0, copy: bool = True) -> None:
-        del flags, copy
-        self.process.call()
-        link = self.links.get(bytes(frames[0]))
-        if link is None:
-            raise ZMQError(errno.EHOSTUNREACH)
-        if link.pending[True] + len(link.dealer.inbox) >= min(self.sndhwm, _ROOM):
-            raise Again
-        self.process.on_send(bytes(frames[1]))
-        link.send(frames[1:], to_dealer=True)
+    def write(self, data: bytes) -> None:
+        """Sends bytes; there is room for them."""
+        while data and not self.source.broken:
+            if self.is_raw:
+                return self._emit(data)
+            if self._left:
+                part, data = data[: self._left], data[self._left :]
+                self._left -= len(part)
+                self._pass(part)
+            else:
+                missing = HEADER_BYTES - len(self._head)
+                self._head, data = self._head + data[:missing], data[missing:]
+                if len(self._head) == HEADER_BYTES:
+                    self._begin()
 
-    def arrived(self, link: _Link, parts: list[bytes]) -> None:
-        """A message has come; one that is too long ends its connection."""
-        if any(len(part) > self.maxmsgsize >= 0 for part in parts):
-            link.cut()
+    def finish(self, told: Callable[[], None]) -> None:
+        """Sends the last bytes, and then tells the other end."""
+        self._emit(self._head)
+        self._at_its_time(told)
+
+    def _begin(self) -> None:
+        """A message begins: decides what happens to it."""
+        head, self._head = self._head, b""
+        try:
+            self._left = announced(head) + decoded(head[:-4] + bytes(4)).nbytes
+        except MessageError:
+            self.is_raw = True
+            return self._emit(head)
+        network, dice, random = self._network, self._world.dice, self._world.random
+        if dice.falls("reset"):
+            return network.reset(self.source)
+        hosts = self.source.address[0], self.source.other.address[0]
+        if network.away(*hosts) and random.random() < 0.3:
+            network.lose(self.source)
+        names = ("lose", "double", "delay", "truncate")
+        self._fate = next(filter(dice.falls, names), "")
+        if self._fate == "truncate" and random.random() < 0.5:
+            self.is_raw = True
+            self.source.other.must_be_closed()
+            return self._emit(garbage(self._world))
+        self._kept = b""
+        self._cut_after = random.randrange(self._left)
+        self._left -= len(head)
+        self._pass(head)
+
+    def _pass(self, part: bytes) -> None:
+        """A part of the present message; the last one if nothing is left."""
+        fate, before = self._fate, len(self._kept)
+        self._kept += part
+        if fate == "truncate" and self._kept[self._cut_after :]:
+            self._emit(part[: max(0, self._cut_after - before)])
+            return self._network.reset(self.source)
+        if fate not in ("lose", "delay"):
+            self._emit(part)
+        if self._left:
             return
-        self.inbox.append([link.dealer.identity, *parts])
-        self.changed.notify()
+        if fate == "double":
+            self._emit(self._kept)
+        elif fate == "delay":  # past what is sent later
+            late = functools.partial(self._insert, self._kept)
+            self._world.at(5 * self._world.random.random() ** 2, late)
+        self._fate = ""
+        while self._queue:
+            self._emit(self._queue.pop())
 
-    def drop(self) -> None:
-        super().drop()
-        self.network.listening.pop(self.endpoint, None)
-        for link in list(getattr(self, "links", {}).values()):
-            link.cut()
+    def _insert(self, message: bytes) -> None:
+        """A delayed message arrives between two others."""
+        if self.source.closed:
+            return
+        if self.is_between:
+            self._emit(message)
+        else:
+            self._queue.append(message)
+
+    def _emit(self, data: bytes) -> None:
+        """Puts bytes on their way, in one piece or in several."""
+        random = self._world.random
+        while data:
+            length = len(data)
+            if length > 1 and random.random() < 0.2:
+                length = random.randrange(1, length)
+            self._away += length
+            arrives = functools.partial(self._arrive, data[:length])
+            data = data[length:]
+            self._at_its_time(arrives)
+
+    def _at_its_time(self, what: Callable[[], None]) -> None:
+        """Does something after all that has been sent has arrived, if it arrives."""
+        network, random = self._network, self._world.random
+        hosts = self.source.address[0], self.source.other.address[0]
+        when = self._world.now + network.latency()
+        away = network.away(*hosts, strikes=False)
+        if away:  # sent again and again, at longer and longer intervals
+            when += away * (1 + random.random())
+        if self._world.dice.falls("stall"):
+            when += 5 * random.random() ** 2
+        self._latest = max(self._latest, when)
+
+        def do() -> None:
+            if not self.is_dead:
+                what()
+
+        self._world.at_time(self._latest, do)
+
+    def _arrive(self, data: bytes) -> None:
+        self._away -= len(data)
+        there = self.source.other
+        if there.closed:
+            self.source.fail_in(self._network.latency(), _reset())
+        elif not there.broken:
+            there.inbox += data
+            there.changed.notify()
 
 
-class ZeroMQ:
-    """Stands in for the module `zmq`."""
+def garbage(world: World) -> bytes:
+    """Bytes that no message begins with, as many as a header at least."""
+    data = world.random.randbytes(HEADER_BYTES + world.random.randrange(100))
+    return data if data[:1] != MAGIC[:1] else b"x" + data
 
-    DEALER, ROUTER, NOBLOCK, LAST_ENDPOINT, FD = "DEALER", "ROUTER", 1, "endpoint", "fd"
-    Again, ZMQError = Again, ZMQError
 
-    def __init__(self, network: Network, process: Process):
-        self._network, self._process = network, process
+def _reset() -> OSError:
+    return ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))
 
-    def Context(self) -> "ZeroMQ":  # noqa: N802
-        return self
 
-    def socket(self, kind: str) -> _Base:
-        made: Callable = _Dealer if kind == self.DEALER else _Router
-        return made(self._network, self._process)
-
-    def term(self) -> None:
-        """Nothing is left to do."""
+def _timeout() -> OSError:
+    return TimeoutError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT))

@@ -1,4 +1,4 @@
-"""Sockets within a simulated host, with `select` and `selectors` over them."""
+"""Sockets within a simulated host and beyond, `select` and `selectors` over them."""
 
 import collections
 import errno
@@ -10,6 +10,8 @@ import struct
 from collections.abc import Callable
 from typing import Any
 
+from abs_dssp.cluster.simulate import tcp
+from abs_dssp.cluster.simulate.network import Network
 from abs_dssp.cluster.simulate.world import Handle, Process
 
 USER = 1000  # whose all processes are
@@ -129,12 +131,24 @@ class Sockets:
 
     AF_UNIX, SOCK_SEQPACKET = real_socket.AF_UNIX, real_socket.SOCK_SEQPACKET
 
-    def __init__(self, process: Process):
-        self._process = process
+    def __init__(self, process: Process, network: Network):
+        self._process, self._network = process, network
 
     def socket(self, *_: Any) -> Socket:
         self._process.call()
         return Socket(self._process)
+
+    def create_connection(
+        self, address: tuple[str, int], timeout: float
+    ) -> tcp.Connection:
+        return tcp.connect(self._process, self._network, address, timeout)
+
+    def create_server(
+        self, address: tuple[str, int], *, family: int, backlog: int
+    ) -> tcp.Listener:
+        del family, backlog
+        self._process.call()
+        return tcp.Listener(self._process, self._network, address)
 
     def socketpair(self) -> tuple[Socket, Socket]:
         one, other = Socket(self._process), Socket(self._process)
@@ -154,7 +168,7 @@ class Sockets:
 class Select:
     """Stands in for the module `select`."""
 
-    POLLIN = real_select.POLLIN
+    POLLIN, POLLOUT = real_select.POLLIN, real_select.POLLOUT
 
     def __init__(self, process: Process):
         self._process = process
@@ -164,18 +178,20 @@ class Select:
 
 
 class _Poll:
+    """Watches one socket, for one thing."""
+
     def __init__(self, process: Process):
         self._process = process
 
-    def register(self, connection: Socket, mask: int) -> None:
-        del mask
-        self._socket = connection
+    def register(self, connection: Any, mask: int) -> None:
+        reads = mask == real_select.POLLIN
+        self._ready = connection.readable if reads else connection.writable
+        self._changed = connection.changed
 
     def poll(self, milliseconds: float) -> bool:
         self._process.call()
-        found = self._socket
         thread = self._process.current()
-        return thread.wait([found.changed], found.readable, milliseconds / 1e3)
+        return thread.wait([self._changed], self._ready, milliseconds / 1e3)
 
 
 class Selectors:
@@ -196,19 +212,30 @@ class _Selector:
     def __init__(self, process: Process):
         self._process = process
         self._keys: dict[int, real_selectors.SelectorKey] = {}
+        self._things: dict[int, Any] = {}  # a closed one is watched no more
 
     def register(self, thing: Any, mask: int, data: Callable) -> None:
         number = thing.fileno()
+        if number < 0:
+            raise ValueError(f"Invalid file descriptor: {number}")
+        if number in self._keys:
+            raise KeyError(f"{thing!r} (FD {number}) is already registered")
         self._keys[number] = real_selectors.SelectorKey(thing, number, mask, data)
+        self._things[number] = self._process.open[number]
 
     def unregister(self, thing: Any) -> None:
-        del self._keys[thing.fileno()]
+        number = self.get_key(thing).fd
+        del self._keys[number], self._things[number]
 
     def modify(self, thing: Any, mask: int, data: Callable) -> None:
-        self.register(thing, mask, data)
+        key = self.get_key(thing)
+        self._keys[key.fd] = key._replace(events=mask, data=data)
 
     def get_key(self, thing: Any) -> real_selectors.SelectorKey:
-        return self._keys[thing.fileno()]
+        for key in self._keys.values():
+            if key.fileobj is thing:
+                return key
+        raise KeyError(f"{thing!r} is not registered")
 
     def select(self, timeout: float | None):
         self._process.call()
@@ -218,8 +245,7 @@ class _Selector:
             found[:] = self._ready()
             return bool(found)
 
-        things = [self._process.open.get(number) for number in self._keys]
-        signals = [thing.changed for thing in things if thing is not None]
+        signals = [thing.changed for thing in self._things.values()]
         self._process.current().wait(signals, ready, timeout)
         return found
 
@@ -229,8 +255,8 @@ class _Selector:
     def _ready(self) -> list:
         ready = []
         for number, key in self._keys.items():
-            thing = self._process.open.get(number)
-            if thing is None:
+            thing = self._things[number]
+            if not thing.is_open:
                 continue
             mask = key.events & real_selectors.EVENT_READ if thing.readable() else 0
             if key.events & real_selectors.EVENT_WRITE and thing.writable():

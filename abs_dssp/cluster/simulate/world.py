@@ -16,6 +16,7 @@ import greenlet
 from abs_dssp.cluster.simulate.faults import Dice
 
 _SPINNING = 20_000  # calls without any time between them
+_DESCRIPTOR = 1_000_001  # the first one, far from those of the real system
 Died = greenlet.GreenletExit  # raised in the threads of a process that has died
 
 
@@ -231,7 +232,6 @@ class Process:
         self.on_send: Callable[[bytes], None] = lambda data: None  # before it is sent
         self.on_end: Callable[[BaseException | None], None] = lambda error: None
         self.random = random.Random(f"process {world.seed} {name} {number}")
-        self._descriptors = 1_000_000
         self._calls, self._called = 0, 0.0  # at one time, and when
 
     def start(self, main: Callable[[], None]) -> None:
@@ -287,10 +287,12 @@ class Process:
         self.current().wait([], lambda: False, seconds)
 
     def descriptor(self, what: Any) -> int:
-        """A new descriptor."""
-        self._descriptors += 1
-        self.open[self._descriptors] = what
-        return self._descriptors
+        """A descriptor: the lowest that is free, so numbers come again."""
+        number = _DESCRIPTOR
+        while number in self.open:
+            number += 1
+        self.open[number] = what
+        return number
 
     def crashed(self, thread: Thread, error: BaseException) -> None:
         """An error has ended a thread."""
