@@ -3,6 +3,7 @@
 The arithmetic is that of `flat`.
 """
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -158,6 +159,7 @@ class Parameters:
         )
 
 
+@functools.lru_cache(maxsize=64)  # a simulated server is started again and again
 def advances(functions: Functions) -> bool:
     """Whether `Parameters.advance` can be used: whether it gives single commits' bits.
 
