@@ -360,6 +360,7 @@ class Server:
                 keys = self._selector.select(0)
                 if keys:
                     return keys
+                self.system.os.sched_yield()  # to whoever has something to do
         return self._selector.select(0.2)
 
     # What the core wants done.

@@ -56,6 +56,7 @@ class NetworkChannel(Channel):
           OSError: if nobody listens there.
         """
         self._spin, self._now = spin, system.time.perf_counter
+        self._os = system.os
         self._sizes: Sizes | None = None
         self._vectors: list[np.ndarray] = []
         self._latest = 0  # grant
@@ -106,6 +107,7 @@ class NetworkChannel(Channel):
             except BlockingIOError:
                 spent = self._now() - begun
             if spent < min(self._spin, seconds):
+                self._os.sched_yield()  # to whoever has something to do
                 continue
             if spent >= seconds:
                 return None

@@ -104,6 +104,7 @@ class SharedChannel(Channel):
                 break
             except BlockingIOError:
                 if self._now() < end:
+                    self._system.os.sched_yield()  # whoever has something to do
                     continue
             except OSError as error:
                 raise ClosedError(str(error)) from error
