@@ -123,9 +123,10 @@ class Checkpoints:
 
     def last(self) -> None:
         """Saves the state at the end, and waits for the disk."""
-        if self._store is None:
+        state = self._server.core
+        if self._store is None or not state.started:  # nobody would hold a version
             return
-        if self._store.latest_step() != self._server.core.entries:
+        if self._store.latest_step() != state.entries:
             number, leaves, note, _ = recovery.save(self._server)
             self._save(number, leaves, note)
 
