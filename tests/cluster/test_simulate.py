@@ -14,7 +14,7 @@ import planted
 import pytest
 import test_core
 
-from abs_dssp.cluster import log, memory, run, system, transport
+from abs_dssp.cluster import duties, log, memory, run, system, transport
 from abs_dssp.cluster.messages import Kind, Message
 from abs_dssp.cluster.simulate import faults, shrink
 from abs_dssp.cluster.simulate.disk import Files, Host
@@ -197,6 +197,20 @@ def test_a_log_that_cannot_be_read_at_the_end_ends_the_run_in_a_sentence(tmp_pat
     )
     with pytest.raises(log.LogError, match="gone: No such file .*; start the same"):
         run._Serving._result(serving)
+
+
+@pytest.mark.parametrize("started", [False, True])
+def test_a_run_that_has_not_begun_leaves_no_checkpoint(started, monkeypatch):
+    """A later run in its folder could not be recovered from that: nobody computes."""
+    monkeypatch.setattr(duties.recovery, "save", lambda server: (0, [], {}, {}))
+    saved = []
+    store = types.SimpleNamespace(
+        latest_step=lambda: None, save=lambda *arguments: saved.append(arguments)
+    )
+    core = types.SimpleNamespace(started=started, entries=0)
+    server = types.SimpleNamespace(core=core, system=system.REAL)
+    duties.Checkpoints(server, store, 1.0, print).last()
+    assert bool(saved) == started
 
 
 def test_what_is_cut_off_a_log_is_gone_from_the_disk_too(tmp_path, monkeypatch):

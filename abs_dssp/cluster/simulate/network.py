@@ -12,11 +12,11 @@ from typing import Any
 
 from abs_dssp.cluster.messages import HEADER_BYTES, MAGIC, MessageError, announced
 from abs_dssp.cluster.messages import decode as decoded
-from abs_dssp.cluster.simulate.world import Signal, World
+from abs_dssp.cluster.simulate.world import Process, Signal, World
 
 _KEEPALIVE = 45.0  # seconds until an idle end asks in vain, as `stream` sets it up
 _RETRIES = 1000.0  # seconds at most until what is sent again and again is given up
-_HANGS_UP = 200.0  # seconds within which nonsense must have been hung up on
+_HANGS_UP = 3.0  # seconds within which what was read must have been dealt with
 
 
 class Network:
@@ -112,6 +112,7 @@ class End:
         self.ended = False  # nothing comes after what has come
         self.broken = False  # nothing comes or goes
         self.error: OSError | None = None  # not told yet
+        self.process: Process | None = None  # which has it
         self._world = network.world
 
     def end(self) -> None:
@@ -130,15 +131,20 @@ class End:
         """Does so later."""
         self._world.at(seconds, functools.partial(self.fail, error))
 
-    def must_be_closed(self) -> None:
-        """What comes here is no message: its process must hang up, or die."""
+    def poison(self) -> None:
+        """All that was no message has come: whoever has read it must hang up."""
+        self._world.at(_HANGS_UP, functools.partial(self._require_end, False))
 
-        def look() -> None:
-            if not (self.closed or self.broken or self.other.wire.is_dead):
-                error = RuntimeError(f"nonsense from {self.other.name} is listened to")
-                self._world.fail(error)
-
-        self._world.at(_HANGS_UP, look)
+    def _require_end(self, again: bool) -> None:
+        if self.closed or self.broken:
+            return
+        process = self.process
+        if self.inbox or process is None or process.paused_until > self._world.now:
+            again = False  # it could not know
+        elif again:
+            error = RuntimeError(f"nonsense from {self.other.name} is listened to")
+            self._world.fail(error)
+        self._world.at(_HANGS_UP, functools.partial(self._require_end, True))
 
 
 class Wire:
@@ -195,6 +201,11 @@ class Wire:
         self._emit(self._head)
         self._at_its_time(told)
 
+    def poison(self) -> None:
+        """What has been sent is no message, and so is what follows."""
+        self.is_raw = True
+        self._at_its_time(self.source.other.poison)
+
     def _begin(self) -> None:
         """A message begins: decides what happens to it."""
         head, self._head = self._head, b""
@@ -212,9 +223,8 @@ class Wire:
         names = ("lose", "double", "delay", "truncate")
         self._fate = next(filter(dice.falls, names), "")
         if self._fate == "truncate" and random.random() < 0.5:
-            self.is_raw = True
-            self.source.other.must_be_closed()
-            return self._emit(garbage(self._world))
+            self._emit(garbage(self._world))
+            return self.poison()
         self._kept = b""
         self._cut_after = random.randrange(self._left)
         self._left -= len(head)

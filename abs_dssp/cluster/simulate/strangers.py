@@ -81,19 +81,17 @@ class Strangers:
         end = self._meet(listener)
         if end is None:
             return
+        wrong = True
         if luck < 0.03:
             data = self._impostor()
-            end.other.must_be_closed()
         elif luck < 0.1:
             data = garbage(world)
-            end.other.must_be_closed()
         else:
             parts = [nonsense(random, self._push) for _ in range(random.randrange(4))]
             data = b"".join(parts)
-            if _is_wrong(data):
-                end.other.must_be_closed()
+            wrong = _is_wrong(data)
         world.note("a stranger", end.name, "sends", len(data), "bytes")
-        self._send(end, data)
+        self._send(end, data, wrong)
 
     def _meet(self, listener: Any) -> End | None:
         self._number += 1
@@ -102,7 +100,7 @@ class Strangers:
             end.wire.is_raw = end.other.wire.is_raw = True
         return end
 
-    def _send(self, end: End, data: bytes) -> None:
+    def _send(self, end: End, data: bytes, wrong: bool) -> None:
         """Sends in pieces, at times reading the answers, and perhaps ends it."""
         world, random = self._world, self._world.random
         when = 0.0
@@ -119,6 +117,8 @@ class Strangers:
             when += 0.0 if random.random() < 0.8 else 3 * random.random()
             world.at(when, functools.partial(say, data[:size]))
             data = data[size:]
+        if wrong:
+            world.at(when, end.wire.poison)
         luck = random.random()
         if luck < 0.3:
             world.at(when + random.random(), lambda: self._network.close(end))

@@ -17,6 +17,7 @@ class Connection(Handle):
         super().__init__(process)
         self._network, self._end = network, end
         self.changed = end.changed
+        end.process = process
         self._left = 0  # bytes of the message being sent to come
         self._offered = b""  # what there was no room for
 
