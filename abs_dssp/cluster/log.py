@@ -110,6 +110,8 @@ class Log:
             )
         self._os.ftruncate(self._file, self._end)
         self._os.lseek(self._file, self._end, os.SEEK_SET)
+        if self._sync:  # a record whose writer was killed before it could wait for it
+            self._os.fdatasync(self._file)
 
     def append(self, entries: Sequence[Entry]) -> None:
         """Writes entries; returns when a crash of this process cannot lose them.
