@@ -188,7 +188,7 @@ class Core:
             most = min(most, limits.pushes - self.pushes)
         if limits.seconds is not None:  # one beyond them is the last of a run
             most = min(most, 1 + sum(e.time < limits.seconds for e in events))
-        return next((count for count in TOGETHER if count <= most), 1)
+        return min(most, TOGETHER)
 
     def _follow(self, event: Event, done: HostTransition, vector: Any) -> list[Effect]:
         """What follows from an event besides its entry in the log."""

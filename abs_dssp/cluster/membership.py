@@ -220,7 +220,7 @@ class Membership:
         nonce, lives = parsed
         wanted: list[Effect] = []
         if any(s.nonce == nonce and s.peer is not None for s in self.sessions):
-            wanted.append(effects.Send(peer, Message(Kind.HEARTBEAT_ACK)))  # it is known
+            wanted.append(effects.Send(peer, Message(Kind.HEARTBEAT_ACK)))
         for index, steps, waits in lives:
             session = self.sessions[index]
             if session.nonce != nonce or session.peer is None:

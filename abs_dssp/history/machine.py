@@ -16,12 +16,11 @@ from abs_dssp.history.transition import State
 from abs_dssp.policies import Clocks, Policy
 
 _KINDS = {"push": transition.push, "leave": transition.leave}
-_HEAD = 8  # int32 values before the masks: six numbers and a float64
-_NUMBERS = struct.Struct("=fiiiiid")  # the same as they lie in memory
-_GRANTED = 5  # whether the push answered its worker's grant
+_HEAD = 7  # int32 values before the masks: five numbers and a float64
+_NUMBERS = struct.Struct("=fiiiid")  # the same as they lie in memory
 _EVENT = struct.Struct("=difi")  # time, worker, loss estimate, and the grant or 0
 _WORDS = _EVENT.size // 4
-TOGETHER = (4, 2)  # pushes that one call decides
+TOGETHER = 4  # pushes at most that one call decides
 
 
 class HostTransition(NamedTuple):
@@ -97,7 +96,7 @@ class Machine:
         """Takes pushes into the state in one call, as `apply` would one by one.
 
         Args:
-          events: as many as one of `TOGETHER` says.
+          events: at most `TOGETHER`.
           grants: ids of the grants that they answer.
           loss: the present estimate, for all of them.
 
@@ -116,21 +115,15 @@ class Machine:
             _EVENT.pack(event.time, event.worker, loss, grant)
             for event, grant in zip(events, grants, strict=True)
         )
-        step = self._pushes_step(len(events))
-        self._packed, flat = step(self._packed, np.frombuffer(data, np.int32))
-        view = np.asarray(flat).data
-        width = len(view) // len(events)
-        found = [view[i : i + width] for i in range(0, len(view), width)]
-        return [_decode(each) for each in found if each[_GRANTED]]
+        numbers = np.frombuffer(data.ljust(TOGETHER * _EVENT.size, b"\0"), np.int32)
+        step = _compiled_pushes(self.policy, self.num_workers)
+        self._packed, flat = step(self._packed, numbers)
+        view, width = np.asarray(flat).data, _HEAD + self.num_workers
+        return [_decode(view[i * width : (i + 1) * width]) for i in range(view[-1])]
 
     def prepare_pushes(self) -> None:
         """Compiles what `pushes` needs, so that none waits for it."""
-        for count in TOGETHER:
-            if count <= self.num_workers:
-                self._pushes_step(count)
-
-    def _pushes_step(self, count: int):
-        return _compiled_pushes(self.policy, self.num_workers, count)
+        _compiled_pushes(self.policy, self.num_workers)
 
     @property
     def clocks(self) -> Clocks:
@@ -218,20 +211,30 @@ def _compiled(policy: Policy, num_workers: int) -> dict[str, Callable[..., Any]]
 
 
 @functools.lru_cache(maxsize=64)
-def _compiled_pushes(policy: Policy, num_workers: int, count: int):
-    """Several pushes in one call; what is decided of each, one after the other."""
+def _compiled_pushes(policy: Policy, num_workers: int):
+    """`(packed, numbers) -> (packed, int32 rows of those taken, and how many)`."""
 
     def step(state, numbers):
-        good, found = jnp.bool_(True), []
-        for each in numbers.reshape(count, -1):
-            before, worker, now, grant = _given(state, each)
-            good &= before.grants[worker] == grant
-            after, done = transition.push(policy, before, worker, now)
-            state = jax.tree.map(lambda a, b, g=good: jnp.where(g, a, b), after, state)
-            found.append(_encode(done, state.grants, good))
-        return state, jnp.concatenate(found)
+        events = numbers.reshape(TOGETHER, -1)
 
-    return _compile(policy, num_workers, step, count)
+        def is_answer(carry):
+            count, state, _ = carry
+            _, worker, _, grant = _given(state, events[count % TOGETHER])
+            return (count < TOGETHER) & (state.grants[worker] == grant)
+
+        def take(carry):
+            count, state, rows = carry
+            state, worker, now, _ = _given(state, events[count])
+            state, done = transition.push(policy, state, worker, now)
+            return count + 1, state, rows.at[count].set(_encode(done, state.grants))
+
+        rows = jnp.zeros((TOGETHER, _HEAD + num_workers), jnp.int32)
+        count, state, rows = jax.lax.while_loop(
+            is_answer, take, (jnp.int32(0), state, rows)
+        )
+        return state, jnp.append(rows, count)
+
+    return _compile(policy, num_workers, step, TOGETHER)
 
 
 def _given(state: State, numbers):
@@ -258,11 +261,11 @@ def _compile(policy: Policy, num_workers: int, step, count: int):
         return jitted.lower(packed, np.zeros(count * _WORDS, np.int32)).compile()
 
 
-def _encode(done: transition.Transition, grants, granted=True):
+def _encode(done: transition.Transition, grants):
     # XLA runs a program on several threads, which is slower here, if one of its
     # buffers exceeds 512 bytes: hence one narrow array.
     weight = jax.lax.bitcast_convert_type(done.weight.astype(jnp.float32), jnp.int32)
-    head = [weight, done.commit, done.version, done.pulled, done.cancelled, granted]
+    head = [weight, done.commit, done.version, done.pulled, done.cancelled]
     masks = (done.release, done.restart, done.begin)
     return jnp.concatenate(
         [
@@ -275,7 +278,7 @@ def _encode(done: transition.Transition, grants, granted=True):
 
 
 def _decode(flat: memoryview) -> HostTransition:
-    weight, commit, version, pulled, cancelled, _, released = _NUMBERS.unpack_from(flat)
+    weight, commit, version, pulled, cancelled, released = _NUMBERS.unpack_from(flat)
     release, restart, grants = [], [], {}
     for worker, mask in enumerate(flat[_HEAD:].tolist()):
         if not mask & 7:

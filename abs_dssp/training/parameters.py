@@ -169,7 +169,7 @@ def advances(functions: Functions) -> bool:
     if functions.config.aggregator.single is None:
         return False
     size, dtype = functions.layout.size, DTYPES[functions.wire.push]
-    counts = [c for c in TOGETHER if c <= functions.task.num_workers]
+    counts = range(2, min(TOGETHER, functions.task.num_workers) + 1)
     start = jnp.zeros(size, jnp.float32)
     random = np.random.default_rng(0)
     servers = [
