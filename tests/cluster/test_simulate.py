@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 import types
+from pathlib import Path
 
 import numpy as np
 import planted
@@ -71,7 +72,7 @@ def test_processes_side_by_side_run_the_same_seeds():
     assert one == other and "kill" in one
 
 
-SOME = (0, 21)  # of the core, of membership
+SOME = (0, 21, 36)  # of the core, of pushes, of the stream
 
 
 @pytest.mark.parametrize(
@@ -211,6 +212,23 @@ def test_a_run_that_has_not_begun_leaves_no_checkpoint(started, monkeypatch):
     server = types.SimpleNamespace(core=core, system=system.REAL)
     duties.Checkpoints(server, store, 1.0, print).last()
     assert bool(saved) == started
+
+
+def test_what_a_log_has_at_its_opening_survives_a_loss_of_power():
+    """Its writer may have been killed after writing, before the disk was done."""
+    world, host, files = _files(0)
+    host.folders.add("/run")
+    there = dataclasses.replace(system.REAL, os=files, fcntl=files)
+    made = log.Log(Path("/run"), {"num_workers": 1}, sync=True, system=there)
+    files.fdatasync = lambda descriptor: None
+    made.append([Entry(Event("push", 0, 0.0, 1.0, 1.0), 0, 0, 1.0, True, (0,), ())])
+    del files.fdatasync
+    made.close()
+    found = log.Log(Path("/run"), {"num_workers": 1}, sync=True, system=there)
+    assert len(found.entries) == 1
+    content = bytes(host.files["/run/pushes.log"].content)
+    host.lose_power()
+    assert host.files["/run/pushes.log"].content == content
 
 
 def test_what_is_cut_off_a_log_is_gone_from_the_disk_too(tmp_path, monkeypatch):

@@ -16,7 +16,8 @@ from abs_dssp.cluster.simulate.world import Process, Signal, World
 
 _KEEPALIVE = 45.0  # seconds until an idle end asks in vain, as `stream` sets it up
 _RETRIES = 1000.0  # seconds at most until what is sent again and again is given up
-_HANGS_UP = 3.0  # seconds within which what was read must have been dealt with
+_LOOK = 3.0  # seconds between two looks at who should have hung up,
+_LOOKS = 3  # and how many in vain are too many
 
 
 class Network:
@@ -133,18 +134,19 @@ class End:
 
     def poison(self) -> None:
         """All that was no message has come: whoever has read it must hang up."""
-        self._world.at(_HANGS_UP, functools.partial(self._require_end, False))
+        self._require_end(0)
 
-    def _require_end(self, again: bool) -> None:
+    def _require_end(self, looks: int) -> None:
+        """Looks at it every few seconds; so many times it should have been closed."""
         if self.closed or self.broken:
             return
-        process = self.process
-        if self.inbox or process is None or process.paused_until > self._world.now:
-            again = False  # it could not know
-        elif again:
+        if looks > _LOOKS:
             error = RuntimeError(f"nonsense from {self.other.name} is listened to")
             self._world.fail(error)
-        self._world.at(_HANGS_UP, functools.partial(self._require_end, True))
+        process = self.process
+        asleep = process is None or process.paused_until > self._world.now
+        looks = 0 if self.inbox or asleep else looks + 1
+        self._world.at(_LOOK, functools.partial(self._require_end, looks))
 
 
 class Wire:

@@ -78,6 +78,7 @@ class Connection(Handle):
 
     def drop(self) -> None:
         super().drop()
+        self._end.process = None  # else a connection would keep a dead process's memory
         self._network.close(self._end, self.process.host.dark)
 
     def _called(self) -> None:
