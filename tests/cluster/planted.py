@@ -34,8 +34,9 @@ PLANTED = (
     Planted("cluster.log", "            self._os.fdatasync(self._file)\n        self",
             "            pass\n        self", "power=0.001"),
     Planted("cluster.log", "        self._end = end\n", "", "full=0.01"),
-    Planted("cluster.log", "os.SEEK_SET)\n        if self._sync:  # a record",
-            "os.SEEK_CUR)\n        if self._sync:  # a record"),
+    Planted("cluster.log", "self._os.lseek(self._file, self._end, os.SEEK_SET)\n"
+            "        if self._sync:  # a record",
+            "pass\n        if self._sync:  # a record"),
     Planted("cluster.log", "parts = [body + zlib",
             "parts = [body[:-1] + b\"\\0\" + zlib"),
     # Recovery and checkpoints.
@@ -79,7 +80,8 @@ PLANTED = (
     Planted("cluster.core", "single = self.together and self._pending == 0",
             "single = self.together"),
     Planted("cluster.core", "limits.pushes - self.pushes)", "9)"),
-    Planted("history.machine", "& (state.grants[worker] == grant)", "& (grant > 0)"),
+    Planted("history.machine", "& (state.grants[worker] == grant)", "& (grant > 0)",
+            "pause=0.003,preempt=0.02"),
     Planted("cluster.arithmetic", "first = pushes[0][1].version + 1",
             "first = pushes[0][1].version"),
     Planted("cluster.membership",

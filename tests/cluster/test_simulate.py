@@ -72,6 +72,11 @@ def test_processes_side_by_side_run_the_same_seeds():
     assert one == other and "kill" in one
 
 
+def test_planted_faults_fit_the_code():
+    """Whoever changes a line that one of them changes is told at once."""
+    assert len({planted.patched(each) for each in planted.PLANTED}) >= 30
+
+
 SOME = (0, 21, 36)  # of the core, of pushes, of the stream
 
 
