@@ -55,7 +55,11 @@ def recover(
 def _newest(
     store: Any, entries: Sequence[Entry], say: Callable[[str], None]
 ) -> Checkpoint | None:
-    """The newest checkpoint of this log's history; those of another are set aside."""
+    """The newest checkpoint of this log's history; those of another are set aside.
+
+    Raises:
+      RecoveryError: if they cannot be.
+    """
     for found in store.newest_first():
         records, mark = found.note["records"], found.note["core"]["mark"]
         if records <= len(entries) and mark == core.mark_of(entries[:records]):
@@ -65,7 +69,13 @@ def _newest(
             f"{len(entries)}, but of one whose end is lost; it is set aside"
         )
         say(Warned(line))
-        store.set_aside(found.step)
+        try:
+            store.set_aside(found.step)
+        except OSError as error:
+            raise RecoveryError(
+                f"a checkpoint cannot be renamed: {error.strerror}; see that the disk "
+                "can be written, and start the same command again."
+            ) from error
     else:
         found = None
     for line in store.damaged:

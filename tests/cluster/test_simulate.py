@@ -1,6 +1,7 @@
 """The simulated cluster: promises kept, one history per seed, planted faults found."""
 
 import dataclasses
+import errno
 import os
 import random
 import selectors
@@ -15,13 +16,14 @@ import planted
 import pytest
 import test_core
 
-from abs_dssp.cluster import duties, log, memory, run, system, transport
+from abs_dssp.cluster import duties, log, memory, recovery, run, system, transport
 from abs_dssp.cluster.messages import Kind, Message
 from abs_dssp.cluster.simulate import faults, shrink
 from abs_dssp.cluster.simulate.disk import Files, Host
 from abs_dssp.cluster.simulate.scenario import Scenario
 from abs_dssp.cluster.simulate.world import Process, World
 from abs_dssp.history.events import Entry, Event
+from abs_dssp.training.checkpoints import Checkpoint
 
 ALL = faults.Faults()
 _SECONDS = 6.0  # of fresh seeds; `scripts/test` gives them a minute more
@@ -217,6 +219,18 @@ def test_a_run_that_has_not_begun_leaves_no_checkpoint(started, monkeypatch):
     server = types.SimpleNamespace(core=core, system=system.REAL)
     duties.Checkpoints(server, store, 1.0, print).last()
     assert bool(saved) == started
+
+
+def test_a_checkpoint_that_cannot_be_set_aside_ends_the_start_in_a_sentence():
+    def set_aside(step):
+        raise OSError(errno.EIO, "Input/output error")
+
+    later = Checkpoint([], {"records": 5, "core": {"mark": 0}}, 5)
+    store = types.SimpleNamespace(
+        newest_first=lambda: iter([later]), set_aside=set_aside, damaged=[]
+    )
+    with pytest.raises(recovery.RecoveryError, match="renamed: Input/output error; "):
+        recovery._newest(store, [], lambda line: None)
 
 
 def test_what_a_log_has_at_its_opening_survives_a_loss_of_power():
