@@ -88,7 +88,7 @@ PLANTED = (
             "wanted += self._addressed([effects.Tell(index)], now)",
             "pass", "none,lose=0.1"),
     Planted("cluster.worker", "        self.grant_id = 0  # the server",
-            "        pass  # the server", "power=0.001"),
+            "        pass  # the server", "none,power=0.0005"),
     Planted("cluster.transport.base", "if not last:", "if self.message is None:"),
     # What arrives.
     Planted("cluster.messages", "    if len(data) < HEADER_BYTES:", "    if False:"),
@@ -106,9 +106,6 @@ PLANTED = (
     Planted("cluster.transport.network", "            pool.hold(self._sending)", "#"),
     Planted("cluster.transport.network",
             "buffer=-1), vector)", "buffer=-1), vector); self._let_go()"),
-    Planted("cluster.transport.network",
-            "            self.open = False\n            self._let_go()\n",
-            "            self.open = False\n", "pause=0.01,reset=0.05"),
     Planted("cluster.transport.network", "if message.nbytes != sizes.push:",
             "if False:"),
     Planted("cluster.transport.network",
