@@ -119,8 +119,8 @@ class Checker:
             return
         if self._at is None:
             end = content.find(b"\n")
-            if end < 0:
-                return
+            if end < 0 or 0 in content[:end]:
+                return  # no header, or a damaged one
             self._at = end + 1
         while self._at + self._size <= len(content):
             record = bytes(content[self._at : self._at + self._size])
