@@ -114,6 +114,7 @@ class Core:
         return self.pushes * self.epochs_per_push
 
     def _loss(self) -> float:
+        # NaN if the policy does not read it: pushes decided at once share the value.
         return self.estimate.value if self._reads_loss else math.nan
 
     def start(self) -> list[Effect]:
@@ -161,14 +162,12 @@ class Core:
         """
         grants = [self.workers[event.worker].grant for event in events]
         made = self._machine.pushes(events, grants, self._loss())
-        single = self.together and self._pending == 0
-        single = single and all(done.commit and done.weight > 0 for done in made)
-        entries = [done.entry(e) for e, done in zip(events, made, strict=False)]
-        wanted: list[Effect] = [effects.Append(tuple(entries))]
-        steps = [
-            self._follow(event, done, vector)
-            for event, done, vector in zip(events, made, vectors, strict=False)
-        ]
+        events, vectors = events[: len(made)], vectors[: len(made)]
+        triples = list(zip(events, made, vectors, strict=True))
+        single = self._pending == 0 and all(d.commit and d.weight > 0 for d in made)
+        entries = tuple(done.entry(event) for event, done, _ in triples)
+        wanted: list[Effect] = [effects.Append(entries)]
+        steps = [self._follow(*each) for each in triples]
         if single:
             commits: Any = tuple((step[0], step[1]) for step in steps)
             wanted.append(effects.Advance(commits))

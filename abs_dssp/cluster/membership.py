@@ -4,7 +4,6 @@ Nothing here reads a clock, a socket or a disk. `now` is always seconds of a clo
 never goes back; the shell and tests choose which.
 """
 
-import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -14,7 +13,7 @@ from abs_dssp.cluster.core import COMPUTING, EXPELLED, LEFT, Core, Worker
 from abs_dssp.cluster.effects import Effect
 from abs_dssp.cluster.idleness import Idleness
 from abs_dssp.cluster.messages import Kind, Message, heartbeats
-from abs_dssp.cluster.pushes import Pushes
+from abs_dssp.cluster.pushes import Pushes, Session
 from abs_dssp.cluster.settings import Settings
 from abs_dssp.history.events import Event
 
@@ -23,21 +22,6 @@ _STRANGER = (
     "refused a connection: its key is not this run's; give every process the same "
     "--key_file"
 )
-
-
-@dataclasses.dataclass
-class Session:
-    """The connection of one worker, and its signs of life; times as `now`."""
-
-    index: int
-    peer: Any = None  # transport.Peer, or None
-    nonce: str = ""  # tells a process from an earlier one with the same index
-    process: str = ""  # such as "process 1, pid 4711"
-    ready: bool = False
-    heard: float = 0.0
-    steps: int = -1  # finished, as its heartbeats say
-    progressed: float = 0.0  # when `steps` last rose
-    answered: float = 0.0  # when it was last told its grant
 
 
 class Membership:

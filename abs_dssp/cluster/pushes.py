@@ -1,5 +1,6 @@
-"""Which pushes count, alone or several at once, and how often they come."""
+"""Who is connected as which worker, which pushes count, and how often they come."""
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -10,6 +11,21 @@ from abs_dssp.cluster.messages import Kind, Message
 from abs_dssp.history.events import Event
 
 _RATE_WINDOW = 256  # pushes
+
+
+@dataclasses.dataclass
+class Session:
+    """The connection of one worker, and its signs of life; times as `now`."""
+
+    index: int
+    peer: Any = None  # transport.Peer, or None
+    nonce: str = ""  # tells a process from an earlier one with the same index
+    process: str = ""  # such as "process 1, pid 4711"
+    ready: bool = False
+    heard: float = 0.0
+    steps: int = -1  # finished, as its heartbeats say
+    progressed: float = 0.0  # when `steps` last rose
+    answered: float = 0.0  # when it was last told its grant
 
 
 class Pushes:
@@ -48,14 +64,14 @@ class Pushes:
 
     def together(
         self,
-        sessions: Sequence[Any],
+        sessions: Sequence[Session],
         arrivals: Sequence[tuple[Any, Message | None]],
         times: Sequence[float],
     ) -> tuple[list[Event], list[Any]]:
         """The first arrivals, if they are pushes that can be decided at once.
 
         Args:
-          sessions: of all workers; each has its `peer`.
+          sessions: of all workers.
           arrivals: peers and their messages, None at the end of a connection.
           times: the present one for each.
 

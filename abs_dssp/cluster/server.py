@@ -8,7 +8,6 @@ on copies, and report through `tell`. Others see the run through `status`, a sna
 
 import dataclasses
 import math
-import selectors
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -16,14 +15,14 @@ import numpy as np
 
 from abs_dssp import policies
 from abs_dssp.cluster import log as logs
-from abs_dssp.cluster import memory, recovery, transport
+from abs_dssp.cluster import recovery
 from abs_dssp.cluster import status as statuses
 from abs_dssp.cluster.arithmetic import Arithmetic
+from abs_dssp.cluster.connections import Connections, Listening
 from abs_dssp.cluster.core import Core, RunLimits
 from abs_dssp.cluster.duties import Checkpoints, Evaluations, first_line
 from abs_dssp.cluster.effects import Effect
 from abs_dssp.cluster.executor import Executor
-from abs_dssp.cluster.keys import Keys
 from abs_dssp.cluster.measures import Measures
 from abs_dssp.cluster.membership import Membership
 from abs_dssp.cluster.settings import Settings, spin_seconds
@@ -49,16 +48,6 @@ class Training(NamedTuple):
     policy: Policy
     functions: flat.Functions  # compiled for the task
     seed: int
-
-
-@dataclasses.dataclass(frozen=True)
-class Listening:
-    """How workers reach the server."""
-
-    shared: bool = True  # over shared memory, where this system has it
-    network: str | None = None  # TCP address; None for none
-    keys: Keys | None = None  # for TLS
-    busy: int = 1  # processes on this machine, workers included
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,10 +116,14 @@ class Server:
         self._resumes = False
         self._failure: BaseException | None = None
         self._commands = system.queue.SimpleQueue()  # functions without arguments
-        self._spin = spin_seconds(config.settings, config.listening.busy)
-        self._shared: Any = None  # acceptors, where there are any
-        self._network: Any = None
-        self._open(config.listening)
+        spin = spin_seconds(config.settings, config.listening.busy)
+        self._connections = Connections(config.listening, self.sizes, spin, system)
+        self.pool, self.inbox = self._connections.pool, self._connections.inbox
+        self.address = {
+            "incarnation": self.incarnation,
+            "process": system.os.getpid(),
+            **self._connections.address,
+        }
         try:
             self.versions = Versions(self.pool, task.num_workers, self.arithmetic.read)
             self._executor = Executor(
@@ -154,39 +147,6 @@ class Server:
         if not policies.reads_loss(policy, task.num_workers):
             return math.nan
         return self.arithmetic.objective()
-
-    def _open(self, listening: Listening) -> None:
-        """Makes the pool of versions and the sockets."""
-        shared = listening.shared and memory.supported()
-        self.pool = memory.Pool(self.sizes.pull, self.sizes.pull_dtype, shared)
-        system = self.system
-        self.inbox = transport.Inbox(system)
-        self._selector = system.selectors.DefaultSelector()
-        self._selector.register(
-            self.inbox, selectors.EVENT_READ, lambda _: self.inbox.ready()
-        )
-        name = f"abs_dssp-{system.os.urandom(16).hex()}"
-        try:
-            if shared:
-                self._shared = transport.SharedAcceptor(
-                    name, self.pool, self.sizes, system
-                )
-                self._shared.register(self._selector)
-            if listening.network is not None:
-                self._network = transport.NetworkAcceptor(
-                    listening.network, self.pool, self.sizes, listening.keys, system
-                )
-                self._network.register(self._selector)
-        except BaseException:
-            self.close()
-            raise
-        self.address = {
-            "incarnation": self.incarnation,
-            "process": system.os.getpid(),
-            "shared": name if self._shared else None,
-            "network": self._network.endpoint if self._network else None,
-            "encrypted": listening.keys is not None,
-        }
 
     def _recover(self) -> None:
         """Makes the membership, and goes on where the log ends."""
@@ -254,12 +214,7 @@ class Server:
 
     def close(self) -> None:
         """Closes connections and frees memory."""
-        for acceptor in (self._shared, self._network):
-            if acceptor is not None:
-                acceptor.close()
-        self._selector.close()
-        self.inbox.close()
-        self.pool.close()
+        self._connections.close()
 
     @property
     def records(self) -> list[dict[str, float]]:
@@ -292,7 +247,7 @@ class Server:
             now = self._now()
             if now - ticked > pause:
                 ticked = now
-                strangers = 0 if self._network is None else self._network.strangers()
+                strangers = self._connections.strangers()
                 self.execute(membership.tick(now, strangers))
             if now - shown > _STATUS_SECONDS:
                 shown = now
@@ -343,25 +298,10 @@ class Server:
     def _receive(self) -> list[tuple[Any, Any]]:
         """What has come: `(peer, message)`, the message None at a connection's end."""
         begun = self._now()
-        keys = self._poll()
+        keys = self._connections.wait()
         if self.core.started:
             self.measures.idle += self._now() - begun
-        events = [event for key, mask in keys for event in key.data(mask)]
-        if self._network is not None:
-            events += self._network.rest()
-        return events
-
-    def _poll(self) -> list[tuple[selectors.SelectorKey, int]]:
-        if self._network is not None and self._network.has_more:
-            return self._selector.select(0)
-        if self._spin:
-            end = self._now() + self._spin
-            while self._now() < end:
-                keys = self._selector.select(0)
-                if keys:
-                    return keys
-                self.system.os.sched_yield()  # to whoever has something to do
-        return self._selector.select(0.2)
+        return self._connections.take(keys)
 
     # What the core wants done.
 
@@ -397,7 +337,7 @@ class Server:
     @property
     def refused(self) -> int:
         """Messages and connections that were dropped."""
-        return sum(a.refused for a in (self._shared, self._network) if a is not None)
+        return self._connections.refused
 
     def _see(self) -> None:
         """Takes a snapshot, of the end of serving once that has come."""

@@ -96,15 +96,16 @@ class Parameters:
           version: the present version's number.
         """
         functions, first = self.functions, self._first
-        numbers = (np.float32(epoch), np.int32(version))
+        state = (self.vector, self.optimizer)
         if first is not None:
+            numbers = packed((first.weight, epoch, version))
             self.vector, self.optimizer = functions.commit_single(
-                *(self.vector, self.optimizer, first.gradient),
-                packed((first.weight, epoch, version)),
+                *state, first.gradient, numbers
             )
         else:
+            clock = (np.float32(epoch), np.int32(version))
             self.vector, self.optimizer, self.accumulator = functions.commit(
-                self.vector, self.optimizer, self._started_accumulator(), *numbers
+                *state, self._started_accumulator(), *clock
             )
         self._count, self._first = 0, None
 

@@ -7,7 +7,6 @@ optimiser step, transport.
 
 import argparse
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -28,7 +27,7 @@ from abs_dssp.history.machine import Machine
 from abs_dssp.tasks.base import Task, Variables
 from abs_dssp.training import flat, update
 
-_ROUNDS = int(os.environ.get("ROUNDS", "3"))  # of which medians are shown
+_ROUNDS = 3  # of which medians are shown
 _SECONDS = 2.0
 SIZES = (10_000, 1_000_000, 4_000_000, 64_000_000)
 _PEERS = ("ps_lite", "mxnet_kvstore", "torch_rpc", "ray_actor", "numpy_pipe")

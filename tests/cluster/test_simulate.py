@@ -11,6 +11,7 @@ import time
 import types
 from pathlib import Path
 
+import jaxtyping
 import numpy as np
 import planted
 import pytest
@@ -27,6 +28,15 @@ from abs_dssp.training.checkpoints import Checkpoint
 
 ALL = faults.Faults()
 _SECONDS = 6.0  # of fresh seeds; `scripts/test` gives them a minute more
+
+
+@pytest.fixture(autouse=True)
+def unchecked_types(monkeypatch):
+    """jaxtyping keeps one stack of calls per thread: greenlets would mix theirs.
+
+    It would hold the arguments of dead processes' calls, and so their memory.
+    """
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
 
 
 def test_fresh_seeds_keep_every_promise():

@@ -60,10 +60,10 @@ class NetworkChannel(Channel):
         self._sizes: Sizes | None = None
         self._vectors: list[np.ndarray] = []
         self._latest = 0  # grant
+        context = None if keys is None else keys.context(server=False)
         connection = system.socket.create_connection(
             addresses.parts(endpoint), timeout=_CONNECTING
         )
-        context = None if keys is None else keys.context(server=False)
         try:
             self._stream = Stream(connection, context)
         except KeyRefusedError as error:
