@@ -143,8 +143,13 @@ class End:
         if looks > _LOOKS:
             error = RuntimeError(f"nonsense from {self.other.name} is listened to")
             self._world.fail(error)
-        process = self.process
-        asleep = process is None or process.paused_until > self._world.now
+        process, now = self.process, self._world.now
+        # A server that has served its time looks at its sockets no more.
+        asleep = (
+            process is None
+            or process.paused_until > now
+            or process.selected < now - _LOOK
+        )
         looks = 0 if self.inbox or asleep else looks + 1
         self._world.at(_LOOK, functools.partial(self._require_end, looks))
 

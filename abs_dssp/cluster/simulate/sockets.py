@@ -247,6 +247,7 @@ class _Selector:
 
         signals = [thing.changed for thing in self._things.values()]
         self._process.current().wait(signals, ready, timeout)
+        self._process.selected = self._process.world.now
         return found
 
     def close(self) -> None:

@@ -225,6 +225,7 @@ class Process:
         self.world, self.host, self.name, self.number = world, host, name, number
         self.alive = True
         self.paused_until = 0.0
+        self.selected = 0.0  # when it last looked at its sockets
         self.threads: list[Thread] = []
         self.handlers: dict[int, Any] = {}  # of signals
         self.open: dict[int, Any] = {}  # descriptors
