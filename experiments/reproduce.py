@@ -11,11 +11,11 @@ import time
 
 from absl import flags
 
-from abs_dssp.experiment import entry, outputs
+from abs_dssp.experiment import entry, outputs, verdicts
 from abs_dssp.experiment.reproduction import study_flags
 from abs_dssp.experiment.reproduction.figures import FIGURES
 from abs_dssp.report import document
-from abs_dssp.report.document import AGREES, DIFFERS, UNTESTED, Section
+from abs_dssp.report.document import VERDICTS, Section
 
 _ONLY = flags.DEFINE_list("only", None, "Names of figures, e.g. abs_fig1; all of them.")
 _PUBLISH = flags.DEFINE_string(
@@ -42,13 +42,13 @@ def main(argv):
             sections.append(FIGURES[name](here))
             took[name] = time.monotonic() - start
             setting = study_flags.setting(here, time.monotonic() - begun, took)
-            report = [_overview(sections), *sections, setting]
+            judged = verdicts.judged(sections)
+            report = [_overview(judged), *judged, setting]
             outputs.save_report(TITLE, report, here.out)
     outputs.save_report(TITLE, report, here.out, _PUBLISH.value)
-    claims = [claim for section in sections for claim in section.claims]
+    claims = [claim for section in judged for claim in section.claims]
     counts = ", ".join(
-        f"{sum(c.verdict == word for c in claims)} {word}"
-        for word in (AGREES, DIFFERS, UNTESTED)
+        f"{sum(c.verdict == word for c in claims)} {word}" for word in VERDICTS
     )
     print(
         f"\n{len(claims)} claims: {counts}. {time.monotonic() - begun:.0f} s.\n"
@@ -60,9 +60,13 @@ def _overview(sections: list[Section]) -> Section:
     return Section(
         "Every claim",
         [
-            "Verdicts are computed by fixed rules: `agrees` and `differs` as the "
-            "sections say, `not tested` where the paper gives nothing to compare with. "
-            "A spread is one sample standard deviation over seeds.",
+            "Verdicts follow from rules that were fixed beforehand. Seeds are paired. "
+            "For `agrees` the contrary of a claim must be rejected, for `differs` the "
+            "claim itself, both at 5 % after Holm's correction over all rows; where "
+            "neither is, a row is `inconclusive`. `by construction` marks numbers that "
+            "were put in, and runs of one and the same schedule; `not tested` what "
+            "the paper gives no number for. Effects have 95 % intervals, which are not "
+            "corrected; a spread is one sample standard deviation over seeds.",
             document.claims_table(sections),
         ],
     )

@@ -63,11 +63,12 @@ class Run:
     drop_factor: float = 0.1  # of the step size, at each of `drops`
     evaluations: int | None = None  # at equal times, as many as BSP's slowest rounds
     eval_commits: int | None = None  # evaluates after every so many commits too
+    redraw: bool = True  # times of local steps: one each, or one for all of a push
 
     @property
     def settings(self) -> dict[str, Any]:
         """The description, for files and digests."""
-        added = ("drop_factor", "evaluations", "eval_commits")
+        added = ("drop_factor", "evaluations", "eval_commits", "redraw")
         return {
             field.name: getattr(self, field.name)
             for field in dataclasses.fields(self)
@@ -103,7 +104,8 @@ class Run:
     def make_delays(self) -> Delays:
         """Seconds per push of `local_steps` gradients."""
         step = delays.parse(self.delays, self.workers)
-        return delays.per_step(step, self.local_steps)
+        whole = delays.per_step if self.redraw else delays.per_push
+        return whole(step, self.local_steps)
 
     def make_communication(self, task: Task) -> Communication:
         """Time of a push and the pull after it, each as large as the parameters."""

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import numpy as np
+from jaxtyping import Float
 
 
 def spread(
@@ -35,6 +36,43 @@ def time_text(times: Sequence[float | None], form: str = "{:.0f}") -> str:
         return "never"
     text = spread(known, form)
     return text if len(known) == len(times) else f"{text} ({len(known)}/{len(times)})"
+
+
+def smoothed(values: Float[np.ndarray, " E"], half: int = 2) -> Float[np.ndarray, " E"]:
+    """Means over the nearest evaluations, as many before as after.
+
+    Args:
+      values: of one run, in order.
+      half: evaluations to either side; fewer near the ends.
+
+    Example:
+      >>> smoothed(np.array([0.0, 3.0, 0.0, 3.0, 6.0])).tolist()
+      [0.0, 1.0, 2.4, 3.0, 6.0]
+    """
+    sums = np.concatenate([[0.0], np.cumsum(values)])
+    place = np.arange(len(values))
+    reach = np.minimum(half, np.minimum(place, len(values) - 1 - place))
+    return (sums[place + reach + 1] - sums[place - reach]) / (2 * reach + 1)
+
+
+def crossing(
+    x: Float[np.ndarray, " E"], values: Float[np.ndarray, " E"], target: float
+) -> float | None:
+    """Where a line through the points first is as high as the target, or None.
+
+    Example:
+      >>> crossing(np.array([0.0, 1.0, 2.0]), np.array([0.0, 0.4, 0.8]), 0.6)
+      1.5
+    """
+    above = np.flatnonzero(values >= target)
+    if not above.size:
+        return None
+    last = int(above[0])
+    if last == 0:
+        return float(x[0])
+    low, high = values[last - 1], values[last]
+    share = (target - low) / (high - low)
+    return float(x[last - 1] + share * (x[last] - x[last - 1]))
 
 
 def separate(a: np.ndarray, b: np.ndarray, margin: float = 0.0) -> bool:

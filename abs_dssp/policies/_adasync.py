@@ -87,7 +87,8 @@ def sa_adasync(
       0
     """
     policy = _adasync("sa_adasync", num_workers, k0, base, interval)
-    return weighting.weigh(policy, weighting.inverse())
+    # Over the number of pushes: the sum of their weights would cancel a single one's.
+    return weighting.weigh(policy, weighting.inverse(), "count")
 
 
 def _adasync(name, num_workers, k0, kind, interval):

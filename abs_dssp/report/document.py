@@ -6,10 +6,13 @@ import html
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from abs_dssp import files
 
-AGREES, DIFFERS, UNTESTED = "agrees", "differs", "not tested"
+AGREES, DIFFERS, INCONCLUSIVE = "agrees", "differs", "inconclusive"
+BY_CONSTRUCTION, UNTESTED = "by construction", "not tested"
+VERDICTS = (AGREES, DIFFERS, INCONCLUSIVE, BY_CONSTRUCTION, UNTESTED)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,11 +39,14 @@ class Claim:
     claim: str
     paper: str  # the paper's number
     ours: str  # ours, with its spread
-    verdict: str  # AGREES, DIFFERS or UNTESTED
+    verdict: str  # one of VERDICTS; empty until evidence has been judged
     reason: str = ""
+    effect: str = ""  # what decides, with its interval
+    evidence: Any = None  # what the verdict is to follow from
 
     def __post_init__(self):
-        if self.verdict not in (AGREES, DIFFERS, UNTESTED):
+        judged = self.evidence is None or self.verdict
+        if judged and self.verdict not in VERDICTS:
             raise ValueError(f"claim: unknown verdict {self.verdict!r}.")
 
 
@@ -59,8 +65,8 @@ class Section:
 def claims_table(sections: Sequence[Section]) -> Table:
     """All claims of a report, one row each."""
     claims = [claim for section in sections for claim in section.claims]
-    rows = [(c.claim, c.paper, c.ours, c.verdict, c.reason) for c in claims]
-    header = ("claim", "paper", "ours", "verdict", "why")
+    rows = [(c.claim, c.paper, c.ours, c.effect, c.verdict, c.reason) for c in claims]
+    header = ("claim", "paper", "ours", "effect [95 %]", "verdict", "why")
     return Table("Every claim that was looked at.", header, rows)
 
 

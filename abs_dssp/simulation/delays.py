@@ -33,7 +33,7 @@ __all__ += [
     "pareto",
     "shifted_exponential",
 ]
-__all__ += ["recorded", "abandoned", "per_step"]
+__all__ += ["recorded", "abandoned", "per_push", "per_step"]
 
 
 def constant(seconds: Seconds, num_workers: int | None = None) -> Delays:
@@ -241,7 +241,41 @@ def per_step(delays: Delays, local_steps: int) -> Delays:
     return dataclasses.replace(delays, block=_summed(delays.block, local_steps))
 
 
+def per_push(delays: Delays, local_steps: int) -> Delays:
+    """Durations of pushes of U local steps that all take as long as one draw.
+
+    Args:
+      delays: durations of single local steps.
+      local_steps: U.
+
+    Raises:
+      ValueError: if `local_steps` is not at least 1.
+
+    Example:
+      >>> from abs_dssp import delays
+      >>> steps = delays.recorded([[1.0, 2.0, 3.0, 4.0]])
+      >>> delays.table(delays.per_push(steps, 2), 2).tolist()
+      [[2.0, 4.0]]
+    """
+    if local_steps < 1:
+        raise ValueError(
+            f"per_push: local_steps must be at least 1, got {local_steps}."
+        )
+    if local_steps == 1:
+        return delays
+    return dataclasses.replace(delays, block=_multiplied(delays.block, local_steps))
+
+
 @functools.lru_cache(maxsize=64)  # jit compiles each function object once
+def _multiplied(block: Block, local_steps: int) -> Block:
+    def multiplied(parameters, key, index, chain):
+        steps, chain = block(parameters, key, index, chain)
+        return local_steps * steps, chain
+
+    return multiplied
+
+
+@functools.lru_cache(maxsize=64)
 def _summed(block: Block, local_steps: int) -> Block:
     def summed(parameters, key, index, chain):
         def one(chain, number):

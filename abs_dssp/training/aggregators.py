@@ -79,6 +79,13 @@ class Tables(NamedTuple):
     latest: Int[Array, ""]  # the table of the latest push
 
 
+class Counted(NamedTuple):
+    """Weighted sums, and how many pushes they hold."""
+
+    sums: Sums
+    pushes: Float[Array, ""]
+
+
 class Compensated(NamedTuple):
     """Sums of compensated pushes, and the running mean square of the gradients."""
 
@@ -138,6 +145,37 @@ def weighted_sum() -> Aggregator:
         return jax.tree.map(lambda g: weight.astype(g.dtype) * g, gradient)
 
     return _weighted(lambda total, _: total, single)
+
+
+def weighted_count() -> Aggregator:
+    """The weighted sum over the number of pushes, sum_i w_i g_i / K.
+
+    `parse` knows it as `"count"`. Weights do not cancel where one push makes a commit,
+    as they do under `mean`: staleness-aware rules need that. Statistics are averaged as
+    under `mean`.
+
+    Example:
+
+      >>> import jax.numpy as jnp
+      >>> from abs_dssp.training import aggregators
+      >>> print(aggregators.weighted_count().single(jnp.ones(2), jnp.float32(0.25)))
+      [0.25 0.25]
+    """
+    total = weighted_sum()
+
+    def init(params, stats, num_workers):
+        return Counted(total.init(params, stats, num_workers), jnp.float32(0))
+
+    def accumulate(state, arrival):
+        return Counted(total.accumulate(state.sums, arrival), state.pushes + 1)
+
+    def finalize(state, stats):
+        gradient, stats, sums = total.finalize(state.sums, stats)
+        scale = 1 / jnp.maximum(state.pushes, 1)
+        gradient = jax.tree.map(lambda leaf: leaf * scale.astype(leaf.dtype), gradient)
+        return gradient, stats, Counted(sums, jnp.float32(0))
+
+    return Aggregator(init, accumulate, finalize, total.single)
 
 
 def _weighted(scaled, single) -> Aggregator:
@@ -275,6 +313,7 @@ def compensated(strength: float = 0.04, adaptive: bool = False) -> Aggregator:
 KNOWN: dict[str, Callable[..., Aggregator]] = {
     "mean": mean,
     "sum": weighted_sum,
+    "count": weighted_count,
     "workers": workers,
     "table": table,
     "compensated": compensated,

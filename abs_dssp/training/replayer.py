@@ -74,8 +74,8 @@ def replay(
       seed: for the initial parameters, the batches and the tasks' noise.
       local_optimizer: makes the local steps of a push; the server's by default.
       local_steps: U; the trace's by default.
-      aggregate: what a commit makes of its pushes: `"mean"`, `"sum"`, `"workers"`,
-        `"table"` or `"compensated(strength=0.04)"`.
+      aggregate: what a commit makes of its pushes: `"mean"`, `"sum"`, `"count"`,
+        `"workers"`, `"table"` or `"compensated(strength=0.04)"`.
       width: gradients computed side by side; 1 on a CPU and N elsewhere by default.
       slots: versions kept at least, so that several traces share one compiled program;
         as many as the trace needs by default.

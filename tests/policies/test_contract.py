@@ -96,6 +96,7 @@ READS_LOSS = {"adasync", "sa_adasync"}
 AGGREGATES = {
     "malenia": "workers",
     "ringleader": "table",
+    "sa_adasync": "count",
     **dict.fromkeys(("rescaled", "fedbuff", "fedasync", "abs_dssp"), "sum"),
 }
 

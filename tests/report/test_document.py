@@ -32,7 +32,7 @@ def test_markdown_tables_have_as_many_cells_as_headers(sections, tmp_path):
     text = path.read_text()
     rows = [line for line in text.splitlines() if line.startswith("|")]
     cells = [len(re.split(r"(?<!\\)\|", row)) - 2 for row in rows]
-    assert cells == [2, 2, 2, 2, 5, 5, 5, 5]
+    assert cells == [2, 2, 2, 2, 6, 6, 6, 6]
     assert "1 \\| 2" in text
     assert "![What](figures/one.png)" in text
     assert text.startswith("# Report\n")
@@ -69,4 +69,4 @@ def test_html_needs_no_other_file_and_escapes(sections, tmp_path):
 def test_all_claims_in_one_table(sections):
     table = document.claims_table([*sections, *sections])
     assert len(table.rows) == 4
-    assert [row[3] for row in table.rows][:2] == ["agrees", "differs"]
+    assert [row[4] for row in table.rows][:2] == ["agrees", "differs"]

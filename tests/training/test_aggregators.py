@@ -91,6 +91,26 @@ def test_malenia_averages_workers_and_not_pushes(task):
     check(task, trace, "workers", server)
 
 
+@pytest.mark.parametrize("text", ["asp()", "k_async(k=2)"])
+def test_weights_over_the_number_of_pushes(task, text):
+    """Also where a push is alone in its commit: the mean would cancel its weight."""
+    rule = policies.parse(f"weighted({text},inverse())", N)
+    trace = simulate.schedule(rule, MODEL, 60)
+    assert len(set(trace.weight[trace.accepted].tolist())) > 1
+    held = []
+
+    def server(row, gradient, versions):
+        if trace.weight[row] > 0:
+            held.append(trace.weight[row] * gradient)
+        if not trace.committed[row]:
+            return None
+        step = np.sum(held, axis=0) / len(held)
+        held.clear()
+        return step
+
+    check(task, trace, "count", server)
+
+
 class TwoTables:
     """What `table` is to do, in plain Python."""
 

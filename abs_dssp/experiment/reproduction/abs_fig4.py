@@ -6,9 +6,10 @@ additional worker, and the power of the loss ratio.
 
 import dataclasses
 
+from abs_dssp.experiment import verdicts
 from abs_dssp.experiment.reproduction import abs_setting, study
-from abs_dssp.experiment.reproduction.study import Context, finals, verdict
-from abs_dssp.experiment.statistics import mean_time, spread
+from abs_dssp.experiment.reproduction.study import Context, Outcomes, finals
+from abs_dssp.experiment.statistics import spread, time_text
 from abs_dssp.report.document import Claim, Part, Section
 
 WORKERS, K0 = 20, 5
@@ -46,38 +47,33 @@ def build(context: Context) -> Section:
     for kind, runs in readings.items():
         tuned = study.at_rates(runs, dict.fromkeys(runs, rates["K fixed"]))
         kinds[kind] = context.over_seeds(tuned, f"ABS Figure 4, {kind}")
-    parts += [abs_setting.results(made, kind) for kind, made in kinds.items()]
+    parts += [abs_setting.results(context, made, kind) for kind, made in kinds.items()]
     parts.append(tuning)
     for letter, (kind, made) in zip("ab", kinds.items(), strict=True):
         caption = f"ABS, Figure 4: K^0 = {K0}, N = {WORKERS}; {kind}."
         path = folder / f"figure4{letter}.png"
-        parts.append(abs_setting.picture({kind: made}, path, caption))
-    claims = [_claim(kind, made) for kind, made in kinds.items()]
+        parts.append(abs_setting.picture(context, {kind: made}, path, caption))
+    target = scale.abs_target
+    claims = [_claim(kind, made, target) for kind, made in kinds.items()]
     return Section("ABS, Figure 4: the effect of a", parts, claims)
 
 
-def _claim(kind: str, made) -> Claim:
-    target = abs_setting.common_target(made)
-    grown = {name: runs for name, runs in made.items() if name != "K fixed"}
-    names = list(grown)  # from the smallest a to the largest
-    rounds, seconds = (
-        [mean_time(study.times_to(grown[n], target, column)) for n in names]
-        for column in ("version", "seconds")
-    )
+def _claim(kind: str, made: Outcomes, target: float) -> Claim:
+    grown = [name for name in made if name != "K fixed"]  # from the smallest a on
     shown = "; ".join(
-        f"{n}: {s:.0f} s, {r:.0f} rounds, {spread(finals(grown[n]))} at the end"
-        for n, s, r in zip(names, seconds, rounds, strict=True)
+        f"{name}: {time_text(study.times_to(made[name], target))} s, "
+        f"{time_text(study.times_to(made[name], target, 'version'))} rounds, "
+        f"{spread(finals(made[name]))} at the end"
+        for name in grown
     )
-    first, last = rounds[0], rounds[-1]
-    assert first is not None and last is not None  # every seed reached the target
     # A small number of rounds per worker grows fast, and so does a large power.
-    fewer = last <= first if kind.startswith("a = power") else first <= last
-    return Claim(
-        f"a trades time against rounds ({kind})",
+    fast, slow = (made[grown[place]] for place in (0, -1))
+    if kind.startswith("a = power"):
+        fast, slow = slow, fast
+    return verdicts.claim(
+        f"faster growth needs fewer rounds ({kind})",
         "curves for several a; no number in the text",
         f"to {target:.0%}: {shown}",
-        verdict(fewer),
-        "faster growth needs fewer rounds, each of them longer"
-        if fewer
-        else "faster growth did not save rounds here",
+        study.sooner(fast, slow, target, "version"),
+        "each of them longer",
     )

@@ -24,7 +24,7 @@ import jax
 import numpy as np
 
 from abs_dssp import files, replay, traces
-from abs_dssp.experiment import outputs
+from abs_dssp.experiment import outputs, statistics
 from abs_dssp.experiment.progress import Progress
 from abs_dssp.experiment.run import Run
 from abs_dssp.training.evaluation import History
@@ -48,9 +48,18 @@ class Outcome:
         return float(np.mean(self.history.column("accuracy")[-5:]))
 
     def reaching(self, accuracy: float, column: str = "seconds") -> float | None:
-        """A column of the first evaluation of at least this accuracy, or None."""
-        record = self.history.first_reaching(accuracy)
-        return None if record is None else float(record[column])
+        """Where the smoothed accuracy first is this high, in units of `column`.
+
+        None for a run that does not get there, or that diverged.
+        """
+        if self.stopped != "end":
+            return None
+        curve = statistics.smoothed(self.history.column("accuracy"))
+        return statistics.crossing(self.history.column(column), curve, accuracy)
+
+    def last(self, column: str) -> float:
+        """A column at the end of the run."""
+        return float(self.history.last(column))
 
 
 class Runner(contextlib.AbstractContextManager):

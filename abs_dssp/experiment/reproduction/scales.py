@@ -32,10 +32,14 @@ class Scale:
     epochs: float  # of Figure 3 and Table I; drops at 2/3 and 5/6 of them
     rates: dict[str, float]  # untuned step sizes, by network
     grid: dict[str, tuple[float, ...]]  # step sizes to tune over
+    tuning_seeds: int
+    tuning_steps: int  # how often a grid may be extended
     momentum: float
     weight_decay: float
     evaluations: int  # per run
     ssp: tuple[int, ...]  # thresholds of Figure 3
+    target: float  # accuracy that decides who is faster in Figure 3
+    table1_targets: tuple[float, float]  # in place of 0.67 and 0.68
     length: float  # of schedules without training, as a share of the paper's
 
     # ABS
@@ -46,6 +50,8 @@ class Scale:
     abs_seconds: float  # virtual, in units of a mean local step
     abs_rate: float  # untuned
     abs_grid: tuple[float, ...]
+    abs_latencies: tuple[float, ...]  # of a push, in mean local steps
+    abs_ablations: bool  # whether Figures 2 and 3 have more than the four methods
     abs_target: float  # accuracy
     abs_taus: tuple[int, ...]  # Figure 1
     abs_as: tuple[int, ...]  # Figure 4: values of a
@@ -134,10 +140,14 @@ _SIZES: dict[str, tuple[Any, Any, Any]] = {
         ((0.002, 0.005, 0.02), _SMALL, _SMALL),
         ((0.001, 0.003, 0.01, 0.03), _USUAL, _USUAL),
     ),
+    "tuning_seeds": (1, 3, 3),
+    "tuning_steps": (0, 4, 4),
     "momentum": (0.0, 0.9, 0.9),
     "weight_decay": (0.0, 5e-4, 1e-4),
     "evaluations": (16, 50, 150),
     "ssp": ((3, 15), papers.SSP_RANGE, papers.SSP_RANGE),
+    "target": (0.5, 0.4, 0.6),
+    "table1_targets": ((0.5, 0.6), (0.45, 0.47), (0.67, 0.68)),
     "length": (0.02, 1.0, 1.0),
     "abs_task": ("digits", "cifar10", "cifar10"),
     "abs_model": ("mlp(hidden=[32])", _CNN, _STSYN),
@@ -146,6 +156,8 @@ _SIZES: dict[str, tuple[Any, Any, Any]] = {
     "abs_seconds": (60, 400, 5000),
     "abs_rate": (0.1, 0.1, 0.1),
     "abs_grid": ((0.1,), (0.02, 0.05, 0.1, 0.2), (0.025, 0.05, 0.1, 0.2)),
+    "abs_latencies": ((0.0, 2.0), (0.0, 2.0, 5.0), (0.0, 2.0, 5.0)),
+    "abs_ablations": (False, True, True),
     "abs_target": (0.9, 0.42, 0.7),
     "abs_taus": ((0, 2, 16), (0, 1, 2, 4, 8, 16, 64), (0, 1, 2, 4, 8, 16, 64)),
     "abs_as": ((2, 50), (1, 5, 20, 80), (5, 20, 80, 320)),

@@ -1,4 +1,4 @@
-"""What every figure needs: runs over seeds, tuned step sizes, verdicts."""
+"""What every figure needs: runs over seeds, tuned step sizes, comparisons."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from abs_dssp.experiment import verdicts
 from abs_dssp.experiment.reproduction.runs import Outcome, Runner
 from abs_dssp.experiment.reproduction.scales import Scale
 from abs_dssp.experiment.run import Run
@@ -49,30 +50,65 @@ class Context:
     ) -> tuple[dict[str, float], document.Table]:
         """The best step size of every method, each from the same grid.
 
-        One seed of its own, training data without the validation split, the whole
-        length of the run. The best is that with the highest accuracy averaged over the
-        evaluations, which favours neither a fast start nor a high end alone.
+        Seeds of its own, training data without the validation split, the whole length
+        of the run. The best is that with the highest accuracy averaged over the
+        evaluations and seeds, which favours neither a fast start nor a high end alone.
+        Where it lies at the edge of a method's grid, that grid grows by factors of 2.
         """
         held: dict[str, Any] = {"validation": self.scale.validation, "limit_test": None}
-        held["seed"] = 1000  # not one of the final runs' seeds
-        wanted = {
-            (name, rate): dataclasses.replace(run, learning_rate=rate, **held)
-            for name, run in named.items()
-            for rate in grid
-        }
-        made = self.runner.execute(wanted.values(), f"{label}, tuning")
-        scores = {choice: mean_accuracy(made[run]) for choice, run in wanted.items()}
-        chosen = {n: max(grid, key=lambda rate: scores[n, rate]) for n in named}
-        table = document.Table(
+        scores: dict[str, dict[float, float]] = {name: {} for name in named}
+        missing = {name: list(grid) for name in named}
+        for _ in range(1 + self.scale.tuning_steps):
+            wanted = {
+                (name, rate): [
+                    dataclasses.replace(run, learning_rate=rate, seed=seed, **held)
+                    for seed in range(1000, 1000 + self.scale.tuning_seeds)
+                ]  # not the final runs' seeds
+                for name, run in named.items()
+                for rate in missing[name]
+            }
+            runs = (run for each in wanted.values() for run in each)
+            made = self.runner.execute(runs, f"{label}, tuning")
+            for (name, rate), each in wanted.items():
+                means = [mean_accuracy(made[run]) for run in each]
+                scores[name][rate] = float(np.mean(means))
+            missing = {name: _beyond(tried) for name, tried in scores.items()}
+            if not any(missing.values()):
+                break
+        chosen = {name: _best(tried) for name, tried in scores.items()}
+        return chosen, self._tuning_table(scores, chosen)
+
+    def _tuning_table(
+        self, scores: Mapping[str, Mapping[float, float]], chosen: Mapping[str, float]
+    ) -> document.Table:
+        rates = sorted({rate for tried in scores.values() for rate in tried})
+        rows = []
+        for name, tried in scores.items():
+            shown = [f"{tried[rate]:.3f}" if rate in tried else "" for rate in rates]
+            edge = " (edge)" if _beyond(tried) else ""
+            rows.append([name, *shown, f"{chosen[name]:g}{edge}"])
+        return document.Table(
             f"Step sizes tuned alike: accuracy on {self.scale.validation} validation "
-            "samples, averaged over the run, one seed; the best of each row was taken.",
-            ["method", *(f"{rate:g}" for rate in grid), "taken"],
-            [
-                [n, *(f"{scores[n, rate]:.3f}" for rate in grid), f"{chosen[n]:g}"]
-                for n in named
-            ],
+            f"samples, averaged over the run and {self.scale.tuning_seeds} seeds; the "
+            "best of each row was taken, and a grid whose best was at its edge was "
+            "extended.",
+            ["method", *(f"{rate:g}" for rate in rates), "taken"],
+            rows,
         )
-        return chosen, table
+
+
+def _best(scores: Mapping[float, float]) -> float:
+    return max(scores, key=lambda rate: scores[rate])
+
+
+def _beyond(scores: Mapping[float, float]) -> list[float]:
+    """The step size to try next, if the best one is at the edge of those tried."""
+    best = _best(scores)
+    if len(scores) < 2:
+        return []  # nothing to choose from
+    if best == max(scores):
+        return [2 * best]
+    return [best / 2] if best == min(scores) else []
 
 
 def mean_accuracy(outcome: Outcome) -> float:
@@ -107,6 +143,43 @@ def times_to(
     return [outcome.reaching(target, column) for outcome in outcomes]
 
 
-def verdict(agrees: bool) -> str:
-    """`"agrees"` or `"differs"`."""
-    return document.AGREES if agrees else document.DIFFERS
+def cut_off(
+    outcomes: Sequence[Outcome], target: float, column: str = "seconds"
+) -> np.ndarray:
+    """When each seed reaches the target, or else the end of its run."""
+    times = zip(outcomes, times_to(outcomes, target, column), strict=True)
+    return np.array([one.last(column) if t is None else t for one, t in times])
+
+
+def sooner(
+    mine: Sequence[Outcome],
+    rival: Sequence[Outcome],
+    target: float,
+    column: str = "seconds",
+) -> verdicts.Evidence:
+    """The claim that one needs less to the target; seeds where neither gets there are
+    left out."""
+    both = (times_to(each, target, column) for each in (mine, rival))
+    known = [a is not None or b is not None for a, b in zip(*both, strict=True)]
+    own, theirs = (cut_off(each, target, column)[known] for each in (mine, rival))
+    return verdicts.sooner(own, theirs)
+
+
+def is_same(one: Sequence[Outcome], other: Sequence[Outcome]) -> bool:
+    """Whether two methods made the same traces, and so one and the same runs."""
+    return all(a.trained == b.trained for a, b in zip(one, other, strict=True))
+
+
+def compared(
+    text: str,
+    paper: str,
+    ours: str,
+    sides: tuple[Sequence[Outcome], Sequence[Outcome]],
+    evidence: verdicts.Evidence,
+    reason: str = "",
+) -> document.Claim:
+    """A claim about two methods, unless they made one and the same runs."""
+    if not is_same(*sides):
+        return verdicts.claim(text, paper, ours, evidence, reason)
+    why = "both made one and the same schedule, push by push"
+    return verdicts.known(text, paper, ours, document.BY_CONSTRUCTION, why)

@@ -12,7 +12,7 @@ from pathlib import Path
 import jax
 from absl import flags
 
-from abs_dssp.experiment import entry, outputs
+from abs_dssp.experiment import entry, outputs, verdicts
 from abs_dssp.experiment.reproduction import scales
 from abs_dssp.experiment.reproduction.figures import FIGURES
 from abs_dssp.experiment.reproduction.runs import Runner
@@ -82,6 +82,7 @@ def main(name: str) -> None:
         with here.runner:
             section = FIGURES[name](here)
         folder = here.folder(name)
+        (section,) = verdicts.judged([section])
         sections = [section, setting(here, time.monotonic() - begun)]
         outputs.save_report(section.title, sections, folder)
         print(f"\nWritten to {folder}: report.md, report.html and PNGs")

@@ -1,0 +1,110 @@
+"""Convolution and pooling as matrix products, for a CPU.
+
+XLA's convolutions are slow there, and ten times slower inside a loop; its matrix
+products are neither. Elsewhere, `flax.linen.Conv` computes.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+
+class Conv(nn.Module):
+    """`flax.linen.Conv` over images: same parameters, same function ("SAME" padding).
+
+    Example:
+      >>> import jax
+      >>> image = jnp.ones((1, 4, 4, 3))
+      >>> variables = Conv(8, (3, 3), strides=(2, 2)).init(jax.random.key(0), image)
+      >>> variables["params"]["kernel"].shape, variables["params"]["bias"].shape
+      ((3, 3, 3, 8), (8,))
+    """
+
+    features: int
+    kernel_size: tuple[int, int]
+    strides: tuple[int, int] = (1, 1)
+    use_bias: bool = True
+    kernel_init: Callable[..., Any] = nn.initializers.lecun_normal()
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array | np.ndarray, "B h w c"]
+    ) -> Float[Array, "B H W {self.features}"]:
+        shape = (*self.kernel_size, x.shape[-1], self.features)
+        kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
+        if jax.default_backend() == "cpu":
+            y = convolve(x, kernel, self.strides)
+        else:
+            y = jax.lax.conv_general_dilated(
+                jnp.asarray(x),
+                kernel,
+                self.strides,
+                "SAME",
+                dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            )
+        if not self.use_bias:
+            return y
+        bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
+        return y + bias.reshape(1, 1, 1, -1)
+
+
+def convolve(
+    x: Float[Array | np.ndarray, "B h w c"],
+    kernel: Float[Array, "k l c d"],
+    strides: tuple[int, int] = (1, 1),
+) -> Float[Array, "B H W d"]:
+    """A convolution of images as one product: shifted copies times the kernel.
+
+    Args:
+      x: images.
+      kernel: k x l pixels, c channels to d.
+      strides: pixels between two outputs, down and across.
+
+    Example:
+      >>> ones = jnp.ones((1, 3, 3, 1))
+      >>> convolve(ones, jnp.ones((3, 3, 1, 1)))[0, :, :, 0].tolist()
+      [[4.0, 6.0, 4.0], [6.0, 9.0, 6.0], [4.0, 6.0, 4.0]]
+    """
+    rows, columns, _, features = kernel.shape
+    shape = tuple(
+        -(-size // stride) for size, stride in zip(x.shape[1:3], strides, strict=True)
+    )
+    sides = map(_padding, x.shape[1:3], shape, strides, (rows, columns))
+    padded = jnp.pad(x, ((0, 0), *sides, (0, 0)))
+
+    def copy(row: int, column: int) -> Array:
+        """What the kernel's pixel sees, for every output."""
+        corner: tuple[slice, ...] = (slice(None),)
+        for start, count, stride in zip((row, column), shape, strides, strict=True):
+            corner += (slice(start, start + (count - 1) * stride + 1, stride),)
+        return padded[corner]
+
+    copies = [copy(i, j) for i in range(rows) for j in range(columns)]
+    joined = jnp.concatenate(copies, axis=-1).reshape(-1, kernel[..., 0].size)
+    return (joined @ kernel.reshape(-1, features)).reshape(-1, *shape, features)
+
+
+def max_pool(x: Float[Array, "B h w c"]) -> Float[Array, "B H W c"]:
+    """The largest of 2 x 2 pixels; an odd last row or column is left out.
+
+    Where several are the largest, they share the gradient.
+
+    Example:
+      >>> max_pool(jnp.arange(16.0).reshape(1, 4, 4, 1))[0, :, :, 0].tolist()
+      [[5.0, 7.0], [13.0, 15.0]]
+    """
+    batch, height, width, channels = x.shape
+    shape = (batch, height // 2, 2, width // 2, 2, channels)
+    x = x[:, : 2 * shape[1], : 2 * shape[3]]
+    return jnp.max(x.reshape(shape), axis=(2, 4))
+
+
+def _padding(size: int, outputs: int, stride: int, kernel: int) -> tuple[int, int]:
+    """Pixels before and after, as "SAME" has them."""
+    total = max((outputs - 1) * stride + kernel - size, 0)
+    return total // 2, total - total // 2
