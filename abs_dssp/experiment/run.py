@@ -104,8 +104,7 @@ class Run:
     def make_delays(self) -> Delays:
         """Seconds per push of `local_steps` gradients."""
         step = delays.parse(self.delays, self.workers)
-        whole = delays.per_step if self.redraw else delays.per_push
-        return whole(step, self.local_steps)
+        return delays.per_step(step, self.local_steps, self.redraw)
 
     def make_communication(self, task: Task) -> Communication:
         """Time of a push and the pull after it, each as large as the parameters."""

@@ -33,7 +33,7 @@ __all__ += [
     "pareto",
     "shifted_exponential",
 ]
-__all__ += ["recorded", "abandoned", "per_push", "per_step"]
+__all__ += ["recorded", "abandoned", "per_step"]
 
 
 def constant(seconds: Seconds, num_workers: int | None = None) -> Delays:
@@ -214,7 +214,7 @@ def recorded(durations: Any, num_workers: int | None = None) -> Delays:
     return build("recorded", _recorded, num_workers, durations=cells, lengths=lengths)
 
 
-def per_step(delays: Delays, local_steps: int) -> Delays:
+def per_step(delays: Delays, local_steps: int, redraw: bool = True) -> Delays:
     """Durations of pushes of U local steps, where `delays` times a single step.
 
     The n-th computation takes the sum of the steps n U up to n U + U - 1.
@@ -222,6 +222,8 @@ def per_step(delays: Delays, local_steps: int) -> Delays:
     Args:
       delays: durations of single local steps.
       local_steps: U.
+      redraw: whether every local step has a duration of its own; otherwise all U take
+        as long as the n-th of `delays`.
 
     Raises:
       ValueError: if `local_steps` is not at least 1.
@@ -231,6 +233,8 @@ def per_step(delays: Delays, local_steps: int) -> Delays:
       >>> steps = delays.recorded([[1.0, 2.0, 3.0, 4.0]])
       >>> delays.table(delays.per_step(steps, 2), 2).tolist()  # 1 + 2, 3 + 4
       [[3.0, 7.0]]
+      >>> delays.table(delays.per_step(steps, 2, redraw=False), 2).tolist()
+      [[2.0, 4.0]]
     """
     if local_steps < 1:
         raise ValueError(
@@ -238,32 +242,8 @@ def per_step(delays: Delays, local_steps: int) -> Delays:
         )
     if local_steps == 1:
         return delays
-    return dataclasses.replace(delays, block=_summed(delays.block, local_steps))
-
-
-def per_push(delays: Delays, local_steps: int) -> Delays:
-    """Durations of pushes of U local steps that all take as long as one draw.
-
-    Args:
-      delays: durations of single local steps.
-      local_steps: U.
-
-    Raises:
-      ValueError: if `local_steps` is not at least 1.
-
-    Example:
-      >>> from abs_dssp import delays
-      >>> steps = delays.recorded([[1.0, 2.0, 3.0, 4.0]])
-      >>> delays.table(delays.per_push(steps, 2), 2).tolist()
-      [[2.0, 4.0]]
-    """
-    if local_steps < 1:
-        raise ValueError(
-            f"per_push: local_steps must be at least 1, got {local_steps}."
-        )
-    if local_steps == 1:
-        return delays
-    return dataclasses.replace(delays, block=_multiplied(delays.block, local_steps))
+    whole = _summed if redraw else _multiplied
+    return dataclasses.replace(delays, block=whole(delays.block, local_steps))
 
 
 @functools.lru_cache(maxsize=64)  # jit compiles each function object once
