@@ -8,10 +8,11 @@ import pytest
 
 from abs_dssp import delays, optimizers, policies, simulate, tasks
 from abs_dssp.experiment import statistics
-from abs_dssp.experiment.reproduction import scales, study
+from abs_dssp.experiment.reproduction import runs, scales, study
 from abs_dssp.experiment.reproduction.runs import Runner, load
 from abs_dssp.experiment.run import Run
 from abs_dssp.report import document
+from abs_dssp.training.evaluation import History
 
 RUN = Run(
     policy="asp()",
@@ -158,6 +159,35 @@ def test_every_scale_can_be_described_and_drops_fall_within_it():
         for network, rate in scale.rates.items():
             assert rate in scale.grid[network]  # tuning can only help
         assert scale.abs_rate in scale.abs_grid
+
+
+def _outcome(reaches, last):
+    """A run whose accuracy rises to 1 after so many rounds, or stays at 0."""
+    ends = reaches or last
+    records = tuple(
+        {"version": v, "accuracy": float(reaches is not None and v >= ends)}
+        for v in np.linspace(0, last, 101).tolist()
+    )
+    history = History(records, np.empty(0))
+    return runs.Outcome(history, "end", {}, 0.0, "")
+
+
+@pytest.mark.parametrize(
+    ("mine", "rival", "seeds", "sign"),
+    [
+        pytest.param((20, 100), (60, 100), 1, 1, id="both"),
+        pytest.param((20, 100), (None, 100), 1, 1, id="rival-never"),
+        pytest.param((None, 100), (60, 100), 1, -1, id="mine-never"),
+        # It ended after 4 rounds: whether it would have taken less than 20, who knows?
+        pytest.param((20, 100), (None, 4), 0, 0, id="rival-never-and-short"),
+        pytest.param((None, 4), (60, 100), 0, 0, id="mine-never-and-short"),
+        pytest.param((None, 100), (None, 90), 0, 0, id="neither"),
+    ],
+)
+def test_a_run_that_ends_too_early_says_nothing(mine, rival, seeds, sign):
+    found = study.sooner([_outcome(*mine)], [_outcome(*rival)], 0.9, "version")
+    assert found.seeds == seeds
+    assert not seeds or np.sign(found.effect) == sign
 
 
 def test_an_unknown_verdict_is_refused():

@@ -15,7 +15,7 @@ from abs_dssp.experiment import verdicts
 from abs_dssp.experiment.reproduction import dssp_fig3_claims as claims
 from abs_dssp.experiment.reproduction import panels, papers, study, timing
 from abs_dssp.experiment.reproduction.dssp_fig3_claims import TITLES, Trained, ssp_names
-from abs_dssp.experiment.reproduction.panels import Panel, look
+from abs_dssp.experiment.reproduction.panels import Curve, Panel, look
 from abs_dssp.experiment.reproduction.study import Context, Outcomes, finals
 from abs_dssp.experiment.run import Run
 from abs_dssp.experiment.statistics import spread
@@ -224,23 +224,23 @@ def _picture(plain: dict[str, Outcomes], folder: Path) -> Picture:
     for network, title in TITLES.items():
         outcomes = plain[network]
         names = ssp_names(outcomes)
-        shown = {name: outcomes[name] for name in ("BSP", "ASP")}
-        shown["average SSP"] = [one for name in names for one in outcomes[name]]
-        shown["DSSP"] = outcomes["DSSP"]
-        lines = panels.curves(shown, [look(0), look(3), dashed, dotted])
+        first = {name: outcomes[name] for name in ("BSP", "ASP", "DSSP")}
+        lines = panels.curves(first, [look(0), look(3), dotted])
+        groups = [[one.history for one in outcomes[name]] for name in names]
+        lines.append(Curve("average SSP", panels.average(groups), dashed))
         top.append(Panel(title, lines))
         each = {name.replace("SSP ", ""): outcomes[name] for name in names}
         shades = panels.curves(each, panels.shades(len(names)))
         # Thirteen bands would hide each other.
         narrow = [dataclasses.replace(line, band=False) for line in shades]
-        bottom.append(Panel(title, [*narrow, lines[-1]]))
+        bottom.append(Panel(title, [*narrow, lines[2]]))
     path = panels.save([*top, *bottom], folder / "figure3.png", columns=3)
     return Picture(
         path,
         "Figure 3. Top: BSP, ASP, SSP averaged over s = 3...15, DSSP(3, 15). Bottom: "
         "every s beside DSSP. Learning-rate drops of the ResNets count updates at the "
         "server. Bands: one deviation over seeds, below of DSSP alone. Where the stale "
-        "paradigms' schedules are equal, their lines lie on each other.",
+        "paradigms' schedules are equal, one line stands for them.",
     )
 
 

@@ -80,7 +80,7 @@ def time_and_epochs(lines: Sequence[Curve]) -> list[Panel]:
 def save(panels: Sequence[Panel], path: Path, columns: int = 2) -> Path:
     """Draws panels side by side, with one legend below every row.
 
-    A row's legend is that of its first panel.
+    Curves that coincide are drawn once and labelled together.
     """
     rows = -(-len(panels) // columns)
     shown = [panels[r * columns : (r + 1) * columns] for r in range(rows)]
@@ -96,10 +96,19 @@ def save(panels: Sequence[Panel], path: Path, columns: int = 2) -> Path:
             for axis in axes[len(row) :]:
                 axis.set_visible(False)
             axes[0].set_ylabel("test accuracy")
-            handles, labels = axes[0].get_legend_handles_labels()
+            handles: dict[
+                str, Any
+            ] = {}  # by label; curves may coincide in some panels only
+            for axis in axes[: len(row)]:
+                for handle, label in zip(
+                    *axis.get_legend_handles_labels(), strict=True
+                ):
+                    handles.setdefault(label, handle)
             look = {"columnspacing": 1.0, "handlelength": 1.8}
-            look["ncols"] = min(len(labels), 7 if columns > 2 else 4)
-            part.legend(handles, labels, loc="outside lower center", **look)
+            look["ncols"] = min(len(handles), 7 if columns > 2 else 4)
+            part.legend(
+                handles.values(), handles.keys(), loc="outside lower center", **look
+            )
         return style.save(figure, path)
 
 
@@ -108,13 +117,38 @@ def together(histories: Sequence[History]) -> tuple[np.ndarray, np.ndarray]:
     return curves_lib.together(histories, "seconds", "accuracy")
 
 
+def average(groups: Sequence[Sequence[History]]) -> list[History]:
+    """For every seed, the mean accuracy over several methods, against seconds.
+
+    Args:
+      groups: of each method, one history per seed.
+    """
+    averaged = []
+    for histories in zip(*groups, strict=True):
+        x, values = together(histories)
+        pairs = zip(x.tolist(), values.mean(axis=0).tolist(), strict=True)
+        records = tuple({"seconds": t, "accuracy": value} for t, value in pairs)
+        averaged.append(History(records, np.empty(0)))
+    return averaged
+
+
 def _draw(axes, panel: Panel, number: int, lettered: bool) -> None:
+    drawn: dict[bytes, list[str]] = {}  # labels of curves that coincide
+    lines = []
     for curve in panel.curves:
         x, values = curves_lib.together(curve.histories, panel.against, "accuracy")
-        if x.size:
-            curves_lib.draw_mean(axes, x, values, curve.label, curve.look, curve.band)
-        else:  # every run diverged: the legend names it all the same
-            axes.plot([], [], label=curve.label, **curve.look)
+        if panel.log:  # 0 has no place there
+            x, values = x[x > 0], values[:, x > 0]
+        if not x.size:
+            continue  # every run diverged
+        key = x.tobytes() + np.round(values, 6).tobytes()
+        labels = drawn.setdefault(key, [])
+        labels.append(curve.label)
+        if len(labels) == 1:
+            lines.append((labels, x, values, curve))
+    for labels, x, values, curve in lines:
+        label = ", ".join(labels[:3]) + (" ..." if len(labels) > 3 else "")
+        curves_lib.draw_mean(axes, x, values, label, curve.look, curve.band)
     if panel.target is not None:
         axes.axhline(panel.target, color="0.5", linewidth=0.7, linestyle=":")
     if panel.log:

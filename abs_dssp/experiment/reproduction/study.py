@@ -143,25 +143,26 @@ def times_to(
     return [outcome.reaching(target, column) for outcome in outcomes]
 
 
-def cut_off(
-    outcomes: Sequence[Outcome], target: float, column: str = "seconds"
-) -> np.ndarray:
-    """When each seed reaches the target, or else the end of its run."""
-    times = zip(outcomes, times_to(outcomes, target, column), strict=True)
-    return np.array([one.last(column) if t is None else t for one, t in times])
-
-
 def sooner(
     mine: Sequence[Outcome],
     rival: Sequence[Outcome],
     target: float,
     column: str = "seconds",
 ) -> verdicts.Evidence:
-    """The claim that one needs less to the target; seeds where neither gets there are
-    left out."""
-    both = (times_to(each, target, column) for each in (mine, rival))
-    known = [a is not None or b is not None for a, b in zip(*both, strict=True)]
-    own, theirs = (cut_off(each, target, column)[known] for each in (mine, rival))
+    """The claim that one needs less to the target.
+
+    A run that does not get there needs more than its whole length. That says who needs
+    less if the other one got there within that length; other seeds are left out.
+    """
+    pairs = []
+    for sides in zip(mine, rival, strict=True):
+        times = [one.reaching(target, column) for one in sides]
+        ends = [one.last(column) for one in sides]
+        a, b = (e if t is None else t for t, e in zip(times, ends, strict=True))
+        known = [t is not None for t in times]
+        if all(known) or (known[0] and a <= b) or (known[1] and b <= a):
+            pairs.append((a, b))
+    own, theirs = np.array(pairs, float).reshape(-1, 2).T
     return verdicts.sooner(own, theirs)
 
 
