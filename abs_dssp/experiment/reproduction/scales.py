@@ -157,7 +157,7 @@ _SIZES: dict[str, tuple[Any, Any, Any]] = {
     "abs_rate": (0.1, 0.1, 0.1),
     "abs_grid": ((0.1,), (0.02, 0.05, 0.1, 0.2), (0.025, 0.05, 0.1, 0.2)),
     "abs_latencies": ((0.0, 2.0), (0.0, 2.0, 5.0), (0.0, 2.0, 5.0)),
-    "abs_ablations": (False, True, True),
+    "abs_ablations": (False, False, True),
     "abs_target": (0.9, 0.42, 0.7),
     "abs_taus": ((0, 2, 16), (0, 1, 2, 4, 8, 16, 64), (0, 1, 2, 4, 8, 16, 64)),
     "abs_as": ((2, 50), (1, 5, 20, 80), (5, 20, 80, 320)),
