@@ -1,0 +1,51 @@
+"""What a panel shows of curves that coincide, that diverged, or that begin at 0."""
+
+import numpy as np
+import pytest
+
+from abs_dssp.experiment.reproduction import panels
+from abs_dssp.report import style
+from abs_dssp.training.evaluation import History
+
+
+def _history(*accuracies, x="seconds"):
+    records = ({x: float(t), "accuracy": a} for t, a in enumerate(accuracies))
+    return History(tuple(records), np.empty(0))
+
+
+def _lines(*curves, **more):
+    panel = panels.Panel("title", curves, **more)
+    with style.figure() as plt:
+        _, axes = plt.subplots()
+        panels._draw(axes, panel, 0, False)
+        drawn = {line.get_label(): line.get_xydata() for line in axes.get_lines()}
+        plt.close("all")
+    return drawn
+
+
+def _curve(label, *histories):
+    return panels.Curve(label, histories, panels.look(0))
+
+
+def test_curves_that_coincide_are_one_line_with_both_names():
+    same, other = _history(0.1, 0.5, 0.8), _history(0.1, 0.4, 0.7)
+    drawn = _lines(_curve("ASP", same), _curve("BSP", other), _curve("DSSP", same))
+    assert set(drawn) == {"ASP, DSSP", "BSP"}
+
+
+def test_who_has_no_line_has_no_name():
+    drawn = _lines(_curve("ASP", _history(0.1, 0.5)), _curve("diverged", _history()))
+    assert set(drawn) == {"ASP"}
+
+
+def test_a_logarithmic_axis_begins_at_the_first_round():
+    history = _history(0.1, 0.5, 0.8, x="version")
+    drawn = _lines(_curve("ASP", history), against="version", log=True)
+    assert drawn["ASP"][0].tolist() == pytest.approx([1.0, 0.5])
+
+
+def test_the_average_is_over_methods_within_a_seed():
+    groups = [[_history(0.0, 0.2), _history(0.4, 0.4)], [_history(0.2, 0.4)] * 2]
+    first, second = panels.average(groups)
+    assert first.column("accuracy").tolist() == pytest.approx([0.1, 0.3])
+    assert second.column("accuracy").tolist() == pytest.approx([0.3, 0.4])
