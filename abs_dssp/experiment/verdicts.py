@@ -45,6 +45,8 @@ class Evidence:
     @property
     def text(self) -> str:
         """Effect, interval and number of seeds."""
+        if not self.seeds:
+            return "no seed says"
         if not math.isfinite(self.high - self.low):
             return f"{self.show(self.effect)} (n = {self.seeds})"
         low, high = self.show(self.low), self.show(self.high)

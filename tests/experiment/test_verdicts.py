@@ -43,6 +43,7 @@ def test_clear_cases_are_decided_and_noise_is_not(make, holds, fails):
     assert _verdict(make(holds + 100 * noise)) == [document.INCONCLUSIVE]
     assert _verdict(make([holds])) == [document.INCONCLUSIVE]  # one seed says nothing
     assert _verdict(make([])) == [document.INCONCLUSIVE]
+    assert make([]).text == "no seed says"
 
 
 def test_where_the_interval_holds_both_nothing_is_decided():

@@ -109,7 +109,7 @@ def _claims(made: Outcomes, target: float, workers: int, kind: str) -> list[Clai
                 time_text(study.times_to(each, target, column))
                 for each in (mine, rival)
             )
-            ours = "{} {unit} against {}".format(*shown, unit=unit)
+            ours = "{} against {} ({unit})".format(*shown, unit=unit)
             claims.append(
                 study.compared(
                     f"ABS reaches {target:.0%} {what} than {name} (N = {workers}, "
