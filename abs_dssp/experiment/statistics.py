@@ -73,11 +73,3 @@ def crossing(
     low, high = values[last - 1], values[last]
     share = (target - low) / (high - low)
     return float(x[last - 1] + share * (x[last] - x[last - 1]))
-
-
-def separate(a: np.ndarray, b: np.ndarray, margin: float = 0.0) -> bool:
-    """Whether a's mean exceeds b's by `margin` and two standard errors."""
-    if len(a) < 2 or len(b) < 2:
-        return bool(a.mean() - b.mean() > margin)
-    error = np.sqrt(a.var(ddof=1) / len(a) + b.var(ddof=1) / len(b))
-    return bool(a.mean() - b.mean() > margin + 2 * error)

@@ -28,6 +28,7 @@ from abs_dssp.report import document
 from abs_dssp.report.document import Claim, Section
 
 LEVEL = 0.05
+MARGIN = 0.01  # of accuracies that count as level: plots are read off about as well
 
 
 @dataclasses.dataclass(frozen=True)
@@ -236,11 +237,6 @@ def claim(
 ) -> Claim:
     """A row of the report whose verdict `judged` finds."""
     return Claim(text, paper, ours, "", reason, evidence.text, evidence)
-
-
-def known(text: str, paper: str, ours: str, verdict: str, reason: str = "") -> Claim:
-    """A row that no test decides."""
-    return Claim(text, paper, ours, verdict, reason)
 
 
 def _word(evidence: Evidence, adjusted: float) -> str:

@@ -1,7 +1,7 @@
 """Convolution and pooling as matrix products, for a CPU.
 
-XLA's convolutions are slow there, and ten times slower inside a loop; its matrix
-products are neither. Elsewhere, `flax.linen.Conv` computes.
+XLA's convolutions are slow there, and another ten times slower inside a loop; its
+matrix products are neither. On other devices XLA's convolution computes.
 """
 
 from collections.abc import Callable

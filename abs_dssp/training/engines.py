@@ -29,7 +29,7 @@ def make(
       num_pushes: rows, at least.
       commits_every_push: whether every push is accepted and committed alone.
       config: how to compute. `"auto"` goes row by row where a cluster's bits are
-        wanted, and on a CPU if the loss has convolutions.
+        wanted, and on a CPU if the loss has XLA's convolutions.
     """
     cpu = jax.default_backend() == "cpu"
     loop, sequential = config.loop, config.width in (None, 1)
@@ -45,7 +45,7 @@ def make(
 
 
 def _has_convolutions(task: Task) -> bool:
-    """Whether the loss of a task uses convolutions."""
+    """Whether the loss of a task uses convolutions of XLA; built-in models do not."""
     functions, data = task._replace(data=None, constants=None), task.data
 
     def value(data, key):

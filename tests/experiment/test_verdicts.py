@@ -109,7 +109,7 @@ def test_what_happens_in_every_seed_is_mostly():
 
 def test_known_verdicts_take_no_part():
     noise = verdicts.above([0.01, 0.02, 0.03, 0.02, 0.01])
-    known = verdicts.known("same", "", "", document.BY_CONSTRUCTION)
+    known = document.Claim("same", "", "", document.BY_CONSTRUCTION)
     claims = [verdicts.claim("a", "", "", noise), known]
     (section,) = verdicts.judged([Section("all", [], claims)])
     assert [c.verdict for c in section.claims] == [

@@ -33,6 +33,14 @@ def test_curves_that_coincide_are_one_line_with_both_names():
     assert set(drawn) == {"ASP, DSSP", "BSP"}
 
 
+def test_curves_that_would_hide_each_other_are_one_line():
+    near, far = _history(0.1, 0.501, 0.8), _history(0.1, 0.51, 0.8)
+    drawn = _lines(*map(_curve, "abc", (_history(0.1, 0.5, 0.8), near, far)))
+    assert set(drawn) == {"a, b", "c"}
+    longer = _history(0.1, 0.5, 0.8, 0.8)  # goes on where the other has ended
+    assert len(_lines(_curve("a", near), _curve("b", longer))) == 2
+
+
 def test_who_has_no_line_has_no_name():
     drawn = _lines(_curve("ASP", _history(0.1, 0.5)), _curve("diverged", _history()))
     assert set(drawn) == {"ASP"}

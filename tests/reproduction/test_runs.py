@@ -137,14 +137,6 @@ def test_tuning_takes_the_best_of_the_grid_on_samples_that_are_not_trained_on(ou
     assert tuned and all(r["seed"] == 1000 and r["limit_test"] is None for r in tuned)
 
 
-def test_differences_need_two_standard_errors():
-    a = np.array([0.50, 0.52, 0.51])
-    assert statistics.separate(a, a - 0.1)
-    assert not statistics.separate(a, a - 0.005)
-    assert not statistics.separate(a - 0.1, a)
-    assert not statistics.separate(a, a - 0.1, margin=0.2)
-
-
 def test_times_are_means_only_where_every_seed_got_there():
     assert statistics.mean_time([1.0, 3.0]) == 2.0
     assert statistics.mean_time([1.0, None]) is None

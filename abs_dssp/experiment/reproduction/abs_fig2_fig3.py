@@ -48,7 +48,7 @@ def _methods(context: Context, workers: int) -> dict[str, Run]:
             "ABS, by rounds": made(f"abs(k0={k0},a={scale.abs_a})"),
             "ABS, K0 = 1": made('abs(k0=1,a=0.5,growth="loss")'),
             "ABS, no restarts": made(
-                f'abs(k0={k0},a=0.5,growth="loss",tau_max={1_000_000})'
+                f'abs(k0={k0},a=0.5,growth="loss",tau_max=1000000)'
             ),
             "ABS, K fixed": made(f"abs(k0={k0})"),
         }
@@ -68,7 +68,7 @@ def build(context: Context, number: int, workers: int) -> Section:
     parts: list[Part] = [
         f"{abs_setting.NOTE} N = {workers}; ABS (K0 = N / 4, K = K0 (F_0 / F)^(1/2), "
         f"tau_max = ceil(N / K)) and Local SGD make U = {steps} local steps per push, "
-        f"AdaSync and SA-AdaSync one, and also {steps} where the name says so. Every "
+        "AdaSync and SA-AdaSync one unless their name says another. Every "
         "method runs for the same time, at the best step size of its own for each time "
         "that a push takes. Communication is counted in rounds (commits) and in "
         "uploads (pushes)."

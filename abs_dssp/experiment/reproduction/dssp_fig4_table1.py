@@ -5,12 +5,12 @@ free parameter; what timing jitter does to the printed rule of DSSP; and the tab
 trained, with the learning-rate schedule on either clock.
 """
 
+import math
 from pathlib import Path
 
 from abs_dssp.experiment import verdicts
 from abs_dssp.experiment.reproduction import dssp_table1_schedules as schedules
 from abs_dssp.experiment.reproduction import panels, papers, study
-from abs_dssp.experiment.reproduction.dssp_fig3_claims import MARGIN
 from abs_dssp.experiment.reproduction.dssp_table1_schedules import (
     IN_PAPER,
     LOOKS,
@@ -22,6 +22,7 @@ from abs_dssp.experiment.reproduction.panels import Panel
 from abs_dssp.experiment.reproduction.study import Context, Outcomes, finals
 from abs_dssp.experiment.run import Run
 from abs_dssp.experiment.statistics import mean_time, spread, time_text
+from abs_dssp.experiment.verdicts import MARGIN
 from abs_dssp.report.document import Claim, Part, Picture, Section, Table
 
 TITLES = {
@@ -180,11 +181,11 @@ def _time_claim(outcomes: Outcomes, name: str, target: float, level: int) -> Cla
         found = verdicts.mostly(missed)
         return verdicts.claim(f"{text}, most seeds never", "never", ours, found)
     ratios = [
-        float("nan") if t is None or a is None else t / a
+        math.nan if t is None or a is None else t / a
         for t, a in zip(own, theirs, strict=True)
     ]
     claim, paper = f"{text} against ASP, within {TOLERANCE:.0%}", printed / asp
-    known = [r for r in ratios if r == r]
+    known = [ratio for ratio in ratios if not math.isnan(ratio)]
     ours = spread(known, "{:.2f}") if known else "never"
     if len(known) < len(ratios):
         ours += f" ({len(known)} of {len(ratios)} seeds)"

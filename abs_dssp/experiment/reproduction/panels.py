@@ -13,6 +13,8 @@ from abs_dssp.report import curves as curves_lib
 from abs_dssp.report import style
 from abs_dssp.training.evaluation import History
 
+_LINE = 0.004  # accuracy that a line is wide
+
 
 @dataclasses.dataclass(frozen=True)
 class Curve:
@@ -133,19 +135,18 @@ def average(groups: Sequence[Sequence[History]]) -> list[History]:
 
 
 def _draw(axes, panel: Panel, number: int, lettered: bool) -> None:
-    drawn: dict[bytes, list[str]] = {}  # labels of curves that coincide
-    lines = []
+    lines: list[tuple[list[str], np.ndarray, np.ndarray, Curve]] = []
     for curve in panel.curves:
         x, values = curves_lib.together(curve.histories, panel.against, "accuracy")
         if panel.log:  # 0 has no place there
             x, values = x[x > 0], values[:, x > 0]
         if not x.size:
             continue  # every run diverged
-        key = x.tobytes() + np.round(values, 6).tobytes()
-        labels = drawn.setdefault(key, [])
-        labels.append(curve.label)
-        if len(labels) == 1:
-            lines.append((labels, x, values, curve))
+        same = (line for line in lines if _coincide(x, values, line[1], line[2]))
+        if (line := next(same, None)) is not None:
+            line[0].append(curve.label)
+        else:
+            lines.append(([curve.label], x, values, curve))
     for labels, x, values, curve in lines:
         label = ", ".join(labels[:3]) + (" ..." if len(labels) > 3 else "")
         curves_lib.draw_mean(axes, x, values, label, curve.look, curve.band)
@@ -157,3 +158,10 @@ def _draw(axes, panel: Panel, number: int, lettered: bool) -> None:
     axes.set_title(letter + panel.title, loc="left")
     axes.set_xlabel(panel.xlabel)
     axes.margins(x=0.01)
+
+
+def _coincide(x, values, other_x, other_values) -> bool:
+    """Whether one line would hide the other: all along less than its width apart."""
+    mean = np.interp(x, other_x, other_values.mean(axis=0))
+    ends = abs(x[-1] - other_x[-1]) <= 0.01 * other_x[-1]
+    return bool(ends and np.abs(values.mean(axis=0) - mean).max() < _LINE)

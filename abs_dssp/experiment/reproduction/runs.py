@@ -57,10 +57,6 @@ class Outcome:
         curve = statistics.smoothed(self.history.column("accuracy"))
         return statistics.crossing(self.history.column(column), curve, accuracy)
 
-    def last(self, column: str) -> float:
-        """A column at the end of the run."""
-        return float(self.history.last(column))
-
 
 class Runner(contextlib.AbstractContextManager):
     """Makes runs, several at a time, and keeps them. Close it, or use `with`."""

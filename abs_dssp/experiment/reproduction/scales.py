@@ -115,9 +115,9 @@ _SIZES: dict[str, tuple[Any, Any, Any]] = {
         "A check that everything runs: 8x8 digits, tiny networks; no result.",
         "CIFAR-10 (JPEG copy) in place of CIFAR-100, a subset of it, small images and "
         "networks, few epochs.",
-        "The papers' networks, epochs, batch and data, for one GPU. Never run: about "
-        "7e18 floating-point operations in some 750 runs, counted from the compiled "
-        "gradients and the runs of the laptop scale; 100 hours at 20 TFLOP/s "
+        "The papers' networks, epochs, batch and data, for one GPU. Never run: more "
+        "than 7e18 floating-point operations and 750 runs, which were counted from the "
+        "compiled gradients before tuning had three seeds; 100 hours at 20 TFLOP/s "
         "sustained.",
     ),
     "task": ("digits", "cifar10", "cifar10"),

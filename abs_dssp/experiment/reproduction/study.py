@@ -157,7 +157,7 @@ def sooner(
     pairs = []
     for sides in zip(mine, rival, strict=True):
         times = [one.reaching(target, column) for one in sides]
-        ends = [one.last(column) for one in sides]
+        ends = [one.history.last(column) for one in sides]
         a, b = (e if t is None else t for t, e in zip(times, ends, strict=True))
         known = [t is not None for t in times]
         if all(known) or (known[0] and a <= b) or (known[1] and b <= a):
@@ -183,4 +183,4 @@ def compared(
     if not is_same(*sides):
         return verdicts.claim(text, paper, ours, evidence, reason)
     why = "both made one and the same schedule, push by push"
-    return verdicts.known(text, paper, ours, document.BY_CONSTRUCTION, why)
+    return document.Claim(text, paper, ours, document.BY_CONSTRUCTION, why)
