@@ -8,18 +8,24 @@ command goes on where it was interrupted, and the report grows figure by figure.
 """
 
 import time
+from pathlib import Path
 
 from absl import flags
 
 from abs_dssp.experiment import entry, outputs, verdicts
-from abs_dssp.experiment.reproduction import study_flags
+from abs_dssp.experiment.reproduction import archive, study_flags
 from abs_dssp.experiment.reproduction.figures import FIGURES
 from abs_dssp.report import document
 from abs_dssp.report.document import VERDICTS, Section
 
 _ONLY = flags.DEFINE_list("only", None, "Names of figures, e.g. abs_fig1; all of them.")
 _PUBLISH = flags.DEFINE_string(
-    "publish", None, "Also write the report to this Markdown file, pictures beside it."
+    "publish",
+    None,
+    "Also write the report to this Markdown file, with pictures and finished runs.",
+)
+_KEPT = flags.DEFINE_string(
+    "kept", None, "Runs to begin with: the file that --publish wrote."
 )
 flags.adopt_module_key_flags(study_flags)  # --help lists them too
 
@@ -34,6 +40,9 @@ def main(argv):
         if name not in FIGURES:
             raise ValueError(f"--only: unknown {name!r}; known: {', '.join(FIGURES)}.")
     here = study_flags.context()
+    if _KEPT.value is not None:
+        count = archive.unpack(Path(_KEPT.value), here.runner.folder)
+        print(f"{count} runs from {_KEPT.value}")
     sections: list[Section] = []
     took: dict[str, float] = {}
     with here.runner:
@@ -46,6 +55,9 @@ def main(argv):
             report = [_overview(judged), *judged, setting]
             outputs.save_report(TITLE, report, here.out)
     outputs.save_report(TITLE, report, here.out, _PUBLISH.value)
+    if _PUBLISH.value is not None:
+        kept = Path(_PUBLISH.value).with_suffix("") / f"{here.scale.name}.jsonl.xz"
+        archive.pack(here.runner.folder, kept)
     claims = [claim for section in judged for claim in section.claims]
     counts = ", ".join(
         f"{sum(c.verdict == word for c in claims)} {word}" for word in VERDICTS

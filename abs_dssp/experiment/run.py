@@ -61,14 +61,16 @@ class Run:
     # While a field below has its default, `settings` leaves it out, so that runs that
     # were kept before it existed are still found.
     drop_factor: float = 0.1  # of the step size, at each of `drops`
+    warmup: float = 0.0  # in units of `clock`
     evaluations: int | None = None  # at equal times, as many as BSP's slowest rounds
-    eval_commits: int | None = None  # evaluates after every so many commits too
+    # Evaluates after every so many commits too, or after these.
+    eval_commits: int | tuple[int, ...] | None = None
     redraw: bool = True  # times of local steps: one each, or one for all of a push
 
     @property
     def settings(self) -> dict[str, Any]:
         """The description, for files and digests."""
-        added = ("drop_factor", "evaluations", "eval_commits", "redraw")
+        added = ("drop_factor", "warmup", "evaluations", "eval_commits", "redraw")
         return {
             field.name: getattr(self, field.name)
             for field in dataclasses.fields(self)
@@ -115,7 +117,7 @@ class Run:
     def make_optimizer(self, local: bool = False):
         """The server's SGD, or that of local steps."""
         momentum = 0.0 if local else self.momentum
-        schedule = self.learning_rate, self.drops, self.drop_factor
+        schedule = self.learning_rate, self.drops, self.drop_factor, self.warmup
         return _sgd(schedule, momentum, self.weight_decay, self.clock)
 
     def eval_interval(self, task: Task) -> float:

@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +22,7 @@ from abs_dssp.simulation.delay_base import (
     table,
     worker_keys,
 )
+from abs_dssp.simulation.delay_files import csv, recorded
 
 __all__ = ["BLOCK", "MODELS", "Delays", "parse", "table", "worker_keys"]
 __all__ += [
@@ -33,7 +33,7 @@ __all__ += [
     "pareto",
     "shifted_exponential",
 ]
-__all__ += ["recorded", "abandoned", "per_step"]
+__all__ += ["recorded", "csv", "abandoned", "per_step"]
 
 
 def constant(seconds: Seconds, num_workers: int | None = None) -> Delays:
@@ -176,44 +176,6 @@ def markov(
     return build("markov", _markov, num_workers, _starts_fast, **states)
 
 
-def recorded(durations: Any, num_workers: int | None = None) -> Delays:
-    """Measured durations, taken in order and from the start again at the end.
-
-    Args:
-      durations: (N, M) seconds, row i for the computations that worker i starts,
-        restarted ones included; rows may differ in length.
-      num_workers: number of workers N, to be checked against the rows.
-
-    Raises:
-      ValueError: for negative or infinite seconds, an empty row or the wrong N.
-
-    Example:
-      >>> from abs_dssp import delays
-      >>> delays.table(delays.recorded([[1, 2], [5]]), 3).tolist()
-      [[1.0, 2.0, 1.0], [5.0, 5.0, 5.0]]
-    """
-    if is_traced(durations):
-        rows, columns = durations.shape
-        lengths = np.full(rows, columns)
-        cells = durations
-    else:
-        try:
-            lists = [np.asarray(row, float) for row in durations]
-        except (TypeError, ValueError) as error:
-            raise ValueError(
-                f"recorded: durations must be a table of seconds: {error}."
-            ) from error
-        if not lists or any(row.ndim != 1 or row.size == 0 for row in lists):
-            raise ValueError(
-                "recorded: durations must be an (N, M) table with M at least 1."
-            )
-        lengths = np.array([row.size for row in lists])
-        cells = np.zeros((len(lists), lengths.max()))
-        for i, row in enumerate(lists):
-            cells[i, : row.size] = row
-    return build("recorded", _recorded, num_workers, durations=cells, lengths=lengths)
-
-
 def per_step(delays: Delays, local_steps: int, redraw: bool = True) -> Delays:
     """Durations of pushes of U local steps, where `delays` times a single step.
 
@@ -309,7 +271,7 @@ def _cut_short(start: Start, block: Block) -> tuple[Start, Block]:
 
 _PLAIN = (constant, exponential, lognormal, markov, pareto, shifted_exponential)
 MODELS: dict[str, Callable[..., Delays]] = {
-    made.__name__: made for made in (abandoned, recorded, *_PLAIN)
+    made.__name__: made for made in (abandoned, csv, recorded, *_PLAIN)
 }
 
 
@@ -373,9 +335,3 @@ def _markov(parameters, key, index, slow):
 
     slow, durations = jax.lax.scan(step, slow, draws)
     return durations, slow
-
-
-def _recorded(parameters, key, index, chain):
-    del key
-    numbers = index * BLOCK + jnp.arange(BLOCK, dtype=jnp.int32)
-    return parameters["durations"][numbers % parameters["lengths"]], chain

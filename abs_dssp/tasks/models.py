@@ -19,6 +19,14 @@ from abs_dssp import literals
 from abs_dssp.tasks.convolution import Conv, max_pool
 
 _he = nn.initializers.he_normal()
+# How channels are normalised, by name: over a batch, with running statistics for
+# evaluation, or over groups of eight channels of one sample.
+_NORMS: dict[str, Callable[[bool], Callable[[], nn.Module]]] = {
+    "batch": lambda train: partial(
+        nn.BatchNorm, use_running_average=not train, momentum=0.9
+    ),
+    "group": lambda train: partial(nn.GroupNorm, num_groups=None, group_size=8),
+}
 
 
 class Mlp(nn.Module):
@@ -65,12 +73,13 @@ class Block(nn.Module):
     channels: int
     stride: int
     shortcuts: str
+    norm: str
 
     @nn.compact
     def __call__(
         self, x: Float[Array | np.ndarray, "B h w c"], train: bool
     ) -> Float[Array, "B H W C"]:
-        norm = partial(nn.BatchNorm, use_running_average=not train, momentum=0.9)
+        norm = _NORMS[self.norm](train)
         conv = partial(Conv, use_bias=False, kernel_init=_he)
         stride = (self.stride, self.stride)
         y = nn.relu(norm()(conv(self.channels, (3, 3), strides=stride)(x)))
@@ -92,18 +101,20 @@ class ResNet(nn.Module):
     blocks: int
     width: int = 16
     shortcuts: str = "A"
+    norm: str = "batch"
 
     @nn.compact
     def __call__(
         self, x: Float[Array | np.ndarray, "B ..."], train: bool = False
     ) -> Float[Array, "B K"]:
-        norm = partial(nn.BatchNorm, use_running_average=not train, momentum=0.9)
+        norm = _NORMS[self.norm](train)
         x = Conv(self.width, (3, 3), use_bias=False, kernel_init=_he)(x)
         x = nn.relu(norm()(x))
         for stage in range(3):
             for block in range(self.blocks):
                 stride = 2 if stage > 0 and block == 0 else 1
-                x = Block(self.width * 2**stage, stride, self.shortcuts)(x, train)
+                width, kind = self.width * 2**stage, (self.shortcuts, self.norm)
+                x = Block(width, stride, *kind)(x, train)
         return nn.Dense(self.num_classes)(jnp.mean(x, axis=(1, 2)))
 
 
@@ -173,16 +184,20 @@ def alexnet() -> Maker:
     return cnn((64, 128, 256), hidden=512, kernel=5)
 
 
-def resnet(depth: int = 20, width: int = 16, shortcuts: str = "A") -> Maker:
+def resnet(
+    depth: int = 20, width: int = 16, shortcuts: str = "A", norm: str = "batch"
+) -> Maker:
     """The CIFAR ResNet of depth 6n + 2.
 
     Args:
       depth: layers with weights: 8, 14, 20, ..., 50, ..., 110.
       width: channels of the first stage.
       shortcuts: `"A"` (zero-padded) or `"B"` (projections) where the shape changes.
+      norm: `"batch"`, or `"group"` (of eight channels), which keeps no statistics;
+        widths are then multiples of 8.
 
     Raises:
-      ValueError: for another depth or kind of shortcut.
+      ValueError: for another depth, kind of shortcut or norm.
 
     Example:
       >>> from abs_dssp.tasks import models
@@ -194,10 +209,13 @@ def resnet(depth: int = 20, width: int = 16, shortcuts: str = "A") -> Maker:
         raise ValueError(f"resnet: depth must be 6n + 2 (8, 14, 20, ...), got {depth}.")
     if shortcuts not in ("A", "B"):
         raise ValueError(f"resnet: shortcuts must be 'A' or 'B', got {shortcuts!r}.")
+    if norm not in _NORMS:
+        raise ValueError(f"resnet: norm must be 'batch' or 'group', got {norm!r}.")
     _widths("resnet", "width", (width,))
-    return partial(
-        _build, ResNet, blocks=(depth - 2) // 6, width=width, shortcuts=shortcuts
-    )
+    if norm == "group" and width % 8:
+        raise ValueError(f"resnet: norm 'group' needs a width of 8n, got {width}.")
+    kind = {"width": width, "shortcuts": shortcuts, "norm": norm}
+    return partial(_build, ResNet, blocks=(depth - 2) // 6, **kind)
 
 
 MODELS: dict[str, Callable[..., Maker]] = {

@@ -2,10 +2,12 @@
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from abs_dssp.tasks.base import Task
@@ -126,7 +128,7 @@ class EvaluationConfig:
     """When the parameters are evaluated, besides the start and the end.
 
     Attributes:
-      every_commits: after every so many commits.
+      every_commits: after every so many commits; of several numbers, after these.
       every_seconds: at every multiple of this time of the trace.
       target_accuracy: stop at the first evaluation of at least this accuracy.
 
@@ -134,14 +136,14 @@ class EvaluationConfig:
       ValueError: for an interval that is not above 0.
     """
 
-    every_commits: int | None = None
+    every_commits: int | Sequence[int] | None = None
     every_seconds: float | None = None
     target_accuracy: float | None = None
 
     def __post_init__(self):
         for name in ("every_commits", "every_seconds"):
             value = getattr(self, name)
-            if value is not None and not value > 0:
+            if value is not None and not np.all(np.asarray(value) > 0):
                 raise ValueError(f"eval_{name} must be above 0, got {value}.")
 
 

@@ -75,9 +75,10 @@ def points(
       [(0, 0.0), (3, 6.0), (4, 8.0)]
     """
     found: dict[tuple[int, float], None] = {(0, 0.0): None}
-    if config.every_commits is not None:
+    if (every := config.every_commits) is not None:
         made = np.cumsum(trace.committed)
-        rows = np.flatnonzero(trace.committed & (made % config.every_commits == 0))
+        wanted = made % every == 0 if isinstance(every, int) else np.isin(made, every)
+        rows = np.flatnonzero(trace.committed & wanted)
         found.update({(int(r) + 1, float(trace.time[r])): None for r in rows})
     if config.every_seconds is not None:
         count = int(trace.seconds / config.every_seconds)

@@ -180,7 +180,10 @@ def delayed_nesterov(
 
 
 def step_decay(
-    learning_rate: float, at: Sequence[float] = (), factor: float = 0.1
+    learning_rate: float,
+    at: Sequence[float] = (),
+    factor: float = 0.1,
+    warmup: float = 0.0,
 ) -> Schedule:
     """A constant rate that is multiplied by `factor` at each of `at`.
 
@@ -188,12 +191,13 @@ def step_decay(
       learning_rate: the rate at the start.
       at: times in units of the clock, above 0 and increasing.
       factor: above 0.
+      warmup: time in which the rate rises from 0 to `learning_rate`, on a line.
 
     Returns:
       The schedule: a function of the clock, float32.
 
     Raises:
-      ValueError: if `at` is not increasing, or `factor` not above 0.
+      ValueError: if `at` is not increasing, `factor` not above 0, or `warmup` below 0.
 
     Example:
 
@@ -209,11 +213,14 @@ def step_decay(
         )
     if not factor > 0:
         raise ValueError(f"step_decay: factor must be above 0, got {factor}.")
+    if not warmup >= 0:
+        raise ValueError(f"step_decay: warmup must be at least 0, got {warmup}.")
 
     def schedule(time):
         time = jnp.asarray(time, jnp.float32)
         past = jnp.sum(time >= jnp.asarray(edges, jnp.float32)).astype(jnp.float32)
-        return learning_rate * jnp.float32(factor) ** past
+        rate = learning_rate * jnp.float32(factor) ** past
+        return rate * jnp.minimum(1.0, time / warmup) if warmup else rate
 
     return schedule
 

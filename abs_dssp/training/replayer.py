@@ -8,7 +8,7 @@ functions of (seed, worker, clock, local step), so it does not matter who comput
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +58,7 @@ def replay(
     slots: int | None = None,
     loop: str = "auto",
     formats: Wire | None = None,
-    eval_every_commits: int | None = None,
+    eval_every_commits: int | Sequence[int] | None = None,
     eval_every_seconds: float | None = None,
     target_accuracy: float | None = None,
     checkpoint_dir: str | Path | None = None,
@@ -82,7 +82,7 @@ def replay(
       loop: `"compiled"`, `"host"`, or `"auto"`: what gives the bits of the run if a
         cluster recorded the trace, and what is faster otherwise.
       formats: number formats of pushes and pulls in that run; float32 by default.
-      eval_every_commits: evaluate after every so many commits.
+      eval_every_commits: evaluate after every so many commits, or after these.
       eval_every_seconds: evaluate at every multiple of this virtual time.
       target_accuracy: stop at the first evaluation of at least this accuracy.
       checkpoint_dir: where to save the state; a run found there is resumed.

@@ -26,7 +26,7 @@ OLD = dataclasses.replace(RUN, eval_seconds=5.0, evaluations=None)
 
 def test_a_run_kept_before_a_field_existed_is_found_again():
     """The digest that runs had before `drop_factor` and the like were described."""
-    added = {"drop_factor", "evaluations", "eval_commits", "redraw"}
+    added = {"drop_factor", "warmup", "evaluations", "eval_commits", "redraw"}
     before = {k: v for k, v in dataclasses.asdict(OLD).items() if k not in added}
     text = json.dumps([before, traces.package_versions()], sort_keys=True)
     assert OLD.key == hashlib.sha256(text.encode()).hexdigest()[:20]
@@ -34,7 +34,13 @@ def test_a_run_kept_before_a_field_existed_is_found_again():
 
 @pytest.mark.parametrize(
     "change",
-    [{"drop_factor": 0.5}, {"evaluations": 3}, {"eval_commits": 7}, {"redraw": False}],
+    [
+        {"drop_factor": 0.5},
+        {"warmup": 1.0},
+        {"evaluations": 3},
+        {"eval_commits": 7},
+        {"redraw": False},
+    ],
     ids=str,
 )
 def test_a_field_that_was_added_later_decides_all_the_same(change):

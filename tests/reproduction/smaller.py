@@ -17,12 +17,14 @@ def main():
     network = "mlp(hidden=[32])"
     scales.SCALES["smoke"] = dataclasses.replace(
         scales.SMOKE,
-        networks=dict.fromkeys(scales.SMOKE.networks, network),
-        epochs=3,
+        problems={
+            name: dataclasses.replace(problem, model=network, epochs=3.0)
+            for name, problem in scales.SMOKE.problems.items()
+        },
         evaluations=8,
         ssp=(3,),
         abs_seconds=30,
-        abs_taus=(0, 2),
+        abs_taus=(0, 2, 16),
         abs_as=(2,),
     )
     runpy.run_path(str(ROOT / "experiments" / "reproduce.py"), run_name="__main__")

@@ -100,6 +100,21 @@ def test_models_adapt_to_digits(text):
     assert logits.shape == (5, 10) and logits.dtype == jnp.float32
 
 
+def test_group_norm_has_batch_norms_parameters_and_no_statistics():
+    batch, group = _shapes("resnet(depth=8)"), _shapes("resnet(depth=8,norm='group')")
+    assert _count(group["params"]) == _count(batch["params"])
+    assert "batch_stats" not in group
+
+
+def test_under_group_norm_a_sample_does_not_depend_on_its_batch():
+    module = models.parse("resnet(depth=8,width=8,norm='group')", 10)
+    images = jax.random.normal(jax.random.key(1), (3, 8, 8, 3))
+    variables = module.init(jax.random.key(0), images)
+    alone = module.apply(variables, images[:1], train=True)
+    together = module.apply(variables, images, train=True)
+    np.testing.assert_allclose(together[:1], alone, atol=1e-5)
+
+
 def test_only_the_resnet_keeps_statistics_two_per_channel():
     assert "batch_stats" not in _shapes("cnn")
     # depth 8: the stem and two norms in each of 3 blocks, widths 16, 32, 64
@@ -126,6 +141,10 @@ def test_option_a_shortcuts_subsample_and_pad_with_zeros():
         pytest.param("resnet(depth=2)", r"6n \+ 2 .*got 2", id="no-blocks"),
         pytest.param("resnet(depth=20.0)", "depth", id="float"),
         pytest.param("resnet(shortcuts='C')", "'A' or 'B', got 'C'", id="shortcuts"),
+        pytest.param("resnet(norm='layer')", "'group', got 'layer'", id="norm"),
+        pytest.param(
+            "resnet(width=12,norm='group')", "width of 8n, got 12", id="groups"
+        ),
         pytest.param("mlp(hidden=[0])", "above 0, got 0", id="width"),
     ],
 )

@@ -273,6 +273,28 @@ def test_evaluations_come_at_their_commits_and_times(quadratic):
     np.testing.assert_allclose(loss, some["loss"], rtol=1e-6)
 
 
+def test_evaluations_come_after_the_commits_that_are_named(quadratic):
+    result = simulate.train(
+        quadratic, policies.k_async(N, k=2), MODEL, optax.sgd(0.05), 60,
+        eval_every_commits=(1, 2, 7, 10_000),
+    )  # fmt: skip
+    made = [r["version"] for r in result.history.records]
+    assert made == [0, 1, 2, 7, result.trace.commits]
+    with pytest.raises(ValueError, match="eval_every_commits must be above 0"):
+        replay.replay(
+            quadratic, optax.sgd(0.05), result.trace, eval_every_commits=(0, 1)
+        )
+
+
+def test_a_warmup_rises_on_a_line():
+    rate = optimizers.step_decay(0.5, at=[10], factor=0.1, warmup=4.0)
+    times = np.array([0.0, 1.0, 3.0, 4.0, 9.0, 10.0])
+    found = [float(rate(time)) for time in times]
+    np.testing.assert_allclose(found, [0, 0.125, 0.375, 0.5, 0.5, 0.05], rtol=1e-6)
+    with pytest.raises(ValueError, match="warmup must be at least 0, got -1"):
+        optimizers.step_decay(0.5, warmup=-1)
+
+
 def test_a_loss_that_is_not_finite_ends_the_run_and_says_where(quadratic):
     result = simulate.train(
         quadratic, policies.asp(N), MODEL, optax.sgd(1e9), 200, eval_every_commits=1

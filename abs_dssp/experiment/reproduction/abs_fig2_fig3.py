@@ -3,6 +3,7 @@
 import dataclasses
 
 from abs_dssp.experiment.reproduction import abs_setting, study
+from abs_dssp.experiment.reproduction.abs_setting import MAIN
 from abs_dssp.experiment.reproduction.study import Context, Outcomes
 from abs_dssp.experiment.run import Run
 from abs_dssp.experiment.statistics import time_text
@@ -11,18 +12,57 @@ from abs_dssp.report.document import Claim, Part, Section
 _CRITERIA = (
     ("seconds", "sooner", "s"),
     ("version", "in fewer rounds", "rounds"),
-    ("push", "with fewer uploads", "uploads"),
+    ("messages", "with fewer messages", "messages"),
 )
 RIVALS = ("AdaSync", "SA-AdaSync", "Local SGD")
+_LATENCY = 2.0  # of a push, in mean local steps, where times or methods vary
 
 
-def _methods(context: Context, workers: int) -> dict[str, Run]:
-    """ABS, its three rivals in the paper's order, and variants of all of them."""
+@dataclasses.dataclass(frozen=True)
+class _Setting:
+    """What methods are compared in."""
+
+    workers: int
+    timing: str
+    latency: float
+    more: bool  # whether variants take part
+
+    @property
+    def title(self) -> str:
+        """In words, for tables and claims."""
+        push = (
+            f"a push takes {self.latency:g} steps" if self.latency else "no push time"
+        )
+        return push if self.timing == MAIN else f"{self.timing}, {push}"
+
+
+def _settings(context: Context, number: int, workers: int) -> list[_Setting]:
     scale = context.scale
+    main = [
+        _Setting(
+            workers,
+            MAIN,
+            latency,
+            scale.abs_ablations and number == 2 and latency == _LATENCY,
+        )
+        for latency in scale.abs_latencies
+    ]
+    if number != 2:
+        return main
+    return main + [
+        _Setting(workers, timing, _LATENCY, False) for timing in scale.abs_timings
+    ]
+
+
+def _methods(context: Context, setting: _Setting) -> dict[str, Run]:
+    """ABS, its three rivals in the paper's order, and variants of all of them."""
+    scale, workers = context.scale, setting.workers
     steps = scale.abs_local_steps
 
     def made(text, local_steps=steps, aggregate="mean"):
-        run = abs_setting.run(context, workers, text, local_steps)
+        run = abs_setting.run(
+            context, workers, text, local_steps, setting.timing, setting.latency
+        )
         # Pushes between two estimates of the loss, for those who read it.
         return dataclasses.replace(run, loss_every=2 * workers, aggregate=aggregate)
 
@@ -35,7 +75,7 @@ def _methods(context: Context, workers: int) -> dict[str, Run]:
         for name, (rule, aggregate) in adaptive.items()
     }
     methods["Local SGD"] = made("local_sgd()")
-    if not scale.abs_ablations:
+    if not setting.more:
         return methods
     return (
         methods
@@ -64,41 +104,37 @@ def build(context: Context, number: int, workers: int) -> Section:
       workers: N.
     """
     folder, scale = context.folder(f"abs_fig{number}"), context.scale
-    steps, target = scale.abs_local_steps, scale.abs_target
+    problem, target = scale.problems["abs"], abs_setting.targets(context)[-1]
     parts: list[Part] = [
         f"{abs_setting.NOTE} N = {workers}; ABS (K0 = N / 4, K = K0 (F_0 / F)^(1/2), "
-        f"tau_max = ceil(N / K)) and Local SGD make U = {steps} local steps per push, "
-        "AdaSync and SA-AdaSync one unless their name says another. Every "
-        "method runs for the same time, at the best step size of its own for each time "
-        "that a push takes. Communication is counted in rounds (commits) and in "
-        "uploads (pushes)."
+        f"tau_max = ceil(N / K)) and Local SGD make U = {scale.abs_local_steps} local "
+        "steps per push, AdaSync and SA-AdaSync one unless their name says another. "
+        "Every method runs for the same time, at the best step size of its own in "
+        "every setting. Communication is counted in rounds (commits) and in messages "
+        "(uploads and downloads)."
     ]
     claims: list[Claim] = []
     shown: dict[str, Outcomes] = {}
-    for latency in scale.abs_latencies:
-        kind = f"a push takes {latency:g} steps" if latency else "a push takes no time"
-        label = f"ABS Figure {number}, {kind}"
-        link = f"link(bandwidth=1.0,num_bytes=0,latency={latency!r})"
-        runs = {
-            name: dataclasses.replace(run, communication=link) if latency else run
-            for name, run in _methods(context, workers).items()
-        }
-        rates, tuning = context.tune(runs, scale.abs_grid, label)
+    for setting in _settings(context, number, workers):
+        label = f"ABS Figure {number}, {setting.title}"
+        runs = _methods(context, setting)
+        rates, tuning = context.tune(runs, problem, label)
         made = context.over_seeds(study.at_rates(runs, rates), label)
-        parts += [abs_setting.results(context, made, kind), tuning]
-        claims += _claims(made, target, workers, kind)
-        shown[kind] = {name: made[name] for name in ("ABS", *RIVALS)}
+        parts += [abs_setting.results(context, made, setting.title), tuning]
+        claims += _claims(made, target, setting)
+        if setting.timing == MAIN:
+            shown[setting.title] = {name: made[name] for name in ("ABS", *RIVALS)}
     caption = (
         f"ABS, Figure {number}: N = {workers}, against time, rounds (commits) and "
-        "uploads (pushes). Bands: one deviation over seeds."
+        "messages. Bands: one deviation over seeds."
     )
     path = folder / f"figure{number}.png"
     parts.append(abs_setting.picture(context, shown, path, caption))
     return Section(f"ABS, Figure {number}: N = {workers}", parts, claims)
 
 
-def _claims(made: Outcomes, target: float, workers: int, kind: str) -> list[Claim]:
-    """Against each rival: sooner, in fewer rounds, with fewer uploads."""
+def _claims(made: Outcomes, target: float, setting: _Setting) -> list[Claim]:
+    """Against each rival: sooner, in fewer rounds, with fewer messages."""
     mine = made["ABS"]
     claims = []
     for column, what, unit in _CRITERIA:
@@ -112,8 +148,8 @@ def _claims(made: Outcomes, target: float, workers: int, kind: str) -> list[Clai
             ours = "{} against {} ({unit})".format(*shown, unit=unit)
             claims.append(
                 study.compared(
-                    f"ABS reaches {target:.0%} {what} than {name} (N = {workers}, "
-                    f"{kind})",
+                    f"ABS reaches {target:.0%} {what} than {name} (N = "
+                    f"{setting.workers}, {setting.title})",
                     "yes (no number in the text)",
                     ours,
                     (mine, rival),

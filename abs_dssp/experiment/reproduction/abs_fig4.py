@@ -42,7 +42,7 @@ def build(context: Context) -> Section:
         "tuned for a fixed K and used for every a, so that only a differs."
     ]
     first = {"K fixed": readings["a = rounds per worker"]["K fixed"]}
-    rates, tuning = context.tune(first, scale.abs_grid, "ABS Figure 4")
+    rates, tuning = context.tune(first, scale.problems["abs"], "ABS Figure 4")
     kinds = {}
     for kind, runs in readings.items():
         tuned = study.at_rates(runs, dict.fromkeys(runs, rates["K fixed"]))
@@ -53,7 +53,7 @@ def build(context: Context) -> Section:
         caption = f"ABS, Figure 4: K^0 = {K0}, N = {WORKERS}; {kind}."
         path = folder / f"figure4{letter}.png"
         parts.append(abs_setting.picture(context, {kind: made}, path, caption))
-    target = scale.abs_target
+    target = abs_setting.targets(context)[-1]
     claims = [_claim(kind, made, target) for kind, made in kinds.items()]
     return Section("ABS, Figure 4: the effect of a", parts, claims)
 

@@ -17,6 +17,24 @@ NOTE = (
     "for a local step, one draw for all local steps of a push."
 )
 EXPONENTIAL = "exponential(mean=1.0)"
+MAIN = "one draw per push"
+_JOB = (
+    'csv("traces/alibaba_gpu_2020/job_{}_norm.csv",seconds="batch_time_norm",mean=1.0)'
+)
+# Times of a local step, and whether each step of a push has a time of its own.
+TIMINGS = {
+    MAIN: (EXPONENTIAL, False),
+    "a draw per step": (EXPONENTIAL, True),
+    "0.5 + exponential": ("shifted_exponential(shift=0.5,mean=0.5)", False),
+    "stragglers": ("exponential(mean={})", False),
+    "job 1": (_JOB.format(1), True),
+    "job 4": (_JOB.format(4), True),
+}
+_STRAGGLERS = 5  # every so many workers one is slow
+_SLOWNESS = 5.0
+# Commits after which runs are evaluated beside their regular times: evenly spaced on a
+# logarithmic axis.
+_COMMITS = tuple(sorted({round(10 ** (k / 5)) for k in range(26)}))
 
 
 def run(
@@ -24,51 +42,77 @@ def run(
     workers: int,
     policy: str,
     local_steps: int,
-    delays: str = EXPONENTIAL,
+    timing: str = MAIN,
+    latency: float = 0.0,
 ) -> Run:
-    """One method in that setting."""
+    """One method in that setting.
+
+    Args:
+      context: scale, and where runs are made.
+      workers: N.
+      policy: as text.
+      local_steps: U.
+      timing: of `TIMINGS`.
+      latency: of a push, in mean local steps. Runs last the longer.
+    """
     scale = context.scale
-    return scale.run(
-        scale.abs_task,
+    seconds = scale.abs_seconds * (1 + latency / 5)
+    link = f"link(bandwidth=1.0,num_bytes=0,latency={latency!r})"
+    delays, redraw = TIMINGS[timing]
+    slow = [i % _STRAGGLERS == _STRAGGLERS - 1 for i in range(workers)]
+    means = [_SLOWNESS if late else 1.0 for late in slow]
+    return scale.problems["abs"].run(
         policy=policy,
-        model=scale.abs_model,
         workers=workers,
-        delays=delays,
-        batch_size=scale.abs_batch,
-        learning_rate=scale.abs_rate,
+        delays=delays.format(means).replace(" ", ""),
         epochs=None,
-        eval_seconds=scale.abs_seconds / scale.evaluations,
-        until_seconds=scale.abs_seconds,
+        communication=link if latency else "none()",
+        eval_seconds=seconds / scale.evaluations,
+        eval_commits=_COMMITS,
+        until_seconds=seconds,
         local_steps=local_steps,
-        redraw=False,
+        redraw=redraw,
     )
+
+
+def targets(context: Context) -> tuple[float, ...]:
+    """Accuracies that decide who is sooner."""
+    return context.scale.problems["abs"].targets
 
 
 def results(context: Context, made: Outcomes, kind: str) -> Table:
     """One row per method."""
-    target = context.scale.abs_target
-    header = ["method", "seconds", "rounds", "pushes", "accuracy at the end"]
+    header = ["method"]
+    for target in targets(context):
+        header += [f"{target:.0%}: s", "rounds", "messages"]
     shares = ("waiting_share", "cancelled_share")
     rows = []
     for name, runs in made.items():
-        columns = ("seconds", "version", "push")
-        times = (time_text(study.times_to(runs, target, c)) for c in columns)
+        row = [name]
+        for target in targets(context):
+            columns = ("seconds", "version", "messages")
+            row += [time_text(study.times_to(runs, target, c)) for c in columns]
         stale = f"{runs[0].measures['mean_staleness']:.2f}"
         lost = (f"{runs[0].measures[share]:.0%}" for share in shares)
-        rows.append([name, *times, spread(finals(runs)), stale, *lost])
-    caption = f"To {target:.0%} test accuracy, which was fixed beforehand, {kind}."
-    return Table(caption, [*header, "staleness", "waiting", "cancelled"], rows)
+        rows.append([*row, spread(finals(runs)), stale, *lost])
+    caption = (
+        f"To test accuracies that were fixed beforehand, {kind}. Messages are uploads "
+        "and downloads, those of cancelled computations included."
+    )
+    more = ["accuracy at the end", "staleness", "waiting", "cancelled"]
+    return Table(caption, [*header, *more], rows)
 
 
 def picture(context: Context, kinds, path, caption: str) -> Picture:
-    """Three panels per kind: accuracy against time, rounds and uploads."""
-    shown, target = [], context.scale.abs_target
+    """Four panels per kind: accuracy against time, rounds (two axes) and messages."""
+    shown, target = [], targets(context)[-1]
     for kind, made in kinds.items():
         lines = panels.curves(made)
-        rounds = "communication rounds (commits)"
+        rounds, messages = "rounds (commits)", "uploads and downloads"
         shown += [
             Panel(f"{kind}: time", lines, target=target),
-            Panel(f"{kind}: rounds", lines, "version", rounds, True, target),
-            Panel(f"{kind}: uploads", lines, "push", "uploads (pushes)", True, target),
+            Panel("rounds", lines, "version", rounds, False, target),
+            Panel("rounds, logarithmic", lines, "version", rounds, True, target),
+            Panel("messages", lines, "messages", messages, False, target),
         ]
-    return Picture(panels.save(shown, path, columns=3), caption)
+    return Picture(panels.save(shown, path, columns=4), caption)

@@ -8,8 +8,6 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
 from abs_dssp import delays, policies, simulate
 from abs_dssp.experiment import verdicts
 from abs_dssp.experiment.reproduction import dssp_fig3_claims as claims
@@ -30,7 +28,7 @@ from abs_dssp.report.document import (
 from abs_dssp.traces import Trace
 
 JITTER = 0.05  # sigma of the lognormal computation times
-ROUGH = 0.6  # the same where thresholds begin to act
+ROUGH = 0.6  # the same where thresholds begin to act even here
 FIRST = {"BSP": "bsp()", "ASP": "asp()", "DSSP": papers.DSSP}
 MAIN = ("BSP", "ASP", "DSSP", "SSP s = 3")
 
@@ -53,10 +51,10 @@ def build(context: Context) -> Section:
     for network, title in TITLES.items():
         tuning = _train(context, cluster, network, trained)
         tables += [
-            f"{title}, for which {context.scale.networks[network]} is trained, step "
-            f"size {context.scale.rates[network]:g} untuned:",
+            f"{title}, for which {context.scale.problems[network].describe()} is "
+            "trained:",
             tuning,
-            _accuracies(*(kind[network] for kind in trained.by_network)),
+            _accuracies(trained, network, context.scale.trained_out),
         ]
     parts: list[Part] = [
         "Four equal workers. Computation, the server's link and the server's updates "
@@ -72,44 +70,40 @@ def build(context: Context) -> Section:
         "traces have equal parameters, and are trained once.",
         _schedules(cluster, context.scale.length),
         *tables,
-        _picture(trained.plain, folder),
-        _variants_picture(trained.plain, trained.variants, folder),
-        *_rough_parts(trained.rough, folder),
+        _picture(trained.made, folder),
+        _variants_picture(trained.made, trained.variants, folder),
     ]
-    title, target = "DSSP, Figure 3: a homogeneous cluster", context.scale.target
-    return Section(title, parts, [*end_claims, *claims.check(trained, target)])
+    targets = {name: p.targets[0] for name, p in context.scale.problems.items()}
+    title = "DSSP, Figure 3: a homogeneous cluster"
+    return Section(title, parts, [*end_claims, *claims.check(trained, targets)])
 
 
 def _train(
     context: Context, cluster: timing.Cluster, network: str, trained: Trained
 ) -> Table:
     """Makes all runs of a network, and gives the table of their tuned step sizes."""
-    label = f"Figure 3, {TITLES[network]}"
-    runs = _runs(context, cluster, network)
-    trained.plain[network] = context.over_seeds(runs, label)
-    main = {name: runs[name] for name in MAIN}
-    rates, table = context.tune(main, context.scale.grid[network], label)
-    tuned = study.at_rates(main, rates)
-    trained.tuned[network] = context.over_seeds(tuned, f"{label}, tuned")
+    label, scale = f"Figure 3, {TITLES[network]}", context.scale
+    runs, table = study.tuned_by_kind(
+        context, _runs(context, cluster, network), scale.problems[network], label
+    )
+    trained.made[network] = context.over_seeds(runs, label)
     variants = _variants(context, runs, network)
     trained.variants[network] = context.over_seeds(variants, f"{label}, other settings")
-    if network == "resnet50":
-        rough = _rough(runs, cluster)
-        trained.rough = context.over_seeds(rough, f"{label}, rough")
+    trained.longer[network] = study.trained_out(context, runs["BSP"], label)
     return table
 
 
 def _runs(context: Context, cluster: timing.Cluster, network: str) -> dict[str, Run]:
-    scale = context.scale
+    scale, problem = context.scale, context.scale.problems[network]
     falls = network != "alexnet"  # the ResNets' step size falls
     size, link = timing.footprint(network), timing.link(cluster, network)
-    rounds = scale.epochs * scale.samples / scale.batch_size / timing.WORKERS
+    assert problem.epochs is not None
+    rounds = problem.epochs * problem.samples / problem.batch_size / timing.WORKERS
     shortest = min(timing.round_seconds(cluster, network)) * rounds
     # MXNet's schedule counts updates at the server; an epoch of a worker's share is
     # samples / batch / N of them.
     drops = [at / papers.EPOCHS * rounds for at in papers.DROPS]
-    run = scale.dssp_run(
-        network,
+    run = problem.run(
         workers=timing.WORKERS,
         delays=_delays(cluster, network, JITTER),
         communication=f"link(bandwidth={cluster.bandwidth!r},shared=True,"
@@ -125,22 +119,13 @@ def _delays(cluster: timing.Cluster, network: str, jitter: float) -> str:
     return f"lognormal(median={cluster.compute[network]!r},sigma={jitter})"
 
 
-def _rough(runs: dict[str, Run], cluster: timing.Cluster) -> dict[str, Run]:
-    """ResNet-50 with times so irregular that thresholds act."""
-    names = [n for n in ("BSP", "ASP", "SSP s = 3", "SSP s = 9", "DSSP") if n in runs]
-    times = _delays(cluster, "resnet50", ROUGH)
-    return {name: dataclasses.replace(runs[name], delays=times) for name in names}
-
-
 def _variants(context: Context, runs: dict[str, Run], network: str) -> dict[str, Run]:
     """Other readings of what MXNet did."""
     varied = {}
-    if network != "resnet110":  # twice is enough
+    if network == "resnet50":
         summed = dataclasses.replace(runs["BSP"], aggregate="sum")
         varied["BSP, pushes summed"] = summed
-    if network == "resnet50":
-        epochs = context.scale.epochs
-        drops = tuple(at / papers.EPOCHS * epochs for at in papers.DROPS)
+        drops = study.epoch_drops(context.scale.problems[network])
         for name in ("BSP", "ASP"):
             run = dataclasses.replace(runs[name], clock="epoch", drops=drops)
             varied[f"{name}, drops by epoch"] = run
@@ -209,20 +194,22 @@ def _schedules(cluster: timing.Cluster, length: float) -> Table:
     )
 
 
-def _accuracies(plain: Outcomes, tuned: Outcomes, variants: Outcomes) -> Table:
-    rows = []
-    for name, outcomes in (plain | variants).items():
-        row = [name, f"{outcomes[0].measures['seconds']:.1f}", spread(finals(outcomes))]
-        rows.append([*row, spread(finals(tuned[name])) if name in tuned else ""])
+def _accuracies(trained: Trained, network: str, longer: float) -> Table:
+    made = trained.made[network] | trained.variants[network]
+    made[f"BSP, {longer:g} times as many epochs"] = trained.longer[network]
+    rows = [
+        [name, f"{outcomes[0].measures['seconds']:.1f}", spread(finals(outcomes))]
+        for name, outcomes in made.items()
+    ]
     caption = "Accuracy at the end (mean of five evaluations; spread over seeds)."
-    return Table(caption, ["method", "end (s)", "untuned", "tuned"], rows)
+    return Table(caption, ["method", "end (s)", "accuracy"], rows)
 
 
-def _picture(plain: dict[str, Outcomes], folder: Path) -> Picture:
+def _picture(made: dict[str, Outcomes], folder: Path) -> Picture:
     top, bottom = [], []
     dashed, dotted = look(2, linestyle=(0, (5, 1.5))), look(1, linestyle=(0, (1, 1)))
     for network, title in TITLES.items():
-        outcomes = plain[network]
+        outcomes = made[network]
         names = ssp_names(outcomes)
         first = {name: outcomes[name] for name in ("BSP", "ASP", "DSSP")}
         lines = panels.curves(first, [look(0), look(3), dotted])
@@ -244,8 +231,8 @@ def _picture(plain: dict[str, Outcomes], folder: Path) -> Picture:
     )
 
 
-def _variants_picture(plain, variants, folder: Path) -> Picture:
-    both = plain["resnet50"] | variants["resnet50"]
+def _variants_picture(made, variants, folder: Path) -> Picture:
+    both = made["resnet50"] | variants["resnet50"]
     shown = {f"{name}, drops by server updates": both[name] for name in ("BSP", "ASP")}
     shown |= {name: both[name] for name in both if name.endswith("drops by epoch")}
     lines = panels.curves(shown)
@@ -255,18 +242,3 @@ def _variants_picture(plain, variants, folder: Path) -> Picture:
         "ResNet-50: the clock that the learning-rate schedule follows. At the server "
         "four workers count four times as fast under ASP as under BSP.",
     )
-
-
-def _rough_parts(rough: Outcomes, folder: Path) -> tuple[Table, Picture]:
-    names = ("seconds", "max_gap", "mean_staleness", "waiting_share")
-    rows = []
-    for name, outcomes in rough.items():
-        ends, lead, stale, wait = ([o.measures[n] for o in outcomes] for n in names)
-        row = [name, spread(ends, "{:.2f}"), spread(finals(outcomes))]
-        means = [f"{np.mean(stale):.2f}", f"{np.mean(wait):.0%}"]
-        rows.append([*row, f"{max(lead):.0f}", *means])
-    header = ["method", "end (s)", "accuracy", "largest lead", "staleness", "waiting"]
-    title = f"ResNet-50 with a jitter of {ROUGH:.0%}"
-    shown = panels.time_and_epochs(panels.curves(rough))
-    picture = Picture(panels.save(shown, folder / "rough.png"), f"{title}.")
-    return Table(f"{title}, where thresholds act.", header, rows), picture

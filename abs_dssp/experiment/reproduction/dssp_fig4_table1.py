@@ -38,7 +38,9 @@ def build(context: Context) -> Section:
     predicted, claims = schedules.predicted(context)
     fragile, fragile_claim = schedules.fragility(context, folder)
     made, tuning = _train(context)
-    targets = context.scale.table1_targets
+    problem = context.scale.problems["table1"]
+    low, high = problem.targets
+    targets = low, high
     tables: list[Part] = []
     for kind, outcomes in made.items():
         tables.append(_table(outcomes, targets, TITLES[kind]))
@@ -51,11 +53,11 @@ def build(context: Context) -> Section:
         "The printed rule asks for perfectly regular times: with r* = 0 the fast "
         "worker must wait out its whole lead.",
         *fragile,
-        f"Trained: {context.scale.networks['resnet110']} in place of ResNet-110, "
+        f"Trained: {problem.describe()} in place of ResNet-110, "
         f"r = {context.ratio:g}, drops at the same shares of the run. The two targets, "
         "in place of 67 and 68 %, were fixed beforehand.",
         *tables,
-        tuning,
+        *tuning,
         _picture(made, context.ratio, folder),
     ]
     title = "DSSP, Figure 4 and Table I: two unequal workers"
@@ -63,33 +65,35 @@ def build(context: Context) -> Section:
     return Section(title, parts, [*claims, fragile_claim, *trained])
 
 
-def _train(context: Context) -> tuple[dict[str, Outcomes], Table]:
+def _train(context: Context) -> tuple[dict[str, Outcomes], list[Table]]:
     """All trained runs, by a kind of `TITLES`, and how the step sizes were tuned."""
-    label, grid = "Table I", context.scale.grid["resnet110"]
+    label = "Table I"
     made = {
         clock: context.over_seeds(_runs(context, clock), f"{label}, drops by {clock}")
         for clock in ("epoch", "server_updates")
     }
+    if not context.scale.tuned_table1:
+        return made, []
     runs = _runs(context, "epoch")
-    rates, tuning = context.tune(runs, grid, label)
+    rates, tuning = context.tune(runs, context.scale.problems["table1"], label)
     made["tuned"] = context.over_seeds(study.at_rates(runs, rates), f"{label}, tuned")
-    return made, tuning
+    return made, [tuning]
 
 
 def _runs(context: Context, clock: str) -> dict[str, Run]:
-    scale, ratio = context.scale, context.ratio
-    pushes = scale.epochs * scale.samples / scale.batch_size
+    problem, ratio = context.scale.problems["table1"], context.ratio
+    assert problem.epochs is not None
+    pushes = problem.epochs * problem.samples / problem.batch_size
     shares = [drop / papers.EPOCHS for drop in papers.DROPS]
     # By server updates a rate's drop is set in epochs of a worker's half, as MXNet
     # does it, so that BSP meets it at the same share of its run.
-    total = scale.epochs if clock == "epoch" else pushes / 2
+    total = problem.epochs if clock == "epoch" else pushes / 2
     drops = [share * total for share in shares]
     asp = pushes / (1 + 1 / ratio)  # seconds, with a fast computation of 1 s
-    run = scale.dssp_run(
-        "resnet110",
+    run = problem.run(
         workers=2,
         delays=f"constant(seconds=[1.0,{ratio!r}])",
-        eval_seconds=asp / scale.evaluations,
+        eval_seconds=asp / context.scale.evaluations,
         clock=clock,
         drops=tuple(drops if clock == "epoch" else map(round, drops)),
     )

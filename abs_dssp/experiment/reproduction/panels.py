@@ -24,6 +24,7 @@ class Curve:
     histories: Sequence[History]  # one per seed
     look: dict[str, Any]  # matplotlib's line arguments
     band: bool = True  # one deviation over seeds
+    early: Sequence[History] = ()  # for a logarithmic axis, if they are others
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +67,12 @@ def curves(
     """
     looks = looks or [look(number) for number in range(len(outcomes))]
     return [
-        Curve(name, [outcome.history for outcome in made], style)
+        Curve(
+            name,
+            [outcome.history for outcome in made],
+            style,
+            early=[outcome.rounds for outcome in made],
+        )
         for (name, made), style in zip(outcomes.items(), looks, strict=True)
     ]
 
@@ -137,7 +143,8 @@ def average(groups: Sequence[Sequence[History]]) -> list[History]:
 def _draw(axes, panel: Panel, number: int, lettered: bool) -> None:
     lines: list[tuple[list[str], np.ndarray, np.ndarray, Curve]] = []
     for curve in panel.curves:
-        x, values = curves_lib.together(curve.histories, panel.against, "accuracy")
+        histories = (panel.log and curve.early) or curve.histories
+        x, values = curves_lib.together(histories, panel.against, "accuracy")
         if panel.log:  # 0 has no place there
             x, values = x[x > 0], values[:, x > 0]
         if not x.size:

@@ -14,6 +14,7 @@ import hashlib
 import json
 import multiprocessing
 import os
+import re
 import signal
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -29,12 +30,16 @@ from abs_dssp.experiment.progress import Progress
 from abs_dssp.experiment.run import Run
 from abs_dssp.training.evaluation import History
 
+# What is kept of an evaluation, to six digits.
+_COLUMNS = ("seconds", "epoch", "version", "messages", "accuracy")
+
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
     """What is kept of a run."""
 
-    history: History
+    history: History  # at equal times
+    rounds: History  # the same, and after commits that lie evenly on a logarithmic axis
     stopped: str  # "end", or why the loss was not finite
     measures: Mapping[str, float]  # of the trace
     took: float  # seconds of this machine
@@ -70,6 +75,7 @@ class Runner(contextlib.AbstractContextManager):
           data_dir: folder of prepared TFDS data.
         """
         self.out, self.processes, self.data_dir = out, processes, data_dir
+        self.folder = out / "runs"
         self._pool: concurrent.futures.ProcessPoolExecutor | None = None
         _share_programs(str(out / "programs"))
 
@@ -155,12 +161,14 @@ def _make(run: Run, out: str, data_dir: str | None) -> Outcome:
     begun = time.monotonic()
     folder = Path(out) / "runs"
     folder.mkdir(parents=True, exist_ok=True)
+    described, run = run, located(run, data_dir)
     task = run.make_task(data_dir)
+    every = run.eval_interval(task)
     # Enough versions for most traces, so that they share a compiled program.
     slots = 1 << (4 * run.workers).bit_length()
     if run.reads_loss() or run.until_seconds is not None:
         result = run.train(task, slots=slots)
-        record = _record(result) | _made(result.trace, run.key, begun)
+        record = _record(result, every) | _made(result.trace, described.key, begun)
     else:
         trace = run.schedule(task)
         trained = _training_key(run, trace)
@@ -169,12 +177,35 @@ def _make(run: Run, out: str, data_dir: str | None) -> Outcome:
         if kept is not None:
             record = kept | _made(trace, trained, begun)
         else:
-            every = run.eval_interval(task)
-            result = run.replay(task, trace, eval_every_seconds=every, slots=slots)
-            record = _record(result) | _made(trace, trained, begun)
-            _write(shared, record, run)
-    _write(folder / f"{run.key}.json", record, run)
+            result = run.replay(
+                task,
+                trace,
+                eval_every_seconds=every,
+                eval_every_commits=run.eval_commits,
+                slots=slots,
+            )
+            record = _record(result, every) | _made(trace, trained, begun)
+            _write(shared, record, described)
+    _write(folder / f"{described.key}.json", record, described)
     return _outcome(record)
+
+
+def located(run: Run, data_dir: str | None) -> Run:
+    """The run with the places of recorded times written out.
+
+    A run's description, and so its key, names them relative to this package or to the
+    folder that holds data beside those of TFDS.
+    """
+    found = re.match(r'csv\("([^"]+)"', run.delays)
+    if found is None:
+        return run
+    name = found[1]
+    folders = [Path(__file__).parent, *([Path(data_dir)] if data_dir else [])]
+    paths = [folder / name for folder in folders if (folder / name).exists()]
+    if not paths:
+        raise ValueError(f"--data_dir: there is no {name} in {data_dir}.")
+    text = run.delays.replace(f'"{name}"', json.dumps(str(paths[0])), 1)
+    return dataclasses.replace(run, delays=text)
 
 
 def _training_key(run: Run, trace: traces.Trace) -> str:
@@ -185,13 +216,24 @@ def _training_key(run: Run, trace: traces.Trace) -> str:
     return outputs.digest(run.settings | decided, length=20)
 
 
-def _record(result: replay.Result) -> dict[str, Any]:
-    """What is kept of a training."""
-    records = [
-        {name: float(f"{value:.7g}") for name, value in record.items()}
-        for record in result.history.records
-    ]
-    return {"records": records, "stopped": result.stopped}
+def _record(result: replay.Result, every: float) -> dict[str, Any]:
+    """What is kept of a training: evaluations at multiples of a time, and others.
+
+    Messages are uploads (pushes received) and downloads, of which every computation
+    needs one, and a cancelled one too; the first download of each worker is left out.
+    """
+    cancelled = np.concatenate([[0], np.cumsum(result.trace.restarts)])
+    kept: dict[str, list[dict[str, float]]] = {"records": [], "between": []}
+    last = result.history.records[-1:]
+    for record in result.history.records:
+        pushes = int(record["push"])
+        full = {**record, "messages": 2 * pushes + int(cancelled[pushes])}
+        grid = record["seconds"] / every
+        regular = abs(grid - round(grid)) < 1e-9 or record in last
+        kept["records" if regular else "between"].append(
+            {name: float(f"{full[name]:.6g}") for name in _COLUMNS}
+        )
+    return kept | {"stopped": result.stopped}
 
 
 def _made(trace: traces.Trace, trained: str, begun: float) -> dict[str, Any]:
@@ -209,9 +251,11 @@ def _made(trace: traces.Trace, trained: str, begun: float) -> dict[str, Any]:
 
 
 def _outcome(record: Mapping[str, Any]) -> Outcome:
-    history = outputs.kept_history(record)
+    all_ = sorted(record["records"] + record["between"], key=lambda r: r["seconds"])
+    rounds = outputs.kept_history({"records": all_})
     names = ("stopped", "measures", "took", "trained")
-    return Outcome(history, **{name: record[name] for name in names})
+    values = {name: record[name] for name in names}
+    return Outcome(outputs.kept_history(record), rounds, **values)
 
 
 def _write(path: Path, record: Mapping[str, Any], run: Run) -> None:

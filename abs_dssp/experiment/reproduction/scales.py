@@ -1,14 +1,68 @@
 """How large the reproduction is: from a check in CI to the papers' own size.
 
 What the papers do not state (momentum, weight decay, augmentation, AlexNet's widths,
-all of ABS's setting) is our choice; `describe` and the reports name it.
+all of ABS's setting) is our choice; `describe` and the reports name it. Targets and
+lengths stand here so that they are fixed before any run.
 """
 
 import dataclasses
 from typing import Any
 
-from abs_dssp.experiment.reproduction import papers
 from abs_dssp.experiment.run import Run
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """What is trained in place of one of the papers' networks."""
+
+    model: str
+    rates: tuple[float, ...]  # step sizes to tune over; the first is the untuned one
+    epochs: float | None = None  # of DSSP's runs; drops at 2/3 and 5/6 of them
+    targets: tuple[float, ...] = ()  # test accuracies that decide who is sooner
+    task: str = "cifar10"
+    limit_train: int | None = None
+    limit_test: int | None = 2000
+    shrink: int = 1  # images have this many times as small a side
+    validation: int = 2000  # samples of the training data, for tuning
+    augment: bool | None = False
+    batch_size: int = 32
+    momentum: float = 0.0
+    weight_decay: float = 0.0
+
+    @property
+    def rate(self) -> float:
+        """The untuned step size."""
+        return self.rates[0]
+
+    @property
+    def samples(self) -> int:
+        """Training samples in an epoch."""
+        return self.limit_train or {"digits": 1437}.get(self.task, 50_000)
+
+    def run(self, **settings: Any) -> Run:
+        """A run on this problem, without its policy."""
+        same = ("model", "task", "limit_train", "limit_test", "shrink", "augment")
+        same += ("batch_size", "momentum", "weight_decay", "epochs")
+        given = {name: getattr(self, name) for name in same}
+        given |= {"policy": "", "learning_rate": self.rate} | settings
+        return Run(**given)
+
+    def describe(self) -> str:
+        """Data and network in a few words."""
+        some = "all" if self.limit_train is None else f"{self.limit_train:,}"
+        parts = [f"{self.model} on {self.task} ({some} training samples"]
+        if self.shrink > 1:
+            parts.append(f"images 1/{self.shrink} a side")
+        if self.augment:
+            parts.append("augmented")
+        parts[-1] += f"), batch {self.batch_size}"
+        if self.epochs is not None:
+            parts.append(f"{self.epochs:g} epochs")
+        if self.momentum:
+            parts.append(f"momentum {self.momentum:g}")
+        if self.weight_decay:
+            parts.append(f"weight decay {self.weight_decay:g}")
+        return ", ".join(parts)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,159 +73,209 @@ class Scale:
     seeds: int
     note: str  # what is reduced
 
+    # DSSP's three networks, Table I's ("table1") and a small one for the settings in
+    # which thresholds act ("small"); ABS's ("abs").
+    problems: dict[str, Problem]
+    tuning_seeds: int = 3
+    tuning_steps: int = 4  # how often a grid may be extended
+    evaluations: int = 50  # per run
+
     # DSSP
-    task: str  # of AlexNet
-    resnet_task: str
-    limit_train: int | None
-    limit_test: int | None
-    shrink: int  # images are made so many times as small a side
-    validation: int  # samples for tuning
-    augment: bool
-    networks: dict[str, str]  # what stands for the paper's networks
-    batch_size: int
-    epochs: float  # of Figure 3 and Table I; drops at 2/3 and 5/6 of them
-    rates: dict[str, float]  # untuned step sizes, by network
-    grid: dict[str, tuple[float, ...]]  # step sizes to tune over
-    tuning_seeds: int
-    tuning_steps: int  # how often a grid may be extended
-    momentum: float
-    weight_decay: float
-    evaluations: int  # per run
-    ssp: tuple[int, ...]  # thresholds of Figure 3
-    target: float  # accuracy that decides who is faster in Figure 3
-    table1_targets: tuple[float, float]  # in place of 0.67 and 0.68
-    length: float  # of schedules without training, as a share of the paper's
+    ssp: tuple[int, ...] = (3, 9, 15)  # thresholds of Figure 3
+    tuned_table1: bool = True  # whether Table I is also shown at tuned step sizes
+    trained_out: float = 3.0  # epochs of the longer run that tells what BSP misses
+    momenta: tuple[float, ...] = (0.0, 0.5, 0.9)  # that the ResNets are looked at with
+    length: float = 1.0  # of schedules without training, as a share of the paper's
 
     # ABS
-    abs_task: str
-    abs_model: str
-    abs_batch: int
-    abs_local_steps: int  # U of ABS and Local SGD
-    abs_seconds: float  # virtual, in units of a mean local step
-    abs_rate: float  # untuned
-    abs_grid: tuple[float, ...]
-    abs_latencies: tuple[float, ...]  # of a push, in mean local steps
-    abs_ablations: bool  # whether Figures 2 and 3 have more than the four methods
-    abs_target: float  # accuracy
-    abs_taus: tuple[int, ...]  # Figure 1
-    abs_as: tuple[int, ...]  # Figure 4: values of a
-    abs_a: int  # of Figures 2 and 3
-    abs_interval: float  # seconds between AdaSync's updates of K
-
-    @property
-    def samples(self) -> int:
-        """Training samples in an epoch."""
-        return self.limit_train or {"digits": 1437}.get(self.task, 50_000)
-
-    def run(self, task: str, **settings: Any) -> Run:
-        """A run on a task of this scale, with what is common to both papers."""
-        return Run(
-            task=task,
-            augment=None if task == "digits" else self.augment,
-            limit_train=self.limit_train,
-            limit_test=self.limit_test,
-            shrink=self.shrink,
-            **settings,
-        )
-
-    def dssp_run(self, network: str, **settings: Any) -> Run:
-        """A run of one of DSSP's networks, without its policy."""
-        return self.run(
-            self.task if network == "alexnet" else self.resnet_task,
-            policy="",
-            model=self.networks[network],
-            batch_size=self.batch_size,
-            learning_rate=self.rates[network],
-            epochs=self.epochs,
-            momentum=self.momentum,
-            weight_decay=self.weight_decay,
-            **settings,
-        )
+    abs_local_steps: int = 5  # U of ABS and Local SGD
+    abs_seconds: float = 400  # virtual, in units of a mean local step
+    abs_latencies: tuple[float, ...] = (0.0, 2.0, 5.0)  # of a push, in mean local steps
+    abs_timings: tuple[str, ...] = ()  # of Figure 2, beside the main one
+    abs_ablations: bool = False  # whether Figure 2 has more than the four methods
+    abs_taus: tuple[int, ...] = (0, 1, 2, 4, 8, 16, 64)  # Figure 1
+    abs_as: tuple[int, ...] = (1, 5, 20, 80)  # Figure 4: values of a
+    abs_a: int = 20  # of Figures 2 and 3
+    abs_interval: float = 10  # seconds between AdaSync's updates of K
 
     def describe(self) -> str:
-        """The sizes in one sentence."""
-        some = "all" if self.limit_train is None else f"{self.limit_train:,}"
-        networks = "; ".join(f"{k}: {v}" for k, v in self.networks.items())
-        return (
-            f"{self.note} Data {self.task} and {self.resnet_task} ({some} training "
-            f"samples, images 1/{self.shrink} a side, augmented: {self.augment}), "
-            f"batch {self.batch_size}, "
-            f"{self.epochs:g} epochs; networks {networks}; momentum {self.momentum:g}, "
-            f"weight decay {self.weight_decay:g}. ABS: {self.abs_model}, batch "
-            f"{self.abs_batch}, U = {self.abs_local_steps}, {self.abs_seconds:g} mean "
-            "local steps of virtual time."
+        """The sizes in a few sentences."""
+        lines = [f"{name}: {p.describe()}." for name, p in self.problems.items()]
+        return " ".join(
+            [
+                self.note,
+                *lines,
+                f"ABS: U = {self.abs_local_steps}, {self.abs_seconds:g} mean local "
+                "steps of virtual time.",
+            ]
         )
 
 
-_NETWORKS = ("alexnet", "resnet50", "resnet110")
-_SMALL, _USUAL = (0.02, 0.05, 0.1), (0.0125, 0.05, 0.1, 0.2)  # grids of step sizes
-_CNN = "cnn(channels=[16,32],hidden=64)"
+def _smoke() -> Scale:
+    digits: dict[str, Any] = {"task": "digits", "augment": None, "validation": 300}
+    digits |= {"limit_test": None, "epochs": 6.0, "targets": (0.5, 0.6)}
+    small = Problem("mlp(hidden=[32])", (0.05,), **digits)
+    alexnet = Problem("mlp(hidden=[48])", (0.05, 0.02), **digits)
+    resnets = dict.fromkeys(("resnet50", "resnet110", "table1", "small"), small)
+    own = digits | {"epochs": None, "targets": (0.9,), "batch_size": 16}
+    return Scale(
+        name="smoke",
+        seeds=2,
+        note="A check that everything runs: 8x8 digits, tiny networks; no result.",
+        problems={
+            "alexnet": alexnet,
+            **resnets,
+            "abs": Problem("mlp(hidden=[32])", (0.1,), **own),
+        },
+        tuning_seeds=1,
+        tuning_steps=0,
+        evaluations=16,
+        ssp=(3, 15),
+        trained_out=2.0,
+        momenta=(0.0,),
+        length=0.02,
+        abs_local_steps=4,
+        abs_seconds=60,
+        abs_latencies=(0.0, 2.0),
+        abs_taus=(0, 2, 16),
+        abs_as=(2, 50),
+        abs_a=10,
+        abs_interval=5,
+    )
+
+
+_MOMENTUM: dict[str, Any] = {"momentum": 0.9, "weight_decay": 5e-4}
+_RESNET = "resnet(depth=8,width=8)"
+_LITTLE: dict[str, Any] = {"limit_train": 10_000, "limit_test": 1000, **_MOMENTUM}
+# At scales `laptop` and `overnight`. AlexNet's stand-in differs between the two.
+_COMMON = {
+    "resnet50": Problem(
+        _RESNET, (0.05, 0.0125, 0.1), 12, (0.5,), shrink=2, **_LITTLE
+    ),
+    "resnet110": Problem(
+        "resnet(depth=14,width=8)", (0.05, 0.0125, 0.1), 12, (0.45,), shrink=4,
+        **_LITTLE,
+    ),
+    "table1": Problem(
+        _RESNET, (0.05, 0.0125, 0.1), 12, (0.44, 0.455), shrink=4, **_LITTLE
+    ),
+    "small": Problem(
+        "cnn(channels=[8,16],hidden=32)", (0.01, 0.005, 0.02), 16, (0.43,), shrink=2,
+        **_LITTLE,
+    ),
+    "abs": Problem(
+        "cnn(channels=[8,16],hidden=32)", (0.1, 0.05, 0.2), targets=(0.3, 0.35),
+        shrink=2, batch_size=16, limit_test=1000,
+    ),
+}  # fmt: skip
+_LAPTOP = Scale(
+    name="laptop",
+    seeds=5,
+    note="A first look on 2 cores: CIFAR-10 (JPEG copy) in place of CIFAR-100, few "
+    "samples, small images and networks, five seeds.",
+    problems=_COMMON
+    | {
+        "alexnet": Problem(
+            "cnn(channels=[8,16,32],hidden=64)", (0.01, 0.005, 0.02), 16, (0.43,),
+            shrink=2, **_LITTLE,
+        ),
+        "resnet50": dataclasses.replace(_COMMON["table1"], targets=(0.44,)),
+        "resnet110": dataclasses.replace(_COMMON["table1"], targets=(0.44,)),
+    },
+    tuned_table1=False,
+    trained_out=2.0,
+    momenta=(0.0, 0.9),
+    abs_latencies=(0.0, 5.0),
+    abs_taus=(0, 1, 4, 16, 64),
+)  # fmt: skip
+_OVERNIGHT = Scale(
+    name="overnight",
+    seeds=10,
+    note="Ten seeds on 2 cores: CIFAR-10 (JPEG copy) in place of CIFAR-100; AlexNet's "
+    "stand-in on all of it at 32x32, the other networks on fewer samples and smaller "
+    "images.",
+    problems=_COMMON
+    | {
+        "alexnet": Problem(
+            "cnn(channels=[8,16,32],hidden=64)", (0.01, 0.005, 0.02), 5, (0.55,),
+            **_MOMENTUM,
+        )
+    },
+    trained_out=2.0,
+    abs_timings=(
+        "a draw per step", "0.5 + exponential", "stragglers", "job 1", "job 4",
+    ),
+    abs_ablations=True,
+    abs_taus=(0, 1, 4, 16, 64),
+)  # fmt: skip
+
 _STSYN = "cnn(channels=[64,64],hidden=[384,192],kernel=5)"  # of STSyn's public code
-# What stands at "networks", "rates" and "grid" is in the order of `_NETWORKS`.
-_SIZES: dict[str, tuple[Any, Any, Any]] = {
-    "name": ("smoke", "laptop", "paper"),
-    "seeds": (2, 3, 3),
-    "note": (
-        "A check that everything runs: 8x8 digits, tiny networks; no result.",
-        "CIFAR-10 (JPEG copy) in place of CIFAR-100, a subset of it, small images and "
-        "networks, few epochs.",
-        "The papers' networks, epochs, batch and data, for one GPU. Never run: more "
-        "than 7e18 floating-point operations and 750 runs, which were counted from the "
-        "compiled gradients before tuning had three seeds; 100 hours at 20 TFLOP/s "
-        "sustained.",
-    ),
-    "task": ("digits", "cifar10", "cifar10"),
-    "resnet_task": ("digits", "cifar10", "cifar100"),
-    "limit_train": (None, 6400, None),
-    "limit_test": (None, 1000, None),
-    "shrink": (1, 2, 1),
-    "validation": (300, 1000, 5000),
-    "augment": (False, False, True),
-    "networks": (
-        ("mlp(hidden=[48])", "mlp(hidden=[32])", "mlp(hidden=[32])"),
-        (_CNN, "resnet(depth=8,width=16)", "resnet(depth=14,width=8)"),
-        ("alexnet", "resnet(depth=50)", "resnet(depth=110)"),
-    ),
-    "batch_size": (32, 32, 128),
-    "epochs": (6, 10, 300),
-    "rates": ((0.05, 0.05, 0.05), (0.005, 0.05, 0.05), (0.001, 0.05, 0.05)),
-    "grid": (
-        ((0.02, 0.05), (0.05,), (0.05,)),  # one is enough to see that tuning works
-        ((0.002, 0.005, 0.02), _SMALL, _SMALL),
-        ((0.001, 0.003, 0.01, 0.03), _USUAL, _USUAL),
-    ),
-    "tuning_seeds": (1, 3, 3),
-    "tuning_steps": (0, 4, 4),
-    "momentum": (0.0, 0.9, 0.9),
-    "weight_decay": (0.0, 5e-4, 1e-4),
-    "evaluations": (16, 50, 150),
-    "ssp": ((3, 15), papers.SSP_RANGE, papers.SSP_RANGE),
-    "target": (0.5, 0.4, 0.6),
-    "table1_targets": ((0.5, 0.6), (0.45, 0.47), (0.67, 0.68)),
-    "length": (0.02, 1.0, 1.0),
-    "abs_task": ("digits", "cifar10", "cifar10"),
-    "abs_model": ("mlp(hidden=[32])", _CNN, _STSYN),
-    "abs_batch": (16, 16, 100),
-    "abs_local_steps": (4, 5, 10),
-    "abs_seconds": (60, 400, 5000),
-    "abs_rate": (0.1, 0.1, 0.1),
-    "abs_grid": ((0.1,), (0.02, 0.05, 0.1, 0.2), (0.025, 0.05, 0.1, 0.2)),
-    "abs_latencies": ((0.0, 2.0), (0.0, 2.0, 5.0), (0.0, 2.0, 5.0)),
-    "abs_ablations": (False, False, True),
-    "abs_target": (0.9, 0.42, 0.7),
-    "abs_taus": ((0, 2, 16), (0, 1, 2, 4, 8, 16, 64), (0, 1, 2, 4, 8, 16, 64)),
-    "abs_as": ((2, 50), (1, 5, 20, 80), (5, 20, 80, 320)),
-    "abs_a": (10, 20, 80),
-    "abs_interval": (5, 10, 60),
-}
+_USUAL = (0.05, 0.0125, 0.1, 0.2)
+_LARGE: dict[str, Any] = {"augment": True, "batch_size": 128, "validation": 5000}
+_LARGE |= {"limit_test": None, "momentum": 0.9}
+_OWN = Problem(
+    _STSYN, (0.1, 0.05, 0.2), targets=(0.5, 0.7), augment=True, batch_size=100,
+    validation=5000, limit_test=None,
+)  # fmt: skip
+_GPU = Scale(
+    name="gpu",
+    seeds=5,
+    note="One H100-class card, about 45 minutes in resumable calls: AlexNet for 30 "
+    "epochs, ResNet-50 on a part of CIFAR-10, ABS with STSyn's network. Never run.",
+    problems={
+        "alexnet": Problem("alexnet", (0.01, 0.003, 0.03), 30, (0.7,), **_LARGE),
+        "resnet50": Problem(
+            "resnet(depth=50)", _USUAL, 20, (0.7,), limit_train=10_000, **_LARGE
+        ),
+        "resnet110": Problem(
+            "resnet(depth=110)", _USUAL, 10, (0.6,), limit_train=10_000, **_LARGE
+        ),
+        "table1": _COMMON["table1"],
+        "small": _COMMON["small"],
+        "abs": _OWN,
+    },
+    tuned_table1=False,
+    momenta=(0.0, 0.9),
+    abs_seconds=800,  # 8,000 gradients of 10 workers
+    abs_latencies=(0.0, 5.0),
+    abs_taus=(0, 1, 4, 16, 64),
+    abs_interval=20,
+)
+_PAPER = Scale(
+    name="paper",
+    seeds=10,
+    note="The papers' networks, epochs, batch and data, for one GPU. Never run: more "
+    "than 7e18 floating-point operations, 100 hours at 20 TFLOP/s sustained.",
+    problems={
+        "alexnet": Problem(
+            "alexnet", (0.001, 0.003, 0.01, 0.03), 300, (0.6,), weight_decay=1e-4,
+            **_LARGE,
+        ),
+        **{
+            name: Problem(
+                f"resnet(depth={depth})", _USUAL, 300, targets, "cifar100",
+                weight_decay=1e-4, **_LARGE,
+            )
+            for name, depth, targets in (
+                ("resnet50", 50, (0.6,)),
+                ("resnet110", 110, (0.6,)),
+                ("table1", 110, (0.67, 0.68)),
+            )
+        },
+        "small": _COMMON["small"],
+        "abs": _OWN,
+    },
+    evaluations=150,
+    ssp=tuple(range(3, 16)),
+    trained_out=1.0,
+    abs_local_steps=10,
+    abs_seconds=5000,
+    abs_timings=_OVERNIGHT.abs_timings,
+    abs_ablations=True,
+    abs_as=(5, 20, 80, 320),
+    abs_a=80,
+    abs_interval=60,
+)  # fmt: skip
 
-
-def _scale(column: int) -> Scale:
-    values = {name: sizes[column] for name, sizes in _SIZES.items()}
-    for name in ("networks", "rates", "grid"):
-        values[name] = dict(zip(_NETWORKS, values[name], strict=True))
-    return Scale(**values)
-
-
-SMOKE, LAPTOP, PAPER = (_scale(column) for column in range(3))
-SCALES = {scale.name: scale for scale in (SMOKE, LAPTOP, PAPER)}
+SMOKE = _smoke()
+SCALES = {s.name: s for s in (SMOKE, _LAPTOP, _OVERNIGHT, _GPU, _PAPER)}

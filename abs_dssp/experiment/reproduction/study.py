@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 from abs_dssp.experiment import verdicts
+from abs_dssp.experiment.reproduction import papers
 from abs_dssp.experiment.reproduction.runs import Outcome, Runner
-from abs_dssp.experiment.reproduction.scales import Scale
+from abs_dssp.experiment.reproduction.scales import Problem, Scale
 from abs_dssp.experiment.run import Run
 from abs_dssp.report import document
 
@@ -36,17 +37,19 @@ class Context:
         path.mkdir(parents=True, exist_ok=True)
         return path
 
-    def over_seeds(self, named: Mapping[str, Run], label: str) -> Outcomes:
-        """Every run with every seed, by name."""
+    def over_seeds(
+        self, named: Mapping[str, Run], label: str, seeds: int | None = None
+    ) -> Outcomes:
+        """Every run with every seed, or with the first few of them, by name."""
         wanted = {
-            name: [dataclasses.replace(run, seed=seed) for seed in self.seeds]
+            name: [dataclasses.replace(run, seed=seed) for seed in self.seeds[:seeds]]
             for name, run in named.items()
         }
         made = self.runner.execute((r for rs in wanted.values() for r in rs), label)
         return {name: [made[run] for run in rs] for name, rs in wanted.items()}
 
     def tune(
-        self, named: Mapping[str, Run], grid: Sequence[float], label: str
+        self, named: Mapping[str, Run], problem: Problem, label: str
     ) -> tuple[dict[str, float], document.Table]:
         """The best step size of every method, each from the same grid.
 
@@ -55,9 +58,9 @@ class Context:
         evaluations and seeds, which favours neither a fast start nor a high end alone.
         Where it lies at the edge of a method's grid, that grid grows by factors of 2.
         """
-        held: dict[str, Any] = {"validation": self.scale.validation, "limit_test": None}
+        held: dict[str, Any] = {"validation": problem.validation, "limit_test": None}
         scores: dict[str, dict[float, float]] = {name: {} for name in named}
-        missing = {name: list(grid) for name in named}
+        missing = {name: list(problem.rates) for name in named}
         for _ in range(1 + self.scale.tuning_steps):
             wanted = {
                 (name, rate): [
@@ -76,10 +79,13 @@ class Context:
             if not any(missing.values()):
                 break
         chosen = {name: _best(tried) for name, tried in scores.items()}
-        return chosen, self._tuning_table(scores, chosen)
+        return chosen, self._tuning_table(scores, chosen, problem)
 
     def _tuning_table(
-        self, scores: Mapping[str, Mapping[float, float]], chosen: Mapping[str, float]
+        self,
+        scores: Mapping[str, Mapping[float, float]],
+        chosen: Mapping[str, float],
+        problem: Problem,
     ) -> document.Table:
         rates = sorted({rate for tried in scores.values() for rate in tried})
         rows = []
@@ -87,11 +93,14 @@ class Context:
             shown = [f"{tried[rate]:.3f}" if rate in tried else "" for rate in rates]
             edge = " (edge)" if _beyond(tried) else ""
             rows.append([name, *shown, f"{chosen[name]:g}{edge}"])
+        grown = (
+            "; a grid whose best was at its edge was extended, "
+            f"{self.scale.tuning_steps} times at most"
+        )
         return document.Table(
-            f"Step sizes tuned alike: accuracy on {self.scale.validation} validation "
+            f"Step sizes tuned alike: accuracy on {problem.validation} validation "
             f"samples, averaged over the run and {self.scale.tuning_seeds} seeds; the "
-            "best of each row was taken, and a grid whose best was at its edge was "
-            "extended.",
+            f"best of each row was taken{grown if self.scale.tuning_steps else ''}.",
             ["method", *(f"{rate:g}" for rate in rates), "taken"],
             rows,
         )
@@ -129,6 +138,45 @@ def at_rates(named: Mapping[str, Run], rates: Mapping[str, float]) -> dict[str, 
         name: dataclasses.replace(run, learning_rate=rates[name])
         for name, run in named.items()
     }
+
+
+def tuned_by_kind(
+    context: Context, named: Mapping[str, Run], problem: Problem, label: str
+) -> tuple[dict[str, Run], document.Table]:
+    """BSP at its best step size, and every other method at ASP's.
+
+    So the stale paradigms differ by their schedules alone.
+    """
+    few = {name: named[name] for name in ("BSP", "ASP")}
+    rates, table = context.tune(few, problem, label)
+    all_ = dict.fromkeys(named, rates["ASP"]) | {"BSP": rates["BSP"]}
+    return at_rates(named, all_), table
+
+
+def trained_out(context: Context, run: Run, label: str) -> list[Outcome]:
+    """The same for as many times the epochs as the scale says, for a few seeds.
+
+    It tells what a run misses by its length.
+    """
+    longer = lengthened(run, context.scale.trained_out)
+    seeds = min(2, context.scale.tuning_seeds)
+    return context.over_seeds({"": longer}, f"{label}, longer", seeds)[""]
+
+
+def epoch_drops(problem: Problem) -> tuple[float, ...]:
+    """Where the ResNets' step size falls, in epochs of a run of this problem."""
+    assert problem.epochs is not None
+    return tuple(at / papers.EPOCHS * problem.epochs for at in papers.DROPS)
+
+
+def lengthened(run: Run, factor: float) -> Run:
+    """A run of as many times the epochs, with its drops at the same shares of it."""
+    assert run.epochs is not None
+    return dataclasses.replace(
+        run,
+        epochs=factor * run.epochs,
+        drops=tuple(round(factor * drop, 9) for drop in run.drops),
+    )
 
 
 def finals(outcomes: Sequence[Outcome]) -> np.ndarray:
