@@ -214,7 +214,7 @@ def resnet(
     _widths("resnet", "width", (width,))
     if norm == "group" and width % 8:
         raise ValueError(f"resnet: norm 'group' needs a width of 8n, got {width}.")
-    kind = {"width": width, "shortcuts": shortcuts, "norm": norm}
+    kind: dict[str, Any] = {"width": width, "shortcuts": shortcuts, "norm": norm}
     return partial(_build, ResNet, blocks=(depth - 2) // 6, **kind)
 
 

@@ -28,7 +28,8 @@ def pack(runs: Path, path: Path) -> int:
             line = {k: v for k, v in line.items() if k not in _SHARED}
         seen.add(record["trained"])
         lines.append(json.dumps(line, separators=(",", ":")))
-    files.write(path, lzma.compress("\n".join(lines).encode()))
+    with files.whole(path) as partial:
+        partial.write_bytes(lzma.compress("\n".join(lines).encode()))
     return len(lines)
 
 

@@ -5,6 +5,7 @@ drops and whether there are any, a warm-up, BatchNorm's statistics, and the leng
 """
 
 import dataclasses
+from typing import Any
 
 from abs_dssp.experiment.reproduction import dssp_fig3_claims as claims
 from abs_dssp.experiment.reproduction import panels, papers, study
@@ -76,7 +77,7 @@ def _factors(context: Context, base: dict[str, Run]) -> dict[str, dict[str, Run]
     assert problem.epochs is not None
     pushes = problem.epochs * problem.samples / problem.batch_size
     counted = tuple(round(at / papers.EPOCHS * pushes / WORKERS) for at in papers.DROPS)
-    changes = {
+    changes: dict[str, dict[str, Any]] = {
         "drops by server updates": {"clock": "server_updates", "drops": counted},
         "no drops": {"drops": ()},
         "warm-up over a twelfth": {"warmup": problem.epochs / 12},

@@ -222,18 +222,35 @@ def _record(result: replay.Result, every: float) -> dict[str, Any]:
     Messages are uploads (pushes received) and downloads, of which every computation
     needs one, and a cancelled one too; the first download of each worker is left out.
     """
-    cancelled = np.concatenate([[0], np.cumsum(result.trace.restarts)])
     kept: dict[str, list[dict[str, float]]] = {"records": [], "between": []}
     last = result.history.records[-1:]
     for record in result.history.records:
-        pushes = int(record["push"])
-        full = {**record, "messages": 2 * pushes + int(cancelled[pushes])}
+        lost = cancelled(result.trace, record["seconds"])
+        full = {**record, "messages": 2 * record["push"] + lost}
         grid = record["seconds"] / every
         regular = abs(grid - round(grid)) < 1e-9 or record in last
         kept["records" if regular else "between"].append(
             {name: float(f"{full[name]:.6g}") for name in _COLUMNS}
         )
     return kept | {"stopped": result.stopped}
+
+
+def cancelled(trace: traces.Trace, seconds: float) -> float:
+    """Computations that were cancelled up to a time.
+
+    A trace tells how many lie between two pushes of a worker, not when; they are spread
+    evenly over that time. After its last push there is at most one in a round.
+    """
+    total = 0.0
+    for worker in range(trace.num_workers):
+        rows = np.flatnonzero(trace.worker == worker)
+        after = rows[-1] + 1 if rows.size else 0
+        open_ = trace.open_restarts[worker] if trace.open_restarts else 0
+        open_ = min(open_, int(trace.committed[after:].sum()))
+        counts = np.cumsum([0, *trace.restarts[rows].tolist(), open_])
+        times = [0.0, *trace.time[rows].tolist(), max(trace.seconds, 1e-12)]
+        total += float(np.interp(seconds, times, counts))
+    return total
 
 
 def _made(trace: traces.Trace, trained: str, begun: float) -> dict[str, Any]:
@@ -244,7 +261,7 @@ def _made(trace: traces.Trace, trained: str, begun: float) -> dict[str, Any]:
         "mean_staleness": float(trace.staleness.mean()) if len(trace) else 0.0,
         "max_staleness": int(trace.staleness.max(initial=0)),
         "max_gap": int(trace.gaps.max(initial=0)),
-        "restarts": int(trace.restarts.sum()),
+        "restarts": round(cancelled(trace, trace.seconds)),
     }
     took = time.monotonic() - begun
     return {"measures": measures, "took": took, "trained": trained}

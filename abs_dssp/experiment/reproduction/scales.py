@@ -41,9 +41,9 @@ class Problem:
 
     def run(self, **settings: Any) -> Run:
         """A run on this problem, without its policy."""
-        same = ("model", "task", "limit_train", "limit_test", "shrink", "augment")
-        same += ("batch_size", "momentum", "weight_decay", "epochs")
-        given = {name: getattr(self, name) for name in same}
+        own = {"rates", "targets", "validation"}
+        names = (field.name for field in dataclasses.fields(self))
+        given = {name: getattr(self, name) for name in names if name not in own}
         given |= {"policy": "", "learning_rate": self.rate} | settings
         return Run(**given)
 
