@@ -1,4 +1,4 @@
-"""The same training in MXNet 1.9.1, on which the DSSP paper ran, and here.
+"""The same training in MXNet, the system of the DSSP paper, and here.
 
     .venv/bin/python scripts/peers/mxnet_training.py --python=MXNET_ENV/bin/python
 
@@ -10,8 +10,7 @@ observations of MXNet's server on numbers that are known: whether it adds or ave
 pushes, and what its learning-rate scheduler counts.
 
 MXNet's wheel needs an environment of its own: pip install mxnet==1.9.1 "numpy<1.24".
-Without it, exit status 2. The twelve runs take six to nine minutes on two
-cores.
+Without it, exit status 2. The twelve runs take about seven minutes on two cores.
 """
 
 import argparse

@@ -63,8 +63,10 @@ def _methods(context: Context, setting: _Setting) -> dict[str, Run]:
         run = abs_setting.run(
             context, workers, text, local_steps, setting.timing, setting.latency
         )
-        # Pushes between two estimates of the loss, for those who read it.
-        return dataclasses.replace(run, loss_every=2 * workers, aggregate=aggregate)
+        # Pushes between two estimates of the loss, for those who read it: after as
+        # many gradients, whatever U.
+        every = 2 * workers * steps // local_steps
+        return dataclasses.replace(run, loss_every=every, aggregate=aggregate)
 
     k0 = max(1, workers // 4)  # 5 of 20 as in Figure 4
     interval = f"k0=1,interval={scale.abs_interval!r}"

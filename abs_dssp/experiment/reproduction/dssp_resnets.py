@@ -106,12 +106,22 @@ def _table(made: dict[str, Outcomes]) -> Table:
 
 
 def _picture(context: Context, made: dict[str, Outcomes]) -> Picture:
+    last = f"momentum {context.scale.momenta[-1]:g}"
     shown = [
-        Panel(title, panels.curves(outcomes), "epoch", "epochs of samples")
+        Panel(
+            title.removeprefix(f"{last}, "),
+            panels.curves(outcomes),
+            "epoch",
+            "epochs of samples",
+        )
         for title, outcomes in made.items()
     ]
     path = panels.save(shown, context.folder("dssp_resnets") / "factors.png", 3)
-    return Picture(path, "BSP and ASP by momentum, schedule, warm-up, norm and length.")
+    return Picture(
+        path,
+        "BSP and ASP by momentum, and with one thing changed at the last momentum: "
+        "schedule, warm-up, norm, length. Bands: one deviation over seeds.",
+    )
 
 
 def _claim(title: str, outcomes: Outcomes) -> Claim:
