@@ -13,7 +13,9 @@ from abs_dssp.tasks import partition as partition_lib
 from abs_dssp.tasks import sampling
 from abs_dssp.tasks.base import PyTree, Task, Variables
 
-_CHUNK = 500  # samples evaluated at a time: bounds the memory of activations
+# Samples evaluated at a time: bounds the memory of activations, which on a CPU should
+# fit into its caches.
+_CHUNK = 125
 _OBJECTIVE = 2000  # training samples that the objective is taken over, at most
 _PAD = 4  # pixels around an image before it is cropped again
 

@@ -184,13 +184,13 @@ def test_times_are_means_only_where_every_seed_got_there():
     assert statistics.time_text([None]) == "never"
 
 
-def test_every_scale_has_every_problem_and_can_be_described():
+def test_every_scale_has_every_problem():
     for name, scale in scales.SCALES.items():
-        assert scale.name == name and scale.describe()
+        assert scale.name == name
         assert set(scale.problems) == set(scales.SMOKE.problems)
         for which, problem in scale.problems.items():
             assert (problem.epochs is None) == (which == "abs")
-            assert problem.targets
+            assert problem.targets and problem.describe()
         assert len(scale.problems["table1"].targets) == 2
 
 

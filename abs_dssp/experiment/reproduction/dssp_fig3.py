@@ -69,6 +69,8 @@ def build(context: Context) -> Section:
         "ASP, SSP and DSSP make the same schedule, push by push. Runs with equal "
         "traces have equal parameters, and are trained once.",
         _schedules(cluster, context.scale.length),
+        "Drops of the ResNets' step size count updates at the server, and pushes are "
+        "averaged in a round, as MXNet's Module does both; docs/mxnet.md shows it.",
         *tables,
         _picture(trained.made, folder),
         _variants_picture(trained.made, trained.variants, folder),

@@ -1,7 +1,7 @@
 """How large the reproduction is: from a check in CI to the papers' own size.
 
 What the papers do not state (momentum, weight decay, augmentation, AlexNet's widths,
-all of ABS's setting) is our choice; `describe` and the reports name it. Targets and
+all of ABS's setting) is our choice, which the reports name. Targets and
 lengths stand here so that they are fixed before any run.
 """
 
@@ -49,8 +49,11 @@ class Problem:
 
     def describe(self) -> str:
         """Data and network in a few words."""
-        some = "all" if self.limit_train is None else f"{self.limit_train:,}"
-        parts = [f"{self.model} on {self.task} ({some} training samples"]
+        train, test = (
+            "all" if limit is None else f"{limit:,}"
+            for limit in (self.limit_train, self.limit_test)
+        )
+        parts = [f"{self.model} on {self.task} ({train} training, {test} test samples"]
         if self.shrink > 1:
             parts.append(f"images 1/{self.shrink} a side")
         if self.augment:
@@ -97,18 +100,6 @@ class Scale:
     abs_as: tuple[int, ...] = (1, 5, 20, 80)  # Figure 4: values of a
     abs_a: int = 20  # of Figures 2 and 3
     abs_interval: float = 10  # seconds between AdaSync's updates of K
-
-    def describe(self) -> str:
-        """The sizes in a few sentences."""
-        lines = [f"{name}: {p.describe()}." for name, p in self.problems.items()]
-        return " ".join(
-            [
-                self.note,
-                *lines,
-                f"ABS: U = {self.abs_local_steps}, {self.abs_seconds:g} mean local "
-                "steps of virtual time.",
-            ]
-        )
 
 
 def _smoke() -> Scale:
@@ -194,13 +185,17 @@ _OVERNIGHT = Scale(
     note="Ten seeds on 2 cores: CIFAR-10 (JPEG copy) in place of CIFAR-100; AlexNet's "
     "stand-in on all of it at 32x32, the other networks on fewer samples and smaller "
     "images.",
-    problems=_COMMON
+    problems={
+        name: dataclasses.replace(problem, limit_test=None)
+        for name, problem in _COMMON.items()
+    }
     | {
         "alexnet": Problem(
             "cnn(channels=[8,16,32],hidden=64)", (0.01, 0.005, 0.02), 5, (0.55,),
-            **_MOMENTUM,
+            limit_test=None, **_MOMENTUM,
         )
     },
+    evaluations=40,
     trained_out=2.0,
     abs_timings=(
         "a draw per step", "0.5 + exponential", "stragglers", "job 1", "job 4",
@@ -220,8 +215,8 @@ _OWN = Problem(
 _GPU = Scale(
     name="gpu",
     seeds=5,
-    note="One H100-class card, about 45 minutes in resumable calls: AlexNet for 30 "
-    "epochs, ResNet-50 on a part of CIFAR-10, ABS with STSyn's network. Never run.",
+    note="For one H100-class card: AlexNet for 30 epochs, ResNets on a part of CIFAR-10, "
+    "ABS with STSyn's network. Never run; how long it takes is not known.",
     problems={
         "alexnet": Problem("alexnet", (0.01, 0.003, 0.03), 30, (0.7,), **_LARGE),
         "resnet50": Problem(
@@ -235,6 +230,7 @@ _GPU = Scale(
         "abs": _OWN,
     },
     tuned_table1=False,
+    trained_out=1.0,
     momenta=(0.0, 0.9),
     abs_seconds=800,  # 8,000 gradients of 10 workers
     abs_latencies=(0.0, 5.0),

@@ -17,7 +17,7 @@ from abs_dssp.experiment.reproduction import scales
 from abs_dssp.experiment.reproduction.figures import FIGURES
 from abs_dssp.experiment.reproduction.runs import Runner
 from abs_dssp.experiment.reproduction.study import Context
-from abs_dssp.report.document import Section
+from abs_dssp.report.document import Section, Table
 
 _SCALE = flags.DEFINE_enum(
     "scale", "smoke", sorted(scales.SCALES), "How large: seconds, hours or days."
@@ -60,12 +60,23 @@ def setting(
     context: Context, took: float, each: Mapping[str, float] | None = None
 ) -> Section:
     """Where and with what a report was made, and how long it and each figure took."""
+    scale = context.scale
     return Section(
         "Setting",
         [
-            f"Scale `{context.scale.name}`: {context.scale.describe()}",
+            f"Scale `{scale.name}`: {scale.note} ABS: U = {scale.abs_local_steps}, "
+            f"{scale.abs_seconds:g} mean local steps of virtual time, more where a push "
+            "takes time.",
+            Table(
+                "What is trained in place of the papers' networks.",
+                ["for", "model and data", "step sizes tried first", "targets"],
+                [
+                    [name, p.describe(), str(p.rates)[1:-1], str(p.targets)[1:-1]]
+                    for name, p in scale.problems.items()
+                ],
+            ),
             f"Made on {outputs.today()}, {outputs.machine(jax.devices()[0])}. Seeds 0 "
-            f"to {context.scale.seeds - 1}. This call took {took:.0f} s; runs kept "
+            f"to {scale.seeds - 1}. This call took {took:.0f} s; runs kept "
             f"from before are not made again."
             + "".join(f" {name}: {s:.0f} s." for name, s in (each or {}).items()),
         ],
