@@ -2,6 +2,11 @@
 
 import dataclasses
 import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -226,3 +231,42 @@ def test_a_run_that_ends_too_early_says_nothing(mine, rival, seeds, sign):
 def test_an_unknown_verdict_is_refused():
     with pytest.raises(ValueError, match="maybe"):
         document.Claim("a", "b", "c", "maybe")
+
+
+_ENDLESS = """
+import dataclasses, sys
+from pathlib import Path
+from abs_dssp.experiment.reproduction.runs import Runner
+from tests.reproduction.test_runs import RUN
+
+if __name__ == "__main__":
+    run = dataclasses.replace(RUN, epochs=100_000)
+    with Runner(Path(sys.argv[1]), processes=2) as runner:
+        runner.execute([run, dataclasses.replace(run, seed=1)], "endless")
+"""
+
+
+def test_processes_end_when_their_parent_is_killed(tmp_path):
+    script = tmp_path / "endless.py"
+    script.write_text(_ENDLESS)
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    parent = subprocess.Popen(
+        [sys.executable, script, tmp_path], env=environment, stderr=subprocess.DEVNULL
+    )
+    listing = Path(f"/proc/{parent.pid}/task/{parent.pid}/children")
+    if not listing.exists():
+        parent.kill()
+        pytest.skip("needs /proc, to see a process's children")
+
+    def wait_until(holds):
+        end = time.monotonic() + 60
+        while not holds():
+            assert time.monotonic() < end and parent.poll() in (None, -9)
+            time.sleep(0.1)
+
+    # Two that make runs, and one that multiprocessing needs beside them.
+    wait_until(lambda: len(listing.read_text().split()) >= 3)
+    made = listing.read_text().split()
+    parent.kill()
+    parent.wait()
+    wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in made))

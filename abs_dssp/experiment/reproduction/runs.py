@@ -16,6 +16,7 @@ import multiprocessing
 import os
 import re
 import signal
+import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -140,11 +141,20 @@ def _share_programs(cache: str) -> None:
 def _begin(cache: str) -> None:
     """Prepares a process of the pool before it touches a device."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends it
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     jax.config.update("jax_platforms", "cpu")
     _share_programs(cache)
     # A process per core: threads of one would only slow down another.
     flags = os.environ.get("XLA_FLAGS", "")
     os.environ["XLA_FLAGS"] = f"{flags} --xla_cpu_multi_thread_eigen=false"
+
+
+def _end_with_parent() -> None:
+    """A killed parent closes no pool, whose processes would wait for ever."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def load(run: Run, out: Path) -> Outcome | None:

@@ -215,8 +215,8 @@ _OWN = Problem(
 _GPU = Scale(
     name="gpu",
     seeds=5,
-    note="For one H100-class card: AlexNet for 30 epochs, ResNets on a part of CIFAR-10, "
-    "ABS with STSyn's network. Never run; how long it takes is not known.",
+    note="For one H100-class card: AlexNet for 30 epochs, ResNets on a part of "
+    "CIFAR-10, ABS with STSyn's network. Never run; how long it takes is not known.",
     problems={
         "alexnet": Problem("alexnet", (0.01, 0.003, 0.03), 30, (0.7,), **_LARGE),
         "resnet50": Problem(

@@ -65,8 +65,8 @@ def setting(
         "Setting",
         [
             f"Scale `{scale.name}`: {scale.note} ABS: U = {scale.abs_local_steps}, "
-            f"{scale.abs_seconds:g} mean local steps of virtual time, more where a push "
-            "takes time.",
+            f"{scale.abs_seconds:g} mean local steps of virtual time, more where a "
+            "push takes time.",
             Table(
                 "What is trained in place of the papers' networks.",
                 ["for", "model and data", "step sizes tried first", "targets"],
