@@ -21,7 +21,7 @@ import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from scipy import stats
 
 from abs_dssp.report import document
@@ -139,32 +139,6 @@ def sooner(
     """
     ratio = np.log(np.asarray(rival, float) / np.asarray(mine, float))
     return above(ratio, lambda effect: f"{math.exp(effect):.2f}x")
-
-
-def mostly(happened: Sequence[bool] | Bool[np.ndarray, " S"]) -> Evidence:
-    """The claim that something happens in more than half of all seeds: binomial test.
-
-    Example:
-      >>> found = mostly([True] * 10)
-      >>> found.text, round(found.against_contrary, 4)
-      ('100% [69%, 100%] (n = 10)', 0.002)
-    """
-    count, seeds = int(np.sum(happened)), len(happened)
-    test = stats.binomtest(count, seeds)
-    low, high = test.proportion_ci(1 - LEVEL)
-    over, below = (
-        stats.binomtest(count, seeds, alternative=side).pvalue
-        for side in ("greater", "less")
-    )
-    return Evidence(
-        count / seeds,
-        float(low),
-        float(high),
-        seeds,
-        min(1.0, 2 * float(over)),
-        min(1.0, 2 * float(below)),
-        "{:.0%}".format,
-    )
 
 
 def exactly(

@@ -98,15 +98,6 @@ def test_a_cut_off_time_makes_no_verdict_bolder():
     assert whole.effect > -back.effect == cut.effect
 
 
-def test_what_happens_in_every_seed_is_mostly():
-    assert _verdict(verdicts.mostly([True] * 10)) == [document.AGREES]
-    assert _verdict(verdicts.mostly([False] * 10)) == [document.DIFFERS]
-    assert _verdict(verdicts.mostly([True] * 6 + [False] * 4)) == [
-        document.INCONCLUSIVE
-    ]
-    assert _verdict(verdicts.mostly([True] * 3)) == [document.INCONCLUSIVE]
-
-
 def test_known_verdicts_take_no_part():
     noise = verdicts.above([0.01, 0.02, 0.03, 0.02, 0.01])
     known = document.Claim("same", "", "", document.BY_CONSTRUCTION)

@@ -52,6 +52,17 @@ def test_a_logarithmic_axis_begins_at_the_first_round():
     assert drawn["ASP"][0].tolist() == pytest.approx([1.0, 0.5])
 
 
+def test_a_logarithmic_axis_shows_early_rounds_and_a_linear_one_does_not():
+    regular = _history(0.1, 0.5, 0.8, x="version")
+    records = [{"version": v, "accuracy": a} for v, a in ((0.0, 0.1), (0.5, 0.3))]
+    early = History((*records, *regular.records[1:]), np.empty(0))
+    curve = panels.Curve("ASP", [regular], panels.look(0), early=[early])
+    (log,) = _lines(curve, against="version", log=True).values()
+    assert log[:, 0].tolist() == pytest.approx([0.5, 1.0, 2.0])
+    (linear,) = _lines(curve, against="version").values()
+    assert linear[:, 0].tolist() == pytest.approx([0.0, 1.0, 2.0])
+
+
 def test_the_average_is_over_methods_within_a_seed():
     groups = [[_history(0.0, 0.2), _history(0.4, 0.4)], [_history(0.2, 0.4)] * 2]
     first, second = panels.average(groups)

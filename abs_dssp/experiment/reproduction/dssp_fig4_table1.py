@@ -8,6 +8,8 @@ trained, with the learning-rate schedule on either clock.
 import math
 from pathlib import Path
 
+import numpy as np
+
 from abs_dssp.experiment import verdicts
 from abs_dssp.experiment.reproduction import dssp_table1_schedules as schedules
 from abs_dssp.experiment.reproduction import panels, papers, study
@@ -180,10 +182,11 @@ def _time_claim(outcomes: Outcomes, name: str, target: float, level: int) -> Cla
     own, theirs = (study.times_to(outcomes[n], target) for n in (name, "ASP"))
     text = f"Table I trained: {name} to {target:.1%}"
     if printed is None:
-        missed = [t is None for t in own]
-        ours = f"{sum(missed)} of {len(missed)} seeds never"
-        found = verdicts.mostly(missed)
-        return verdicts.claim(f"{text}, most seeds never", "never", ours, found)
+        peaks = np.array([outcome.peak for outcome in outcomes[name]])
+        missed = sum(t is None for t in own)
+        ours = f"{missed} of {len(own)} seeds never; at most {spread(peaks)}"
+        found = verdicts.above(target - peaks)
+        return verdicts.claim(f"{text}: it never does", "never", ours, found)
     ratios = [
         math.nan if t is None or a is None else t / a
         for t, a in zip(own, theirs, strict=True)

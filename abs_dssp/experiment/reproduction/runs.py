@@ -53,6 +53,13 @@ class Outcome:
             return 0.0
         return float(np.mean(self.history.column("accuracy")[-5:]))
 
+    @property
+    def peak(self) -> float:
+        """The highest smoothed accuracy; 0 if the run diverged."""
+        if self.stopped != "end":
+            return 0.0
+        return float(statistics.smoothed(self.history.column("accuracy")).max())
+
     def reaching(self, accuracy: float, column: str = "seconds") -> float | None:
         """Where the smoothed accuracy first is this high, in units of `column`.
 
