@@ -100,7 +100,8 @@ def _table(made: dict[str, Outcomes]) -> Table:
     rows = []
     for title, outcomes in made.items():
         bsp, asp = (finals(outcomes[name]) for name in METHODS)
-        rows.append([title, spread(bsp), spread(asp), spread(asp - bsp, "{:+.3f}")])
+        off = spread(asp - bsp, "{:+.3f}", "{:.3f}")
+        rows.append([title, spread(bsp), spread(asp), off])
     header = ["", "BSP", "ASP", "ASP - BSP"]
     return Table("Accuracy at the end, and differences by seed.", header, rows)
 

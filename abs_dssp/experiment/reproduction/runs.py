@@ -31,6 +31,9 @@ from abs_dssp.experiment.progress import Progress
 from abs_dssp.experiment.run import Run
 from abs_dssp.training.evaluation import History
 
+# Programs and data of hundreds of runs would use up a process's memory maps. The pool's
+# own limit on the tasks of a process can deadlock before Python 3.12.
+_RUNS_OF_A_PROCESS = 50
 # What is kept of an evaluation, to six digits.
 _COLUMNS = ("seconds", "epoch", "version", "messages", "accuracy")
 
@@ -85,6 +88,7 @@ class Runner(contextlib.AbstractContextManager):
         self.out, self.processes, self.data_dir = out, processes, data_dir
         self.folder = out / "runs"
         self._pool: concurrent.futures.ProcessPoolExecutor | None = None
+        self._begun = 0  # runs that the pool was given
         _share_programs(str(out / "programs"))
 
     def execute(self, runs: Iterable[Run], label: str) -> dict[Run, Outcome]:
@@ -120,6 +124,9 @@ class Runner(contextlib.AbstractContextManager):
         if self.processes == 1:
             yield from ((run, make(run)) for run in runs)
             return
+        if self._begun > _RUNS_OF_A_PROCESS * self.processes:
+            self.close()
+        self._begun += len(runs)
         if self._pool is None:
             context = multiprocessing.get_context("spawn")
             self._pool = concurrent.futures.ProcessPoolExecutor(
@@ -133,7 +140,7 @@ class Runner(contextlib.AbstractContextManager):
         """Ends the processes; runs that have not begun are not made."""
         if self._pool is not None:
             self._pool.shutdown(wait=False, cancel_futures=True)
-            self._pool = None
+            self._pool, self._begun = None, 0
 
     def __exit__(self, *error: object) -> None:
         self.close()

@@ -79,13 +79,14 @@ class Context:
             if not any(missing.values()):
                 break
         chosen = {name: _best(tried) for name, tried in scores.items()}
-        return chosen, self._tuning_table(scores, chosen, problem)
+        return chosen, self._tuning_table(scores, chosen, problem, label)
 
     def _tuning_table(
         self,
         scores: Mapping[str, Mapping[float, float]],
         chosen: Mapping[str, float],
         problem: Problem,
+        label: str,
     ) -> document.Table:
         rates = sorted({rate for tried in scores.values() for rate in tried})
         rows = []
@@ -98,9 +99,10 @@ class Context:
             f"{self.scale.tuning_steps} times at most"
         )
         return document.Table(
-            f"Step sizes tuned alike: accuracy on {problem.validation} validation "
-            f"samples, averaged over the run and {self.scale.tuning_seeds} seeds; the "
-            f"best of each row was taken{grown if self.scale.tuning_steps else ''}.",
+            f"{label}: step sizes tuned alike, by accuracy on {problem.validation} "
+            "validation samples, averaged over the run and "
+            f"{self.scale.tuning_seeds} seeds; the best of each row was taken"
+            f"{grown if self.scale.tuning_steps else ''}.",
             ["method", *(f"{rate:g}" for rate in rates), "taken"],
             rows,
         )
