@@ -5,6 +5,7 @@ import re
 import pytest
 
 from abs_dssp import delays, policies, simulate
+from abs_dssp.experiment import advice, methods
 from scripts import ROOT, run_fewer, start_many
 
 
@@ -45,6 +46,31 @@ def test_advice_for_a_recorded_run(few, tmp_path):
     )
     assert code == 0, errors
     assert printed.startswith("3 workers, R = 3") and "ASP" in ranking(printed)
+
+
+def test_the_reason_is_what_limits_the_step():
+    trace = simulate.schedule(policies.asp(8), delays.constant(1.0, 8), 4000)
+    asp = methods.Method("ASP", "asp()")
+    # x + 2 x^2 7^2 = 1 without noise, and x R = 1 / 2 with much of it.
+    found = advice.advise(asp, trace, ratio=0.01)
+    assert found.step == pytest.approx(((1 + 8 * 49) ** 0.5 - 1) / (4 * 49), rel=1e-5)
+    assert "staleness up to 7, on average 7, limits the step" in found.reason
+    found = advice.advise(asp, trace, ratio=1000)
+    assert found.step == pytest.approx(1 / 2000, rel=0.02)
+    assert "noise limits the step" in found.reason
+
+
+def test_a_sum_of_unequal_weights_shortens_the_step():
+    """Rescaled: one push of the slow worker weighs as many of the others' as it missed,
+    and the step of that commit alone has to be allowed."""
+    speed = delays.constant([1.0, 1.0, 1.0, 40.0])
+    trace = simulate.schedule(policies.parse("rescaled()", 4), speed, 2000)
+    weights = trace.weight[trace.committed]
+    one = methods.Method("Rescaled", "rescaled()", "sum")
+    longest = advice.advise(one, trace, ratio=0.01).step * weights.max()
+    assert longest / weights.mean() < 1  # of a commit, in units of 1 / L
+    mean = advice.advise(methods.Method("ASP", "asp()"), trace, ratio=0.01).step
+    assert mean * weights.max() / weights.mean() > 1
 
 
 WRONG = [

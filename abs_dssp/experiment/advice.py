@@ -9,7 +9,7 @@ import numpy as np
 
 from abs_dssp import delays, literals, policies, simulate, theory, traces, whatif
 from abs_dssp.delays import Delays
-from abs_dssp.experiment import methods
+from abs_dssp.experiment import methods, optimality
 from abs_dssp.experiment.methods import Method
 from abs_dssp.traces import Trace
 
@@ -61,7 +61,7 @@ def advise(method: Method, trace: Trace, ratio: float) -> Advice:
     if trace.commits < 2:
         return Advice(method, math.inf, 0.0, 0.0, "it never commits twice")
     # With L = eps = 1 the variance of a gradient is R.
-    step = method.step(trace, 1.0, ratio, 1.0)
+    step = optimality.with_its_steps(method).step(trace, 1.0, ratio, 1.0)
     rate = trace.commits / trace.seconds
     seconds = 1 / (rate * step.effective)
     return Advice(method, seconds, rate, step.effective, _reason(trace, step))
@@ -79,14 +79,13 @@ def _reason(trace: Trace, step: methods.Step) -> str:
         parts.append(f"{discarded:.0%} of the pushes discarded")
     if trace.cancelled_share > 0.02:
         parts.append(f"{trace.cancelled_share:.0%} of it on work that is cancelled")
-    schedule, size = step.schedule, step.effective
-    staleness = math.sqrt(schedule.tau_max * schedule.tau_bar)
+    size = step.effective
     if size > 0.99:
         parts.append("the longest step there is")
-    elif float(theory.largest_step_a(1.0, staleness)) <= size * 1.01:
+    elif float(step.schedule.largest_step(1.0)) <= size * 1.01:
         parts.append(
-            f"staleness up to {schedule.tau_max:.0f}, on average "
-            f"{schedule.tau_bar:.2g}, limits the step to {size:.3g} / L"
+            f"staleness up to {theory.effective_tau(trace)}, on average "
+            f"{theory.measured_tau_bar(trace):.2g}, limits the step to {size:.3g} / L"
         )
     else:
         parts.append(f"noise limits the step to {size:.3g} / L")

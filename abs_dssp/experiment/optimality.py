@@ -1,6 +1,7 @@
 """How long a method takes to a target on a known problem, at its recommended step."""
 
 import dataclasses
+import functools
 import json
 import math
 from collections.abc import Callable, Sequence
@@ -15,6 +16,7 @@ from abs_dssp.experiment import outputs
 from abs_dssp.experiment.methods import Method, Step
 
 _PILOT = 4000  # pushes of the first schedule, from which a step is chosen
+_STEPS = 2  # which rule of `theory.target_step` an outcome is by; 1 took mean staleness
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,6 +144,17 @@ def _problem(label, make, ratio: float, target: float) -> Problem:
     return Problem(label, make, ratio, gap, target, max(count, 1))
 
 
+def with_its_steps(method: Method) -> Method:
+    """The method, with the constants of steps that vary where its commits sum.
+
+    Equal steps are what a mean makes; a sum moves in proportion to a commit's weight.
+    """
+    if method.aggregate != "sum" or method.schedule_of is not theory.schedule_of:
+        return method
+    own = functools.partial(theory.schedule_of, aggregate="sum")
+    return dataclasses.replace(method, schedule_of=own)
+
+
 def compete(
     method: Method, regime: Regime, problem: Problem, limits: Limits
 ) -> Outcome:
@@ -153,6 +166,7 @@ def compete(
       problem: objective and target.
       limits: workers, seeds, and pushes at most.
     """
+    method = with_its_steps(method)
     task = problem.task(limits.num_workers)
     policy = policies.parse(method.text, limits.num_workers)
     model = regime.model(limits.num_workers)
@@ -256,6 +270,7 @@ class Kept:
             "target": problem.target,
             "seeds": limits.seeds,
             "limit": limits.max_pushes,
+            "steps": _STEPS,
         }
         key = outputs.digest(settings)
         if key not in self._known:

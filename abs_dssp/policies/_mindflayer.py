@@ -101,7 +101,11 @@ def mindflayer(num_workers: int, *, trials: _Per, seconds: _Per) -> base.Policy:
         return state, base.no_push(commit, release)
 
     properties = base.Properties(
-        max_staleness=0, min_commit=1, restarts=False, reads_loss=False
+        max_staleness=0,
+        min_commit=1,
+        restarts=False,
+        reads_loss=False,
+        starves="slow",
     )
     return base.Policy(init, on_push, on_leave, properties)
 

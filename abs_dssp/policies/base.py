@@ -80,6 +80,9 @@ class Properties(NamedTuple):
     never_rises: tuple[str, ...] = ()
     # Field of the rule's state that is the number of pushes in a commit.
     commit_field: str = ""
+    # Whose pushes may all be discarded, on purpose: "" nobody's, "slow" what takes too
+    # long (in seconds, so that there may be no commit either), "any" some worker's.
+    starves: str = ""
 
     def after_joins(self, joins: int) -> "Properties":
         """The same where workers may join again `joins` times."""

@@ -17,6 +17,7 @@ from abs_dssp.tasks.images import DataError
 from abs_dssp.tasks.logistic import logistic
 from abs_dssp.tasks.quadratic import quadratic
 from abs_dssp.tasks.tridiagonal import tridiagonal
+from abs_dssp.tasks.zero_chain import zero_chain
 
 
 def digits(
@@ -119,8 +120,10 @@ def cifar100(num_workers: int, **settings: Any) -> Task:
     return tfds(num_workers, "cifar100", **settings)
 
 
-_MADE = (cifar10, cifar100, digits, logistic, quadratic, tfds, tridiagonal)
-_TASKS: dict[str, Callable[..., Task]] = {made.__name__: made for made in _MADE}
+_KNOWN = (quadratic, tridiagonal, zero_chain, logistic)  # with known constants
+_TASKS: dict[str, Callable[..., Task]] = {
+    made.__name__: made for made in (cifar10, cifar100, digits, tfds, *_KNOWN)
+}
 
 # Beside the names that `parse` knows.
 __all__ = ["Constants", "DataError", "Task", "Variables", "classification"]

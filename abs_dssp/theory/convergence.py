@@ -26,11 +26,12 @@ __all__ += ["corollary", "corollary_step", "corollary_threshold"]
 def tau_bar(
     tau_max: Numbers, num_workers: Numbers, k_min: Numbers, batch: bool = False
 ) -> Result:
-    """Lemma 1: mean staleness is at most min(tau_max, (N - K_min) / K_min).
+    """Lemma 1: min(tau_max, (N - K_min) / K_min) bounds staleness in every round.
 
-    At most N computations are in flight, and K_s of them are applied in round s. Under
-    the "batch" rules, whose workers start again within a round, N - 1 takes the place
-    of N - K_min.
+    It bounds the sum of 1 / K_t over the pushes that cover a round, hence the mean
+    staleness. At most N computations are in flight, and K_s of them are applied in
+    round s. Under the "batch" rules, whose workers start again within a round, N - 1
+    takes the place of N - K_min. The pushes of a commit must weigh the same.
 
     Args:
       tau_max: largest staleness of an applied push, in rounds; inf if unbounded.
@@ -56,7 +57,8 @@ def staleness_scale(tau_max: Numbers, tau_bar: Numbers) -> Result:
     Args:
       tau_max: largest staleness of an applied push, in rounds; inf only where
         `tau_bar` is 0.
-      tau_bar: mean staleness, in rounds.
+      tau_bar: as `tau_bar` gives it, in rounds: a bound for every round. The mean
+        staleness of a run is none; see `measured_scale`.
 
     Returns:
       S in rounds, in the broadcast shape.

@@ -43,7 +43,8 @@ def effective_tau(trace: Trace) -> int:
 def measured_tau_bar(trace: Trace) -> float:
     """Mean over commits of the mean staleness of their accepted pushes.
 
-    Lemma 1 bounds it by `tau_bar`.
+    Lemma 1 bounds it by `tau_bar`, for which it is no substitute: a step needs what
+    holds in every round, `measured_scale`.
 
     Args:
       trace: of a run, real or virtual.
@@ -145,6 +146,9 @@ def step_size(
     tau_max: float | None = None,
 ) -> float:
     """A step size with a guarantee, by Theorem A (U = 1) or Theorem B (U > 1).
+
+    It holds for every schedule of the policy, or for those within `tau_max`, if the
+    pushes of a commit weigh the same and nobody leaves.
 
     Without `gap`, `variance` and `rounds` it is the largest step that the theorem
     allows. With them it is the minimiser of the two leading terms,

@@ -2,31 +2,44 @@
 
 `check` starts with N workers that compute, and tries every order of pushes, deaths and
 joins, breadth first, through the same pure functions (`history.transition`) that
-virtual time and a cluster use. A broken property comes with a shortest list of events
-that leads to it, as a trace and as a table.
+virtual time and a cluster use. A broken property comes with a list of events that leads
+to it, as a trace and as a table: a shortest one, unless it is about progress or was
+found by a schedule.
 
-Every policy must keep these: somebody alive computes after every event; a worker that
-waits can still be released by some sequence of pushes; only who pushed or waits is
-released, nobody dead, and only who computes is restarted; weights are finite and not
-negative; a commit holds an accepted push. To these are added what the rule states in
-its `Policy.properties`, for instance bounds on staleness, gap and size of commits.
+Every policy must keep these: somebody alive computes after every event; only who pushed
+or waits is released, nobody dead, and only who computes is restarted; weights are
+finite and not negative; a commit holds an accepted push; and there is progress
+(`progress`): from every state a commit, an accepted push of each living worker and a
+release of whoever waits can be reached, whatever losses and intervals an adversary
+chooses, and in every fair order commits and releases come. To these is added what the
+rule states in its `Policy.properties`, for instance bounds on staleness, gap and size
+of commits, or that it `starves` somebody on purpose.
 
-What a search covers: all orders of events up to a depth, or (`complete`) all there are,
-with at most `deaths` deaths and `joins` joins, wherever they fall. Two states are taken
-for one if they differ in what the rule does not look at (`abstraction`): what it never
-reads (traced), and by shifts of clocks, versions, times and the rule's own counters, in
-leads, staleness and ages from 16 or 32 on, in the clocks of the dead. The latter are
-hypotheses, tried at every state visited by shifting it by 1 to 8 (by one of these where
-a level has over 512 states) and by a million, and dropped where the rule answers
-differently; then the search is bounded if versions or times grow for ever. So a rule
-with a special case at, say, version 5000 alone escapes. A broken property is confirmed
-without any abstraction, except starvation, which is about a whole graph of states.
+What is tried, and told by `Report.text`:
 
-What it does not cover: more workers than N; for rules that read times, other intervals
-between events than 1 and 3 seconds, and simultaneous events; for rules that read the
-loss, other estimates than 1, 1/4 and, never, none at all; a push that was refused
-because it was not finite; messages that cross on their way, which the cluster answers
-before a rule is asked; and fairness: "can be released" is not "will be".
+* A search of all orders of events up to a depth, or (`complete`) all there are, with at
+  most `deaths` deaths and `joins` joins, wherever they fall. Two states are taken for
+  one if they differ in what the rule does not look at (`abstraction`): what it never
+  reads (traced), and by shifts of clocks, versions, times and the rule's own counters,
+  in leads, staleness and ages from 16 or 32 on, in the clocks of the dead. The latter
+  are hypotheses, tried at every state visited by shifting it by one number of 1 to 66
+  and by a million, at some states by each of them, and dropped where the rule answers
+  differently; then the search is bounded if versions or times grow for ever.
+* For rules that read times the intervals between events are 1 and 3 seconds, and in a
+  second, smaller search 0.40625 and 7.3125; for rules that read the loss the estimates
+  are 1 and 1/4, and in the second search none yet and 0.
+* Thin schedules (`schedules`), from the start and without any reduction: some hundred
+  of 40 events, with all of these intervals and some more estimates.
+
+A broken property is confirmed without any reduction. States whose successors were not
+looked at, because of the depth or `max_states`, never count as good: from those near
+them progress is undecided.
+
+What this does not cover: more workers than N, more deaths or joins; a rule with a
+special case far away, say at version 5000 alone; other intervals and estimates, and
+simultaneous events; a push that was refused because it was not finite; messages that
+cross on their way, which the cluster answers before a rule is asked; and rules that are
+no pure functions.
 """
 
 from abs_dssp.policies import Properties

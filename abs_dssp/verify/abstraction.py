@@ -27,16 +27,50 @@ FAR_TIME = 6  # seconds ago from FAR_SECONDS on are alike
 FAR_PENDING = 7  # pending pushes from FAR on are alike
 COUNTER = 8  # a number in the rule's state that never falls changes no decision
 HYPOTHESES = 9
+NAMES = (
+    "clocks",
+    "versions",
+    "times",
+    "what is idle",
+    "large leads",
+    "large staleness",
+    "long ages",
+    "many pending pushes",
+    "its own counters",
+)  # in the order above, for readers
+BESIDE = {FAR_CLOCK: CLOCK, FAR_TIME: TIME}  # what is made with another one only
 FLOORS = (0, 8, 32)  # versions tried, before the hypothesis is given up
 
 FAR = 16  # clocks, versions or pushes, beyond every stated bound
 FAR_SECONDS = 32.0
-# What a state is compared with: shifts by 1, 2, .. NEAR, and far away by primes, so
-# that a rule that looks at remainders notices.
-NEAR = 8
-_SHIFT = 1_048_583
-_SHIFT_SECONDS = 4099.0
-_BEYOND = 1009
+# What a state is compared with: itself far away, and shifted by small numbers, of which
+# there are NEAR. Each quantity runs through 1..NEAR in an order of its own: this shows
+# rules that look at remainders modulo 2 to 64, or at the difference of two quantities.
+NEAR = 66
+_PRIME = NEAR + 1
+
+
+class _Shifts(NamedTuple):
+    """By how much a state is shifted; int32 but for `seconds`, which is float32."""
+
+    clock: Any
+    version: Any
+    seconds: Any
+    counter: Any
+    beyond: Any  # times 1..N, what is far already goes farther
+    idle: Any  # what of the dead, and of who waits, does not matter
+
+
+_FAR_AWAY = _Shifts(2_097_169, 1_048_583, 4099.0, 3_145_739, 1009, 1)
+
+
+def _nearby(number: Int[Array, ""]) -> _Shifts:
+    """The small shifts with a number in 1..NEAR."""
+    clock, version, seconds, counter, beyond, idle = (
+        factor * number % _PRIME for factor in (1, 5, 11, 23, 31, 43)
+    )
+    seconds = seconds.astype(jnp.float32)
+    return _Shifts(clock, version, seconds, counter, beyond, -idle)
 
 
 class Abstraction(NamedTuple):
@@ -61,7 +95,10 @@ class Reduction:
         )
         self.far = max([FAR, *(int(b) + 4 for b in bounds if b is not None)])
         versions = properties.max_staleness, properties.max_computing
-        # What nobody reads; bounds of commits need `pending`, which is kept always.
+        # What nobody reads. Of `pending` all is kept, or whether there are any.
+        sizes = properties.min_commit, properties.max_commit
+        sized = sizes != (None, None) or properties.commit_field
+        self._no_pending = "pending" not in read and not sized
         self._no_clock = "clock" not in read and properties.max_gap is None
         self._no_pulled = "pulled" not in read and versions == (None, None)
         self._no_version = "version" not in read and self._no_pulled
@@ -89,9 +126,10 @@ class Reduction:
         return self.none()._replace(hypotheses=everything, left_out=np.bool_(True))
 
     def only(self, chosen: Abstraction, hypothesis: int) -> Abstraction:
-        """The same with one hypothesis."""
+        """The same with one hypothesis, and the one that it is about, if any."""
         hypotheses = np.zeros(HYPOTHESES, bool)
-        hypotheses[hypothesis] = chosen.hypotheses[hypothesis]
+        for each in {hypothesis, BESIDE.get(hypothesis, hypothesis)}:
+            hypotheses[each] = chosen.hypotheses[each]
         return chosen._replace(hypotheses=hypotheses)
 
     def without(self, chosen: Abstraction, hypothesis: int) -> Abstraction:
@@ -153,6 +191,9 @@ class Reduction:
         state = self._times(state, chosen, lambda leaf: jnp.maximum(leaf - start, -far))
         state = self._counters(state, chosen, lambda leaf, start: start)
         pending = jnp.minimum(clocks.pending, self.far)
+        pending = jnp.where(use[FAR_PENDING], pending, clocks.pending)
+        if self._no_pending:
+            pending = jnp.where(drop, jnp.minimum(pending, 1), pending)
         return carry._replace(
             state=state,
             now=now,
@@ -162,7 +203,7 @@ class Reduction:
                 version=version,
                 latest=latest,
                 previous=previous,
-                pending=jnp.where(use[FAR_PENDING], pending, clocks.pending),
+                pending=pending,
                 loss=jnp.float32(jnp.nan),
             ),
         )
@@ -171,57 +212,59 @@ class Reduction:
         """A canonical state, and states that the rule should not tell from it.
 
         Stacked along a new leading axis, `carry` itself first, then one that is shifted
-        far away and one by `near`.
+        far away and one by the small numbers of `near`, 1..NEAR.
         """
-        others = jax.vmap(lambda *by: self._perturbed(carry, chosen, *by))(
-            jnp.array([1, -1], jnp.int32),  # of what is changed beside shifts
-            jnp.stack([jnp.int32(_SHIFT), near]),
-            jnp.stack([jnp.float32(_SHIFT_SECONDS), near.astype(jnp.float32)]),
+        shifts = jax.tree.map(
+            lambda far, small: jnp.stack([jnp.asarray(far, small.dtype), small]),
+            _FAR_AWAY,
+            _nearby(near),
         )
+        others = jax.vmap(lambda by: self._perturbed(carry, chosen, by))(shifts)
         return jax.tree.map(
             lambda one, more: jnp.concatenate([one[None], more]), carry, others
         )
 
-    def _perturbed(self, carry, chosen, sign, shift, shift_seconds):
+    def _perturbed(self, carry, chosen, by):
         use = chosen.hypotheses
         clocks = carry.clocks
         count = clocks.clock.shape[0]
         each = np.arange(1, count + 1, dtype=np.int32)
         dead = use[IDLE] & ~clocks.alive
-        beyond = _BEYOND * each
+        beyond = by.beyond * each
 
-        clock = clocks.clock + jnp.where(dead, sign * (2 + each), 0)
+        clock = clocks.clock + jnp.where(dead, by.idle * (2 + each), 0)
         apart = use[CLOCK] & use[FAR_CLOCK] & clocks.alive & (clock >= self.far)
         clock = clock + jnp.where(apart, beyond, 0)
-        clock = clock + jnp.where(use[CLOCK], shift, 0)
+        clock = clock + jnp.where(use[CLOCK], by.clock, 0)
 
         version, pulled = clocks.version, clocks.pulled
         unused = use[IDLE] & (clocks.waiting | ~clocks.alive)
         old = use[FAR_VERSION] & (version - pulled >= self.far) & ~unused
         pulled = pulled - jnp.where(old, beyond, 0)
-        pulled = pulled + jnp.where(unused, sign * (1 + each), 0)
-        up = jnp.where(use[VERSION] & (version >= chosen.floor), shift, 0)
+        pulled = pulled + jnp.where(unused, by.idle * (1 + each), 0)
+        up = jnp.where(use[VERSION] & (version >= chosen.floor), by.version, 0)
 
         now, latest, previous = carry.now, clocks.latest, clocks.previous
-        ago = beyond.astype(np.float32)
+        ago = beyond.astype(jnp.float32)
         clip = use[TIME] & use[FAR_TIME]
         seldom = clip & (latest - previous >= FAR_SECONDS) & ~dead
         long_ago = clip & (latest <= now - FAR_SECONDS) & ~dead
         latest = latest - jnp.where(long_ago, ago, 0.0)
         previous = previous - jnp.where(long_ago, ago, 0.0)
         previous = previous - jnp.where(seldom, ago, 0.0)
-        latest = latest + jnp.where(dead, (sign * (5 + each)).astype(jnp.float32), 0.0)
-        later = jnp.where(use[TIME], shift_seconds, 0.0)
+        shift = (by.idle * (5 + each)).astype(jnp.float32)
+        latest = latest + jnp.where(dead, shift, 0.0)
+        later = jnp.where(use[TIME], by.seconds, 0.0)
 
         def moved(leaf):
             long = clip & (leaf <= now - FAR_SECONDS)
-            return leaf - jnp.where(long, float(_BEYOND), 0.0) + later
+            return leaf - jnp.where(long, by.beyond.astype(jnp.float32), 0.0) + later
 
         pending = clocks.pending
         many = use[FAR_PENDING] & (pending >= self.far)
         state = self._times(carry.state, chosen, moved)
         return carry._replace(
-            state=self._counters(state, chosen, lambda leaf, start: leaf + shift),
+            state=self._counters(state, chosen, lambda leaf, start: leaf + by.counter),
             now=now + later,
             clocks=clocks._replace(
                 clock=clock,
@@ -229,7 +272,7 @@ class Reduction:
                 version=version + up,
                 latest=latest + later,
                 previous=previous + later,
-                pending=pending + jnp.where(many, _BEYOND, 0),
+                pending=pending + jnp.where(many, by.beyond, 0),
             ),
         )
 

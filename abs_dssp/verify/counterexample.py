@@ -20,11 +20,14 @@ from abs_dssp.verify.step import Action
 
 @dataclasses.dataclass(frozen=True)
 class Violation:
-    """A property that does not hold, with a shortest way there."""
+    """A property that does not hold, with a way there."""
 
-    kind: str  # one of invariants.KINDS
+    kind: str  # one of invariants.KINDS or progress.KINDS
     property: str  # what should hold, in one sentence
-    actions: tuple[Action, ...]  # from the start; the last one breaks the property
+    # From the start; the last one breaks the property. What is about progress ends in a
+    # state from which it is lost, with pushes that show it or once around a cycle.
+    actions: tuple[Action, ...]
+    shortest: bool  # whether no sequence of fewer events breaks it
     trace: Trace
     table: str  # the same, to be read
 
@@ -45,6 +48,7 @@ def build(
     kind: str,
     properties: Properties,
     actions: Sequence[Action],
+    shortest: bool,
 ) -> Violation:
     """Goes the way again, without any reduction."""
     steps, last = _replay(policy, num_workers, actions)
@@ -52,6 +56,7 @@ def build(
         kind,
         invariants.sentence(kind, properties),
         tuple(actions),
+        shortest,
         _trace(text, steps, last),
         _table(steps),
     )

@@ -8,6 +8,7 @@ from jaxtyping import Array, Bool, Int
 from abs_dssp import policies
 from abs_dssp.history.transition import Transition
 from abs_dssp.policies import Clocks, Properties
+from abs_dssp.verify import progress
 
 # Bit i of what is broken; of several at once the first is reported.
 KINDS = (
@@ -28,12 +29,18 @@ KINDS = (
     "stale computation",
     "deadlock",
     "waiting",
-    "starvation",  # found on the graph of states, by `search`
 )
 
 
+def first_kind(bits: int) -> str:
+    """Which of `KINDS` is reported where these bits are set; `bits` is not 0."""
+    return KINDS[(bits & -bits).bit_length() - 1]
+
+
 def sentence(kind: str, properties: Properties) -> str:
-    """The property of that kind, in one sentence."""
+    """The property of that kind, of `KINDS` or `progress.KINDS`, in one sentence."""
+    if kind in progress.KINDS:
+        return progress.KINDS[kind]
     size = properties.commit_field and f" (its {properties.commit_field})"
     return {
         "weight": "The weight of a push is finite and not negative.",
@@ -61,8 +68,6 @@ def sentence(kind: str, properties: Properties) -> str:
         f"{properties.max_computing} old.",
         "deadlock": "After every event some living worker computes.",
         "waiting": "Nobody is kept waiting.",
-        "starvation": "A waiting worker can still be released by some sequence of "
-        "pushes.",
     }[kind]
 
 

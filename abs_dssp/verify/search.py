@@ -1,48 +1,137 @@
-"""Breadth-first search over all orders of events, and what it reports."""
+"""Everything that is tried of one rule, and what is reported of it."""
 
 import dataclasses
+import math
 import time
-from collections.abc import Sequence
-
-import numpy as np
+from typing import NamedTuple
 
 from abs_dssp import policies
 from abs_dssp.policies import Policy, Properties
-from abs_dssp.verify import counterexample, invariants
+from abs_dssp.verify import counterexample, progress, schedules
 from abs_dssp.verify._properties import properties as stated_properties
-from abs_dssp.verify.abstraction import Abstraction
+from abs_dssp.verify.abstraction import NEAR
 from abs_dssp.verify.counterexample import Violation
-from abs_dssp.verify.step import CHUNK, THOROUGH, Action, Steps
+from abs_dssp.verify.exploration import PROBED, Exploration, Extent
+from abs_dssp.verify.schedules import Runs
+from abs_dssp.verify.step import ODD, PLAIN, Alphabet, Steps
+
+MOST_WORKERS = 10  # whose goals fit into one number
+# Of `max_states`, for the second alphabet of rules that read times or losses.
+_SHARE = 4
 
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """The outcome of a search."""
+    """What was tried, and how it ended."""
 
     policy: str  # as policies.parse reads it
     num_workers: int
     properties: Properties
-    states: int  # distinct, after reduction
-    transitions: int
-    depth: int  # events in the longest of the shortest ways to a state
-    complete: bool  # every reachable state was seen: the fixed point
+    deaths: int
+    joins: int
+    searches: tuple[Extent, ...]  # of all orders; by alphabet
+    runs: Runs | None  # of thin schedules; None after a violation, or without any
     violation: Violation | None
     seconds: float
 
     @property
-    def line(self) -> str:
-        """The report in one line."""
+    def states(self) -> int:
+        """Distinct states of all searches, after reduction."""
+        return sum(search.states for search in self.searches)
+
+    @property
+    def transitions(self) -> int:
+        """Transitions of all searches and schedules."""
+        found = sum(search.transitions for search in self.searches)
+        return found + (self.runs.transitions if self.runs else 0)
+
+    @property
+    def depth(self) -> int:
+        """Of the first search, the events on the longest of its shortest ways."""
+        return self.searches[0].depth
+
+    @property
+    def complete(self) -> bool:
+        """Whether the first search saw every state that its reductions leave."""
+        return self.violation is None and self.searches[0].complete
+
+    @property
+    def undecided(self) -> int:
+        """States from which progress was neither shown nor refuted."""
+        return sum(search.undecided for search in self.searches)
+
+    @property
+    def verdict(self) -> str:
+        """In one line, no more than was tried."""
         if self.violation is not None:
             steps = len(self.violation.actions)
-            verdict = f"VIOLATED ({self.violation.kind}, {steps} events)"
+            found = "" if self.violation.shortest else ", perhaps not the fewest"
+            return f"VIOLATED ({self.violation.kind}, {steps} events{found})"
+        if self.undecided:
+            return f"holds where tried; progress undecided in {self.undecided} states"
+        return "holds where tried"
+
+    @property
+    def text(self) -> str:
+        """The verdict, and exactly what was tried, in some lines."""
+        lines = [
+            f"{self.policy:<54} N={self.num_workers} {self.seconds:5.1f} s  "
+            f"{self.verdict}"
+        ]
+        for extent in self.searches:
+            lines += self._search_lines(extent)
+        if self.runs is not None:
+            lines.append(
+                f"unreduced: {self.runs.schedules} schedules of {self.runs.depth} "
+                "events, each event tried at each of their states; at most "
+                f"{self.runs.longest} rounds in a row without a commit, somebody "
+                f"waiting through at most {self.runs.waited}"
+            )
+        return "\n    ".join(lines)
+
+    def _search_lines(self, extent: Extent) -> list[str]:
+        kind = "reduced" if extent.reduced else "unreduced"
+        if self.violation is not None:
+            ended = "stopped"
+        elif extent.complete:
+            ended = "complete" + (" if the reductions are right" * extent.reduced)
         else:
-            verdict = "holds"
-        extent = "complete" if self.complete else "bounded"
-        extent = "stopped" if self.violation is not None else extent
-        return (
-            f"{self.policy:<54} N={self.num_workers} states={self.states:<7} "
-            f"depth={self.depth:<3} {extent:<8} {self.seconds:5.1f} s  {verdict}"
+            ended = f"bounded, {extent.frontier} states at the frontier not expanded"
+        lines = [
+            f"{kind}: {extent.states} states, depth {extent.depth}, {ended}; orders of "
+            f"pushes with up to {self.deaths} deaths and {self.joins} joins"
+            f"{_adversary(extent)}"
+        ]
+        if extent.reduced:
+            apart = ", ".join(extent.kept) or "nothing"
+            lines.append(
+                f"  {extent.compared} comparisons of states shifted by 1 to {NEAR} "
+                f"and far away; the rule tells apart: {apart}"
+            )
+        if self.violation is None:
+            shown = extent.states - extent.undecided
+            line = f"  progress shown from {shown} states"
+            if extent.undecided:
+                line += (
+                    f", undecided from {extent.undecided}, the first of them after "
+                    f"{extent.first_undecided} events"
+                )
+            lines.append(line)
+        return lines
+
+
+def _adversary(extent: Extent) -> str:
+    """What the adversary chose from."""
+    parts = []
+    if extent.gaps:
+        gaps = " and ".join(f"{gap:g}" for gap in extent.gaps)
+        parts.append(f", for gaps of {gaps} s only")
+    if extent.losses:
+        losses = " and ".join(
+            "none yet" if math.isnan(loss) else f"{loss:g}" for loss in extent.losses
         )
+        parts.append(f", for losses {losses} only")
+    return "".join(parts)
 
 
 def check(
@@ -55,8 +144,10 @@ def check(
     max_states: int = 50_000,
     properties: Properties | None = None,
     reduced: bool = True,
+    schedule_depth: int = 40,
+    probed: int = PROBED,
 ) -> Report:
-    """Tries every order of pushes, deaths and joins, shortest first.
+    """Tries every order of pushes, deaths and joins, shortest first, then schedules.
 
     Args:
       policy: a policy, or its text.
@@ -69,9 +160,14 @@ def check(
         the policy states.
       reduced: whether states that a rule does not tell apart are taken for one; without
         it there are far more of them, and seldom a fixed point.
+      schedule_depth: events in each of the thin schedules, which are followed without
+        any reduction; 0 for none of them.
+      probed: states, spread over those found, that are compared with themselves under
+        every small shift; each state is under one at least.
 
     Returns:
-      A `Report`; its violation, if any, has the fewest events possible.
+      A `Report`. Its violation, if any, has the fewest events possible, unless it is
+      about progress, or was found by a schedule (`Violation.shortest`).
 
     Raises:
       ValueError: for an argument out of range or a text that is no policy.
@@ -82,16 +178,48 @@ def check(
         ("deaths", deaths, 0),
         ("joins", joins, 0),
         ("max_states", max_states, 1),
+        ("schedule_depth", schedule_depth, 0),
+        ("probed", probed, 0),
     ):
         if value < least:
             raise ValueError(f"verify: {name} must be at least {least}, got {value}.")
+    if num_workers > MOST_WORKERS:
+        raise ValueError(
+            f"verify: num_workers must be at most {MOST_WORKERS}, got {num_workers}."
+        )
     began = time.perf_counter()
     if isinstance(policy, str):
         policy = policies.parse(policy, num_workers)
     text = policies.describe(policy)
+    joins = joins if deaths else 0
     if properties is None:
-        joined = joins if deaths else 0
-        properties = stated_properties(policy, num_workers, joins=joined)
+        properties = stated_properties(policy, num_workers, joins=joins)
+    _check_properties(properties, policy, text)
+    steps = Steps(policy, num_workers, properties, deaths, joins)
+    limits = _Limits(depth, max_states, probed, reduced)
+    searches = [_explore(steps, limits, PLAIN)]
+    if not searches[0].kind and (steps.timed or steps.loss):
+        fewer = limits._replace(max_states=max(max_states // _SHARE, 1))
+        searches.append(_explore(steps, fewer, ODD))
+    kind, path, runs = searches[-1].kind, searches[-1].path, None
+    shortest = kind not in progress.KINDS
+    if not kind and schedule_depth:
+        runs = schedules.run(steps, schedule_depth)
+        kind, path, shortest = runs.kind, runs.path, False
+    violation = None
+    if kind:
+        violation = counterexample.build(
+            policy, text, num_workers, kind, properties, path, shortest
+        )
+    extents = tuple(search.extent for search in searches)
+    seconds = time.perf_counter() - began
+    return Report(
+        text, num_workers, properties, deaths, joins, extents, runs, violation, seconds
+    )
+
+
+def _check_properties(properties: Properties, policy: Policy, text: str) -> None:
+    """Refuses what a rule cannot state."""
     start = policy.init()
     for name in {*properties.never_falls, *properties.never_rises} | (
         {properties.commit_field} - {""}
@@ -101,32 +229,31 @@ def check(
                 f"verify: the properties of {text} name {name!r}, which is no field of "
                 "its state."
             )
-    steps = Steps(policy, num_workers, properties, deaths, joins)
+    if properties.starves not in progress.STARVES:
+        known = ", ".join(map(repr, progress.STARVES))
+        raise ValueError(
+            f"verify: the properties of {text} must state that it starves one of "
+            f"{known}, got {properties.starves!r}."
+        )
+
+
+class _Limits(NamedTuple):
+    depth: int
+    max_states: int
+    probed: int
+    reduced: bool
+
+
+def _explore(steps: Steps, limits: _Limits, alphabet: Alphabet) -> Exploration:
+    """A search with as many reductions as the rule allows."""
+    depth, most, probed, reduced = limits
     chosen = steps.reduction.all() if reduced else steps.reduction.none()
     while True:
-        found = _Search(steps, chosen, depth, max_states)
+        found = Exploration(steps, chosen, depth, most, alphabet, probed)
         wrong = found.run()
-        if wrong is None and found.path is not None and not found.confirmed():
-            wrong = steps.reduction.none()
         if wrong is None:
-            break
+            return found
         chosen = wrong
-    violation = None
-    if found.path is not None:
-        violation = counterexample.build(
-            policy, text, num_workers, found.kind, properties, found.path
-        )
-    return Report(
-        text,
-        num_workers,
-        properties,
-        len(found.rows),
-        found.transitions,
-        found.level,
-        found.complete,
-        violation,
-        time.perf_counter() - began,
-    )
 
 
 def reachable(
@@ -139,198 +266,6 @@ def reachable(
     if isinstance(policy, str):
         policy = policies.parse(policy, num_workers)
     steps = Steps(policy, num_workers, Properties(), deaths, joins)
-    found = _Search(steps, steps.reduction.none(), depth, 2**30)
+    found = Exploration(steps, steps.reduction.none(), depth, 2**30)
     found.run()
     return [steps.layout.on_host(row) for row in found.rows]
-
-
-class _Search:
-    """One search with given reductions."""
-
-    def __init__(self, steps: Steps, chosen: Abstraction, depth: int, most: int):
-        self._steps, self._chosen = steps, chosen
-        self._depth, self._most = depth, most
-        self.rows = steps.first(chosen)[None, :]
-        self._seen = _Seen(self.rows)
-        self._parents = np.array([[-1, -1]], np.int32)  # state, move
-        self._links: list[np.ndarray] = []  # successors by pushes; -1: no such push
-        self._released: list[np.ndarray] = []
-        self.level = self.transitions = 0
-        self.complete = False
-        self.path: Sequence[Action] | None = None  # to what broke a property
-        self.kind = ""
-
-    def run(self) -> Abstraction | None:
-        """Searches; other reductions to begin anew with, if a hypothesis was wrong."""
-        low = 0
-        while self.level < self._depth:
-            high = len(self.rows)
-            if low == high or high >= self._most:
-                break
-            fresh, origin = [], []
-            links = np.full((high - low, self._steps.pushes), -1, np.int32)
-            size = THOROUGH if high - low <= 4 * THOROUGH else CHUNK
-            for begin in range(low, high, size):
-                rows = self.rows[begin : min(begin + size, high)]
-                out = self._steps(rows, self._chosen, self._chosen)
-                if out.unequal.any():
-                    return self._weaker(rows[out.unequal.any(1)])
-                broken = np.argwhere(out.valid & (out.broken != 0))
-                if len(broken):
-                    at, move = broken[0]
-                    self.kind = invariants.KINDS[_lowest(int(out.broken[at, move]))]
-                    self.path = [*self._way(int(begin + at)), self._steps.moves[move]]
-                    return None
-                at, move = np.nonzero(out.valid)
-                self.transitions += len(at)
-                places, new = self._seen.add(out.rows[at, move])
-                fresh.append(out.rows[at[new], move[new]])
-                origin.append(np.stack([begin + at[new], move[new]], axis=1))
-                push = move < self._steps.pushes
-                links[begin - low + at[push], move[push]] = places[push]
-                self._released.append(out.released[:, : self._steps.pushes])
-            self._links.append(links)
-            self.rows = np.concatenate([self.rows, *fresh])
-            self._parents = np.concatenate([self._parents, *origin]).astype(np.int32)
-            low = high
-            if len(self.rows) > high:
-                self.level += 1
-        self.complete = low == len(self.rows)
-        self._answered()
-        return None
-
-    def confirmed(self) -> bool:
-        """Whether the violation is there without any reduction."""
-        assert self.path is not None
-        if self.kind == "starvation":
-            return True
-        none = self._steps.reduction.none()
-        row = self._steps.first(none)
-        for move in self.path:
-            place = next(
-                i for i, m in enumerate(self._steps.moves) if repr(m) == repr(move)
-            )
-            out = self._steps(row[None, :], none, none)
-            row, broken = out.rows[0, place], out.broken[0, place]
-        return bool(broken >> invariants.KINDS.index(self.kind) & 1)
-
-    def _weaker(self, rows: np.ndarray) -> Abstraction:
-        """The reductions without those that these states prove wrong."""
-        chosen, reduction = self._chosen, self._steps.reduction
-        weaker = chosen
-        for hypothesis in np.flatnonzero(chosen.hypotheses).tolist():
-            out = self._steps(rows, chosen, reduction.only(chosen, hypothesis))
-            if out.unequal.any():
-                weaker = reduction.without(weaker, hypothesis)
-        return reduction.none() if weaker is chosen else weaker
-
-    def _way(self, state: int) -> list[Action]:
-        """The actions that lead to a state."""
-        moves = []
-        while state > 0:
-            state, move = self._parents[state]
-            moves.append(self._steps.moves[move])
-        return moves[::-1]
-
-    def _answered(self) -> None:
-        """Looks for the first state in which somebody waits for ever.
-
-        A state that was not expanded counts as one where everybody may be answered.
-        """
-        if not self._links:
-            return
-        links, released = np.concatenate(self._links), np.concatenate(self._released)
-        known = len(links)
-        answered = np.ones((len(self.rows), self._steps.num_workers), bool)
-        answered[:known] = False
-        possible = (links >= 0)[:, :, None]
-        while True:
-            by_push = possible & (released | answered[links])
-            after = by_push.any(axis=1)
-            if (after == answered[:known]).all():
-                break
-            answered[:known] = after
-        column = self._steps.layout.column
-        waits = column(self.rows, ".clocks.waiting") & column(
-            self.rows, ".clocks.alive"
-        )
-        stuck = np.flatnonzero(((waits > 0) & ~answered).any(axis=1))
-        if len(stuck):
-            self.kind, self.path = "starvation", self._way(int(stuck[0]))
-
-
-class _Seen:
-    """Which rows were seen, by their hashes; equal hashes are compared."""
-
-    def __init__(self, rows: np.ndarray):
-        self._generator = np.random.default_rng(0)
-        self._rows = np.empty((1024, rows.shape[1]), np.int32)
-        self._count = 0
-        self._hashes = np.empty(0, np.uint64)  # in order
-        self._order = np.empty(0, np.int64)  # numbers of their states
-        self._again()
-        self.add(rows)
-
-    def add(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Takes rows in.
-
-        Returns:
-          `(places, new)`: the number of each row's state, and the indices in `rows`
-          of those that were new, in the order of their numbers.
-        """
-        while True:
-            hashes = self._hash(rows)
-            _, first, inverse = np.unique(
-                hashes, return_index=True, return_inverse=True
-            )
-            unique = rows[first]
-            at = np.searchsorted(self._hashes, hashes[first])
-            at = np.minimum(at, max(len(self._hashes) - 1, 0))
-            if self._count:
-                known = self._hashes[at] == hashes[first]
-                old = self._order[at]
-                same = (self._rows[old] == unique).all(axis=1)
-            else:
-                known = np.zeros(len(first), bool)
-                old, same = np.zeros(len(first), np.int64), known
-            # Different rows of one hash: seldom, and then with other hashes.
-            if (known & ~same).any() or (unique[inverse] != rows).any():
-                self._again()
-                continue
-            break
-        new = np.sort(first[~known])  # in the order in which they were found
-        place_of = np.empty(len(rows), np.int64)
-        place_of[new] = self._count + np.arange(len(new))
-        numbers = np.where(known, old, place_of[first])
-        self._keep(rows[new], hashes[new])
-        return numbers[inverse], new
-
-    def _keep(self, rows: np.ndarray, hashes: np.ndarray) -> None:
-        count = self._count + len(rows)
-        if count > len(self._rows):
-            grown = np.empty((2 * count, self._rows.shape[1]), np.int32)
-            grown[: self._count] = self._rows[: self._count]
-            self._rows = grown
-        self._rows[self._count : count] = rows
-        together = np.concatenate([self._hashes, hashes])
-        numbers = np.concatenate([self._order, np.arange(self._count, count)])
-        order = np.argsort(together, kind="stable")
-        self._hashes, self._order = together[order], numbers[order]
-        self._count = count
-
-    def _again(self) -> None:
-        """Other hashes."""
-        width = self._rows.shape[1]
-        self._factors = self._generator.integers(
-            2**63, size=width, dtype=np.uint64
-        ) * np.uint64(2) + np.uint64(1)
-        hashes = self._hash(self._rows[: self._count])
-        self._order = np.argsort(hashes, kind="stable")
-        self._hashes = hashes[self._order]
-
-    def _hash(self, rows: np.ndarray) -> np.ndarray:
-        return rows.astype(np.int64).view(np.uint64) @ self._factors
-
-
-def _lowest(bits: int) -> int:
-    return (bits & -bits).bit_length() - 1

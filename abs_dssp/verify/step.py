@@ -13,11 +13,21 @@ from abs_dssp.history import transition
 from abs_dssp.policies import Clocks, Policy, Properties
 from abs_dssp.verify import abstraction, invariants
 from abs_dssp.verify.abstraction import Abstraction
+from abs_dssp.verify.layout import Layout
 
-CHUNK = 1024  # states per call, so that one size is compiled
-THOROUGH = CHUNK // abstraction.NEAR
-SECONDS = (1.0, 3.0)  # between events, for rules that read times
-LOSSES = (1.0, 0.25)  # estimates, for rules that read the loss
+CHUNK = 256  # states per call, so that one size is compiled
+
+
+class Alphabet(NamedTuple):
+    """What an adversary chooses from at every event: of each, two."""
+
+    gaps: Any  # seconds since the event before; (2,), or (S, 2) for S states
+    losses: Any  # estimates; NaN is none yet; the same shapes
+
+
+# Exact in binary, so that shifts of times round nothing.
+PLAIN = Alphabet((1.0, 3.0), (1.0, 0.25))
+ODD = Alphabet((0.40625, 7.3125), (math.nan, 0.0))
 
 
 class Action(NamedTuple):
@@ -27,6 +37,15 @@ class Action(NamedTuple):
     worker: int
     seconds: float  # since the event before
     loss: float  # estimate that the rule is shown; NaN if it reads none
+
+
+class Move(NamedTuple):
+    """An action, but for the numbers: those are an alphabet's."""
+
+    kind: str
+    worker: int
+    gap: int
+    loss: int
 
 
 class State(NamedTuple):
@@ -40,13 +59,40 @@ class State(NamedTuple):
 
 
 class Successors(NamedTuple):
-    """What every action makes of every state; NumPy arrays."""
+    """What every move makes of every state; NumPy arrays."""
 
     rows: np.ndarray  # int32 (S, E, W), packed
     broken: np.ndarray  # int32 (S, E), bits in the order of `invariants.KINDS`
     valid: np.ndarray  # bool (S, E)
-    released: np.ndarray  # bool (S, E, N); answered, and by a push
+    reached: np.ndarray  # int32 (S, E), bits as `Goals` numbers them; 0 but for pushes
     unequal: np.ndarray  # bool (S, E); an abstraction changes what happens
+
+
+class Goals:
+    """What a push may bring about, as bits.
+
+    Bit 0: a commit; then, of each worker: an accepted push, a release, a restart.
+    """
+
+    def __init__(self, num_workers: int):
+        each = np.arange(num_workers)
+        self.commit = 0
+        self.accepted = 1 + each
+        self.released = 1 + num_workers + each
+        self.restarted = 1 + 2 * num_workers + each
+
+    def bits(self, worker, done: transition.Transition) -> Int[Array, ""]:
+        """Of a push of `worker`, after which `done` was carried out."""
+        accepted = jnp.asarray(self.accepted, jnp.int32)[worker]
+        masks = [
+            done.release.astype(jnp.int32) << self.released.astype(np.int32),
+            done.restart.astype(jnp.int32) << self.restarted.astype(np.int32),
+        ]
+        return (
+            done.commit.astype(jnp.int32)
+            + ((done.decision.weight > 0).astype(jnp.int32) << accepted)
+            + jnp.sum(jnp.concatenate(masks))
+        )
 
 
 class Steps:
@@ -63,15 +109,15 @@ class Steps:
         _fits(policy, num_workers)
         read = policies.fields_read(policy, num_workers)
         self.timed = bool(read & {"latest", "previous", "now"})
+        self.loss = "loss" in read
         self.policy, self.num_workers = policy, num_workers
-        times = SECONDS if self.timed else SECONDS[:1]
-        losses = LOSSES if "loss" in read else (math.nan,)
+        self.goals = Goals(num_workers)
         self.moves = [
-            Action(kind, worker, dt, loss)
+            Move(kind, worker, gap, loss)
             for kind in ("push", "leave", "join")
             for worker in range(num_workers)
-            for dt in times
-            for loss in (losses if kind != "join" else losses[:1])
+            for gap in range(2 if self.timed else 1)
+            for loss in range(2 if self.loss and kind != "join" else 1)
             if kind == "push" or (deaths if kind == "leave" else deaths and joins)
         ]
         self.pushes = sum(move.kind == "push" for move in self.moves)
@@ -88,7 +134,7 @@ class Steps:
         # Compiling takes longer than most searches: half of it is saved.
         quick = {"xla_backend_optimization_level": 0}
         self._step = jax.jit(
-            jax.vmap(self._successors, in_axes=(0, None, None, 0)),
+            jax.vmap(self._successors, in_axes=(0, None, None, 0, 0, 0)),
             compiler_options=quick if jax.default_backend() == "cpu" else None,
         )
 
@@ -97,50 +143,61 @@ class Steps:
         carry = self.reduction.canonical(self.start, chosen)
         return np.asarray(self.layout.pack(carry))
 
+    def action(self, move: int, alphabet: Alphabet) -> Action:
+        """A move with an alphabet's numbers."""
+        kind, worker, gap, loss = self.moves[move]
+        shown = alphabet.losses[loss] if self.loss else math.nan
+        return Action(kind, worker, float(alphabet.gaps[gap]), float(shown))
+
     def __call__(
         self,
         rows: np.ndarray,
         chosen: Abstraction,
         probed: Abstraction,
+        alphabets: Alphabet = PLAIN,
+        offset: int = 0,
     ) -> Successors:
         """Successors of at most CHUNK states.
 
-        Each is compared with itself shifted by one small number, and by all of them
-        where there are at most THOROUGH.
+        Each is compared with itself far away and shifted by small numbers: by one, or
+        by as many as there is room for.
 
         Args:
-          rows: packed states.
+          rows: int32 (S, W), packed states.
           chosen: reductions applied to the successors.
           probed: reductions whose exactness is tried on these states.
+          alphabets: for all states, or arrays of shape (S, 2).
+          offset: which small shift comes first.
         """
         count = len(rows)
-        if count <= THOROUGH:
-            filled = np.concatenate([rows, np.repeat(rows[:1], THOROUGH - count, 0)])
-            padded = np.concatenate([filled] * abstraction.NEAR)
-            near = np.repeat(np.arange(abstraction.NEAR, dtype=np.int32), THOROUGH)
-        else:
-            padded = np.concatenate([rows, np.repeat(rows[:1], CHUNK - count, axis=0)])
-            near = np.arange(CHUNK, dtype=np.int32) % abstraction.NEAR
-        parts = jax.device_get(self._step(padded, chosen, probed, near + 1))
+        slot = np.arange(CHUNK)
+        at, turn = slot % count, slot // count
+        near = 1 + (offset + at + turn) % abstraction.NEAR
+        gaps, losses = (
+            np.broadcast_to(np.asarray(each, np.float32), (count, 2))[at]
+            for each in alphabets
+        )
+        parts = jax.device_get(
+            self._step(rows[at], chosen, probed, near.astype(np.int32), gaps, losses)
+        )
         out = Successors(*(part[:count] for part in parts))
-        if count <= THOROUGH:
-            every = parts.unequal.reshape(abstraction.NEAR, THOROUGH, -1)
-            out = out._replace(unequal=every.any(axis=0)[:count])
-        return out
+        unequal = out.unequal.copy()
+        np.logical_or.at(unequal, at, parts.unequal)
+        return out._replace(unequal=unequal)
 
-    def _successors(self, row, chosen, probed, near):
+    def _successors(self, row, chosen, probed, near, gaps, losses):
         carry = self.layout.unpack(row)
         variants = self.reduction.variants(carry, probed, near)
-        rows, broken, valid, released = jax.vmap(lambda c: self._all(c, chosen))(
-            variants
-        )
+        rows, broken, valid, reached = jax.vmap(
+            lambda c: self._all(c, chosen, gaps, losses)
+        )(variants)
         same = jnp.all(rows == rows[:1], axis=-1) & (broken == broken[:1])
-        same = same & jnp.all(released == released[:1], axis=-1)
+        same = same & (reached == reached[:1])
         unequal = valid[0] & ~jnp.all(same, axis=0)
-        return Successors(rows[0], broken[0], valid[0], released[0], unequal)
+        return Successors(rows[0], broken[0], valid[0], reached[0], unequal)
 
-    def _all(self, carry, chosen):
-        """Every action from one state."""
+    def _all(self, carry, chosen, gaps, losses):
+        """Every move from one state."""
         parts = []
         for kind, apply in (
             ("push", self._push),
@@ -151,17 +208,19 @@ class Steps:
             if not moves:
                 continue
             worker = np.array([move.worker for move in moves], np.int32)
-            seconds = np.array([move.seconds for move in moves], np.float32)
-            loss = np.array([move.loss for move in moves], np.float32)
+            seconds = gaps[np.array([move.gap for move in moves], np.int32)]
+            loss = losses[np.array([move.loss for move in moves], np.int32)]
+            if not self.loss:
+                loss = jnp.full_like(loss, math.nan)
 
             def one(worker, seconds, loss, apply=apply):
-                after, broken, valid, released = apply(
+                after, broken, valid, reached = apply(
                     carry._replace(clocks=carry.clocks._replace(loss=loss)),
                     worker,
                     carry.now + seconds,
                 )
                 row = self.layout.pack(self.reduction.canonical(after, chosen))
-                return row, broken, valid, released
+                return row, broken, valid, reached
 
             parts.append(jax.vmap(one)(worker, seconds, loss))
         return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
@@ -173,7 +232,7 @@ class Steps:
             "push", carry, worker, now, clocks.waiting | pusher
         )
         valid = clocks.alive[worker] & ~clocks.waiting[worker]
-        return after, broken, valid, done.release
+        return after, broken, valid, self.goals.bits(worker, done)
 
     def _leave(self, carry, worker, now):
         clocks = carry.clocks
@@ -182,16 +241,14 @@ class Steps:
             "leave", carry, worker, now, clocks.waiting & ~gone
         )
         valid = clocks.alive[worker] & (carry.deaths > 0)
-        nobody = policies.base.nobody(self.num_workers)
-        return after._replace(deaths=carry.deaths - 1), broken, valid, nobody
+        return after._replace(deaths=carry.deaths - 1), broken, valid, jnp.int32(0)
 
     def _join(self, carry, worker, now):
         server, _ = transition.join(server_of(carry.state, carry.clocks), worker, now)
         valid = ~carry.clocks.alive[worker] & (carry.joins > 0)
         after = carry._replace(clocks=server.clocks, now=now, joins=carry.joins - 1)
-        nobody = policies.base.nobody(self.num_workers)
         broken = invariants.between_events(self.properties, server.clocks)
-        return after, broken, valid, nobody
+        return after, broken, valid, jnp.int32(0)
 
     def _decided(self, kind: str, carry, worker, now, arrived):
         """The state after a push or a departure, what it breaks, and what was done.
@@ -253,60 +310,3 @@ def _fits(policy: Policy, num_workers: int) -> None:
                 f"{where} must return a Decision whose release and restart are bool "
                 f"of shape ({num_workers},)."
             )
-
-
-class Layout:
-    """A pytree of small arrays as one row of int32, and back."""
-
-    def __init__(self, example: Any):
-        leaves, self._structure = jax.tree.flatten(example)
-        self._shapes = [(leaf.shape, leaf.dtype) for leaf in leaves]
-        for shape, dtype in self._shapes:
-            if dtype not in (jnp.bool_, jnp.int32, jnp.uint32, jnp.float32):
-                raise ValueError(
-                    f"verify: the rule's state holds {dtype} of shape {shape}; it may "
-                    "hold bool, int32, uint32 and float32."
-                )
-        sizes = [math.prod(shape) for shape, _ in self._shapes]
-        self._ends = np.cumsum(sizes)
-        self.width = int(self._ends[-1])
-        paths = jax.tree_util.tree_leaves_with_path(example)
-        self._places = {
-            jax.tree_util.keystr(path): slice(int(end) - size, int(end))
-            for (path, _), end, size in zip(paths, self._ends, sizes, strict=True)
-        }
-
-    def column(self, rows: np.ndarray, path: str) -> np.ndarray:
-        """The columns of an integer leaf, such as `".clocks.alive"`."""
-        return rows[..., self._places[path]]
-
-    def on_host(self, row: np.ndarray) -> Any:
-        """The pytree of a row, in NumPy."""
-        return jax.device_get(self.unpack(jnp.asarray(row)))
-
-    def pack(self, tree: Any) -> Int[Array, " W"]:
-        """One row; NaNs and zeros in one form each."""
-
-        def bits(leaf, dtype):
-            if dtype == jnp.float32:
-                leaf = jnp.where(jnp.isnan(leaf), jnp.nan, leaf + 0.0)
-                return jax.lax.bitcast_convert_type(leaf, jnp.int32)
-            return leaf.astype(jnp.int32)
-
-        leaves = jax.tree.leaves(tree)
-        flat = [
-            bits(jnp.asarray(leaf), dtype).ravel()
-            for leaf, (_, dtype) in zip(leaves, self._shapes, strict=True)
-        ]
-        return jnp.concatenate(flat)
-
-    def unpack(self, row: Int[Array, " W"]) -> Any:
-        """The pytree of a row."""
-        leaves = []
-        for part, (shape, dtype) in zip(
-            jnp.split(row, self._ends[:-1]), self._shapes, strict=True
-        ):
-            if dtype == jnp.float32:
-                part = jax.lax.bitcast_convert_type(part, jnp.float32)
-            leaves.append(part.reshape(shape).astype(dtype))
-        return jax.tree.unflatten(self._structure, leaves)

@@ -22,7 +22,8 @@ def _doubles(num_workers):
     )
 
 
-MAKERS = [tasks.quadratic, tasks.logistic, tasks.tridiagonal, tasks.digits, _doubles]
+MAKERS = [tasks.quadratic, tasks.logistic, tasks.tridiagonal, tasks.zero_chain]
+MAKERS += [tasks.digits, _doubles]
 
 
 @pytest.mark.parametrize("make", MAKERS, ids=lambda make: make.__name__.strip("_"))

@@ -36,6 +36,7 @@ def test_names_are_what_parse_knows():
         "quadratic",
         "tfds",
         "tridiagonal",
+        "zero_chain",
     )
 
 

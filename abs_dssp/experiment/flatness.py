@@ -1,0 +1,127 @@
+"""How far methods are from what no method can beat, on the chain where it is exact.
+
+On `tasks.zero_chain` a lower bound holds without a constant: `theory.discovery_time`.
+A method that is good for all worker times is as many times above it in one regime as in
+another: flat. How high that is tells what the method gives away everywhere.
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from abs_dssp import delays, optimizers, policies, replay, simulate, tasks, theory
+from abs_dssp.report.document import Table
+
+SMOOTHNESS = 152.0  # of the chain, by arXiv 1912.02365
+_TARGET = 1.0  # squared gradient norm that only a whole chain goes below
+_POINTS = 1000  # evaluations of a run
+
+
+@dataclasses.dataclass(frozen=True)
+class Contest:
+    """One chain, N workers, and how much is tried."""
+
+    num_workers: int = 32
+    length: int = 20
+    probability: float = 0.1
+    steps: tuple[float, ...] = (1, 2, 4, 8, 16)  # in units of 1 / L
+    seeds: int = 3
+    max_pushes: int = 100_000
+
+    def methods(self) -> dict[str, tuple[str, str]]:
+        """Policy and aggregate by label; batches of 3 / p show something mostly."""
+        n, batch = self.num_workers, math.ceil(3 / self.probability)
+        return {
+            "BSP": ("bsp()", "mean"),
+            "ASP": ("asp()", "mean"),
+            f"m-sync, m = {n // 2}": (f"m_sync(m={n // 2})", "mean"),
+            "DSSP, 3 to 15": ("dssp()", "mean"),
+            f"ABS, K0 = {n // 2}": (f"abs(k0={n // 2})", "mean"),
+            f"Rennala, S = {batch}": (f"rennala(batch_size={batch})", "mean"),
+            f"K-batch-sync, K = {batch}": (f"k_batch_sync(k={batch})", "mean"),
+            f"Ringmaster, R = {batch}": (f"ringmaster(threshold={batch})", "mean"),
+            "abs_dssp": (f"abs_dssp(noise={batch})", "mean"),
+        }
+
+    def regimes(self) -> dict[str, np.ndarray]:
+        """Seconds per gradient, (N,), by label."""
+        index = np.arange(1.0, self.num_workers + 1)
+        return {
+            "equal": np.ones(self.num_workers),
+            "sqrt(i)": np.sqrt(index),
+            "i": index,
+            "one straggler, 100 x": np.append(np.ones(self.num_workers - 1), 100.0),
+        }
+
+
+def over_bound(contest: Contest, method: tuple[str, str], times: np.ndarray) -> float:
+    """Mean time to the end of the chain over the bound, at the best of the steps.
+
+    Args:
+      contest: chain and sizes.
+      method: policy and aggregate.
+      times: h_i, (N,) seconds per gradient.
+
+    Returns:
+      The ratio; inf where no step gets there with every seed.
+    """
+    n = contest.num_workers
+    task = tasks.zero_chain(n, length=contest.length, probability=contest.probability)
+    policy = policies.parse(method[0], n)
+    trace = simulate.schedule(policy, delays.constant(times), contest.max_pushes)
+    means = [
+        np.mean(_seconds(contest, task, trace, method[1], step / SMOOTHNESS))
+        for step in contest.steps
+    ]
+    bound = theory.discovery_time(times, contest.probability, contest.length)
+    return float(min(means)) / bound
+
+
+def table(contest: Contest, found: Mapping[str, Sequence[float]]) -> Table:
+    """One row per method.
+
+    Args:
+      contest: chain and sizes.
+      found: `over_bound` of every regime, by the method's label.
+    """
+    regimes = contest.regimes()
+    bounds = [
+        theory.discovery_time(times, contest.probability, contest.length)
+        for times in regimes.values()
+    ]
+    rows = [["the bound, in seconds", *(f"{bound:.1f}" for bound in bounds), ""]]
+    for label, ratios in found.items():
+        shown = [f"{ratio:.1f}" if math.isfinite(ratio) else "-" for ratio in ratios]
+        flat = max(ratios) / min(ratios)
+        rows.append([label, *shown, f"{flat:.1f}" if math.isfinite(flat) else "-"])
+    return Table(
+        f"Time to the end of the chain over the bound, p = {contest.probability:g}; "
+        f"{contest.num_workers} workers, {contest.length} coordinates, mean of "
+        f"{contest.seeds} runs at the best of the same {len(contest.steps)} steps. "
+        "`-`: not within the pushes that were allowed.",
+        ["", *regimes, "largest / least"],
+        rows,
+    )
+
+
+def _seconds(contest, task, trace, aggregate, rate) -> Sequence[float]:
+    """When each seed is at the end; inf for those that do not get there."""
+    found = []
+    for seed in range(contest.seeds):
+        made = replay.replay(
+            task,
+            optimizers.sgd(rate),
+            trace,
+            seed,
+            aggregate=aggregate,
+            eval_every_commits=max(1, trace.commits // _POINTS),
+        )
+        norms = made.history.column("gradient_norm_squared")
+        done = np.flatnonzero(norms <= _TARGET)
+        seconds = made.history.column("seconds")
+        found.append(float(seconds[done[0]]) if done.size else math.inf)
+        if not done.size:
+            break
+    return found
