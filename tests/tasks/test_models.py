@@ -123,7 +123,7 @@ def test_only_the_resnet_keeps_statistics_two_per_channel():
 
 
 def test_option_a_shortcuts_subsample_and_pad_with_zeros():
-    block = models.Block(channels=4, stride=2, shortcuts="A")
+    block = models.Block(channels=4, stride=2, shortcuts="A", norm="batch")
     x = np.random.default_rng(0).random((2, 6, 6, 2), np.float32)
     shapes = jax.eval_shape(lambda key: block.init(key, x, False), jax.random.key(1))
     # With zeros for all variables the residual branch is 0.
