@@ -51,8 +51,8 @@ THE_SEVEN = [
            "an estimate that helps", "progress", num_workers=3),
 ]  # fmt: skip
 
-OTHERS = [
-    # Remainders.
+# Remainders, and single numbers.
+REMAINDERS = [
     Hidden("clock_12_of_13", not_released(lambda c, w: c.clock[w] % 13 == 12),
            "deadlock", "a shift of clocks", length=24, deaths=0),
     Hidden("sum_of_clocks", weighs_nan(lambda c, w: jnp.sum(c.clock) % 11 == 10),
@@ -90,7 +90,10 @@ OTHERS = [
            "shifts of other states", length=12),
     Hidden("one_state", weighs_nan(hidden.one_state, "ssp(s=1)"), "weight",
            "shifts of other states", length=12, num_workers=3, deaths=0),
-    # What is far.
+]  # fmt: skip
+
+# What is far.
+FAR = [
     Hidden("lead_20", weighs_nan(lambda c, w: policies.gap(c)[w] == 20),
            "weight", "leads from 16 on", length=20),
     Hidden("stale_20", weighs_nan(lambda c, w: c.version - c.pulled[w] == 20),
@@ -100,7 +103,10 @@ OTHERS = [
            "weight", "pushes pending from 16 on", length=21),
     Hidden("seconds_100", weighs_nan(lambda c, w: seconds(c, w) > 100),
            "weight", "ages from 32 s on", "schedule"),
-    # The dead, and who comes back.
+]  # fmt: skip
+
+# The dead, and who comes back.
+MEMBERS = [
     Hidden("waits_for_the_dead_clock", hidden.waits_for_the_dead_clock, "deadlock",
            "clocks of the dead"),
     Hidden("on_leave_at_9", hidden.forgets_who_waits_on_leave, "deadlock",
@@ -110,7 +116,10 @@ OTHERS = [
     Hidden("after_two_deaths",
            weighs_nan(lambda c, w: jnp.sum(c.alive) == 1),
            "weight", "one death", length=3, num_workers=3, deaths=2),
-    # Estimates and intervals.
+]  # fmt: skip
+
+# Estimates and intervals.
+ADVERSARY = [
     Hidden("loss_below_a_tenth",
            weighs_nan(lambda c, w: (c.loss > 0) & (c.loss < 0.1)),
            "weight", "losses 1, 1/4 and 0", "schedule"),
@@ -138,14 +147,20 @@ OTHERS = [
            weighs_nan(lambda c, w: seconds(c, w) > 17 * seconds(c, 1 - w)),
            "weight", "ratios below 17", deaths=0,
            properties=ALONE),
-    # Orders that are fair.
+]  # fmt: skip
+
+# Orders that are fair.
+ORDERS = [
     Hidden("twice_in_a_row", hidden.twice_in_a_row, "livelock",
            "an order that helps", "progress"),
     Hidden("cancels_the_others", hidden.cancels_the_others, "livelock",
            "an order that helps", "progress", deaths=0),
     Hidden("released_by_two_in_a_row", hidden.released_by_two_in_a_row, "left waiting",
            "an order that helps", "progress", num_workers=3, deaths=0),
-    # The other kinds, at one version in ten.
+]  # fmt: skip
+
+# The other kinds of properties, at one version in ten.
+KINDS = [
     Hidden("dead_at_9",
            at_a_version({"release": lambda c, w: ~c.alive | pusher(c, w)}),
            "dead", "a shift of versions", length=11),
@@ -193,6 +208,9 @@ OTHERS = [
            at_a_version({"weight": lambda c, w: jnp.float32(-1)}),
            "weight", "a shift of versions", length=10),
 ]  # fmt: skip
+
+OTHERS = (REMAINDERS, FAR, MEMBERS, ADVERSARY, ORDERS, KINDS)
+ALL = [*THE_SEVEN, *(each for section in OTHERS for each in section)]
 
 
 class Unseen(NamedTuple):
