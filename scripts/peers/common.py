@@ -7,6 +7,7 @@ w -= rate * push, and a pull of the new vector. It prints one line of JSON; exit
 
 import argparse
 import json
+import socket
 import statistics
 import time
 
@@ -19,6 +20,21 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--seconds", type=float, default=3.0)
     return parser.parse_args()
+
+
+def parameter_server(workers: int) -> dict[str, str]:
+    """The environment in which MXNet's scheduler, one server and the workers meet."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    return {
+        "DMLC_PS_ROOT_URI": "127.0.0.1",
+        "DMLC_PS_ROOT_PORT": str(port),
+        "DMLC_NUM_SERVER": "1",
+        "DMLC_NUM_WORKER": str(workers),
+        "DMLC_NODE_HOST": "127.0.0.1",
+        "DMLC_INTERFACE": "lo",
+    }
 
 
 def loop(round_trip, seconds: float) -> list[float]:

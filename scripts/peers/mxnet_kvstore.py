@@ -5,7 +5,6 @@ Its wheel needs an environment of its own: pip install mxnet==1.9.1 "numpy<1.24"
 
 import json
 import os
-import socket
 import subprocess
 import sys
 
@@ -46,17 +45,7 @@ def main() -> None:
         return
     if subprocess.run([sys.executable, "-c", _CHECK], capture_output=True).returncode:
         sys.exit(2)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    shared = {
-        "DMLC_PS_ROOT_URI": "127.0.0.1",
-        "DMLC_PS_ROOT_PORT": str(port),
-        "DMLC_NUM_SERVER": "1",
-        "DMLC_NUM_WORKER": str(given.workers),
-        "DMLC_NODE_HOST": "127.0.0.1",
-        "DMLC_INTERFACE": "lo",
-    }
+    shared = common.parameter_server(given.workers)
 
     def start(role: str, command: list[str]) -> subprocess.Popen:
         variables = os.environ | shared | {"DMLC_ROLE": role}
