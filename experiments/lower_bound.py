@@ -46,9 +46,9 @@ def main(argv):
             max_pushes=_LIMIT.value,
         )
         found = {}
-        for label, method in contest.methods().items():
+        for label, policy in contest.methods().items():
             ratios = [
-                flatness.over_bound(contest, method, times)
+                flatness.over_bound(contest, policy, times)
                 for times in contest.regimes().values()
             ]
             found[label] = ratios

@@ -9,7 +9,7 @@ import numpy as np
 
 from abs_dssp import delays, literals, policies, simulate, theory, traces, whatif
 from abs_dssp.delays import Delays
-from abs_dssp.experiment import methods, optimality
+from abs_dssp.experiment import methods
 from abs_dssp.experiment.methods import Method
 from abs_dssp.traces import Trace
 
@@ -61,7 +61,7 @@ def advise(method: Method, trace: Trace, ratio: float) -> Advice:
     if trace.commits < 2:
         return Advice(method, math.inf, 0.0, 0.0, "it never commits twice")
     # With L = eps = 1 the variance of a gradient is R.
-    step = optimality.with_its_steps(method).step(trace, 1.0, ratio, 1.0)
+    step = method.step(trace, 1.0, ratio, 1.0)
     rate = trace.commits / trace.seconds
     seconds = 1 / (rate * step.effective)
     return Advice(method, seconds, rate, step.effective, _reason(trace, step))

@@ -12,9 +12,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from abs_dssp import delays, optimizers, policies, replay, simulate, tasks, theory
+from abs_dssp.experiment import optimality
 from abs_dssp.report.document import Table
 
-SMOOTHNESS = 152.0  # of the chain, by arXiv 1912.02365
+_SMOOTHNESS = 152.0  # of the chain, by arXiv 1912.02365
 _TARGET = 1.0  # squared gradient norm that only a whole chain goes below
 _POINTS = 1000  # evaluations of a run
 
@@ -30,38 +31,32 @@ class Contest:
     seeds: int = 3
     max_pushes: int = 100_000
 
-    def methods(self) -> dict[str, tuple[str, str]]:
-        """Policy and aggregate by label; batches of 3 / p show something mostly."""
+    def methods(self) -> dict[str, str]:
+        """Policies by label; a batch of 3 / p shows something nearly always."""
         n, batch = self.num_workers, math.ceil(3 / self.probability)
         return {
-            "BSP": ("bsp()", "mean"),
-            "ASP": ("asp()", "mean"),
-            f"m-sync, m = {n // 2}": (f"m_sync(m={n // 2})", "mean"),
-            "DSSP, 3 to 15": ("dssp()", "mean"),
-            f"ABS, K0 = {n // 2}": (f"abs(k0={n // 2})", "mean"),
-            f"Rennala, S = {batch}": (f"rennala(batch_size={batch})", "mean"),
-            f"K-batch-sync, K = {batch}": (f"k_batch_sync(k={batch})", "mean"),
-            f"Ringmaster, R = {batch}": (f"ringmaster(threshold={batch})", "mean"),
-            "abs_dssp": (f"abs_dssp(noise={batch})", "mean"),
+            "BSP": "bsp()",
+            "ASP": "asp()",
+            f"m-sync, m = {n // 2}": f"m_sync(m={n // 2})",
+            "DSSP, 3 to 15": "dssp()",
+            f"ABS, K0 = {n // 2}": f"abs(k0={n // 2})",
+            f"Rennala, S = {batch}": f"rennala(batch_size={batch})",
+            f"K-batch-sync, K = {batch}": f"k_batch_sync(k={batch})",
+            f"Ringmaster, R = {batch}": f"ringmaster(threshold={batch})",
+            "abs_dssp": f"abs_dssp(noise={batch})",
         }
 
     def regimes(self) -> dict[str, np.ndarray]:
         """Seconds per gradient, (N,), by label."""
-        index = np.arange(1.0, self.num_workers + 1)
-        return {
-            "equal": np.ones(self.num_workers),
-            "sqrt(i)": np.sqrt(index),
-            "i": index,
-            "one straggler, 100 x": np.append(np.ones(self.num_workers - 1), 100.0),
-        }
+        return optimality.fixed_times(self.num_workers)
 
 
-def over_bound(contest: Contest, method: tuple[str, str], times: np.ndarray) -> float:
+def over_bound(contest: Contest, text: str, times: np.ndarray) -> float:
     """Mean time to the end of the chain over the bound, at the best of the steps.
 
     Args:
       contest: chain and sizes.
-      method: policy and aggregate.
+      text: of the policy; commits take the mean of their pushes.
       times: h_i, (N,) seconds per gradient.
 
     Returns:
@@ -69,10 +64,10 @@ def over_bound(contest: Contest, method: tuple[str, str], times: np.ndarray) -> 
     """
     n = contest.num_workers
     task = tasks.zero_chain(n, length=contest.length, probability=contest.probability)
-    policy = policies.parse(method[0], n)
+    policy = policies.parse(text, n)
     trace = simulate.schedule(policy, delays.constant(times), contest.max_pushes)
     means = [
-        np.mean(_seconds(contest, task, trace, method[1], step / SMOOTHNESS))
+        np.mean(_seconds(contest, task, trace, step / _SMOOTHNESS))
         for step in contest.steps
     ]
     bound = theory.discovery_time(times, contest.probability, contest.length)
@@ -106,7 +101,7 @@ def table(contest: Contest, found: Mapping[str, Sequence[float]]) -> Table:
     )
 
 
-def _seconds(contest, task, trace, aggregate, rate) -> Sequence[float]:
+def _seconds(contest, task, trace, rate) -> Sequence[float]:
     """When each seed is at the end; inf for those that do not get there."""
     found = []
     for seed in range(contest.seeds):
@@ -115,7 +110,6 @@ def _seconds(contest, task, trace, aggregate, rate) -> Sequence[float]:
             optimizers.sgd(rate),
             trace,
             seed,
-            aggregate=aggregate,
             eval_every_commits=max(1, trace.commits // _POINTS),
         )
         norms = made.history.column("gradient_norm_squared")

@@ -25,8 +25,8 @@ class Method:
     label: str
     text: str  # for policies.parse
     aggregate: str = "mean"
-    # The constants of a trace that Theorem A is given.
-    schedule_of: Callable[[Trace], theory.Schedule] = theory.schedule_of
+    # The constants of a trace that Theorem A is given, by the trace and `aggregate`.
+    schedule_of: Callable[[Trace, str], theory.Schedule] = theory.schedule_of
     weights_are_steps: bool = False  # in units of 1 / L
 
     def step(
@@ -40,7 +40,7 @@ class Method:
           variance: sigma^2 of a gradient of one batch.
           target: eps, of the squared gradient norm.
         """
-        schedule = self.schedule_of(trace)
+        schedule = self.schedule_of(trace, self.aggregate)
         weight = float(trace.weight.sum()) / max(trace.commits, 1)  # of a commit
         if self.weights_are_steps:
             return Step(1 / smoothness, weight / smoothness, schedule)
@@ -95,11 +95,12 @@ def recommended(n: int, ratio: float) -> list[Method]:
     ]
 
 
-def _of_workers(trace: Trace) -> theory.Schedule:
+def _of_workers(trace: Trace, aggregate: str) -> theory.Schedule:
     """Commits that average over workers the means of each worker's B_i pushes.
 
     The noise of such a commit is that of one gradient times sum 1 / B_i over N^2.
     """
+    del aggregate
     rounds = np.cumsum(trace.committed) - trace.committed
     used = trace.accepted & (rounds < trace.commits)
     count = np.zeros((trace.commits, trace.num_workers))
@@ -109,13 +110,15 @@ def _of_workers(trace: Trace) -> theory.Schedule:
     return theory.Schedule(kappa, 0.0, 0.0, 1 / kappa)
 
 
-def _table(trace: Trace) -> theory.Schedule:
+def _table(trace: Trace, aggregate: str) -> theory.Schedule:
     """Ringleader's N commits of a round share the noise of N gradients, which were
     computed from versions up to 2 N - 2 older."""
+    del aggregate
     return theory.Schedule(1.0, 2.0 * trace.num_workers - 2, float(trace.num_workers))
 
 
-def _by_concurrency(trace: Trace) -> theory.Schedule:
+def _by_concurrency(trace: Trace, aggregate: str) -> theory.Schedule:
     """Steps that fall with the delay, as if no delay exceeded the concurrency."""
+    del aggregate
     own, n = theory.schedule_of(trace), float(trace.num_workers)
     return own._replace(tau_max=min(own.tau_max, n), tau_bar=n - 1)

@@ -1,7 +1,6 @@
 """How long a method takes to a target on a known problem, at its recommended step."""
 
 import dataclasses
-import functools
 import json
 import math
 from collections.abc import Callable, Sequence
@@ -68,19 +67,23 @@ class Outcome:
 
 def regimes(n: int) -> list[Regime]:
     """Worker times of all kinds; the fastest worker needs about a second."""
+    return [
+        *(_fixed(label, times) for label, times in fixed_times(n).items()),
+        Regime("exponential", lambda n: delays.exponential(1.0, n), np.ones),
+        Regime("heavy-tailed", _heavy_tailed, lambda n: np.full(n, 1.2)),
+        Regime("slow, then fast", _turning, np.ones),
+    ]
+
+
+def fixed_times(n: int) -> dict[str, np.ndarray]:
+    """Seconds per gradient of N workers, (N,), of the regimes without chance."""
     index = np.arange(1.0, n + 1)
-    fixed = {
+    return {
         "equal": np.ones(n),
         "sqrt(i)": np.sqrt(index),
         "i": index,
         "one straggler, 100 x": np.append(np.ones(n - 1), 100.0),
     }
-    return [
-        *(_fixed(label, times) for label, times in fixed.items()),
-        Regime("exponential", lambda n: delays.exponential(1.0, n), np.ones),
-        Regime("heavy-tailed", _heavy_tailed, lambda n: np.full(n, 1.2)),
-        Regime("slow, then fast", _turning, np.ones),
-    ]
 
 
 def _fixed(label: str, times: np.ndarray) -> Regime:
@@ -144,17 +147,6 @@ def _problem(label, make, ratio: float, target: float) -> Problem:
     return Problem(label, make, ratio, gap, target, max(count, 1))
 
 
-def with_its_steps(method: Method) -> Method:
-    """The method, with the constants of steps that vary where its commits sum.
-
-    Equal steps are what a mean makes; a sum moves in proportion to a commit's weight.
-    """
-    if method.aggregate != "sum" or method.schedule_of is not theory.schedule_of:
-        return method
-    own = functools.partial(theory.schedule_of, aggregate="sum")
-    return dataclasses.replace(method, schedule_of=own)
-
-
 def compete(
     method: Method, regime: Regime, problem: Problem, limits: Limits
 ) -> Outcome:
@@ -166,7 +158,6 @@ def compete(
       problem: objective and target.
       limits: workers, seeds, and pushes at most.
     """
-    method = with_its_steps(method)
     task = problem.task(limits.num_workers)
     policy = policies.parse(method.text, limits.num_workers)
     model = regime.model(limits.num_workers)

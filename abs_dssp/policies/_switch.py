@@ -110,8 +110,7 @@ def _common(first: base.Policy, then: base.Policy) -> base.Properties:
         restarts=one.restarts or other.restarts,
         reads_loss=one.reads_loss or other.reads_loss if known else None,
         aggregate=one.aggregate if one.aggregate == other.aggregate else "mean",
-        # "any", "slow", "": the weakest of the two comes first.
-        starves=min(one.starves, other.starves, key=("any", "slow", "").index),
+        starves=max(one.starves, other.starves, key=base.STARVES.index),
     )
 
 

@@ -44,6 +44,11 @@ class Decision(NamedTuple):
     restart: Bool[Array, " N"]  # these drop their computation and start again
 
 
+# "" nobody's, "slow" what takes too long (in seconds, so that there may be no commit
+# either), "any" some worker's: each promises less than the one before.
+STARVES = ("", "slow", "any")
+
+
 class Properties(NamedTuple):
     """What a rule guarantees for every order of events, as numbers.
 
@@ -80,8 +85,7 @@ class Properties(NamedTuple):
     never_rises: tuple[str, ...] = ()
     # Field of the rule's state that is the number of pushes in a commit.
     commit_field: str = ""
-    # Whose pushes may all be discarded, on purpose: "" nobody's, "slow" what takes too
-    # long (in seconds, so that there may be no commit either), "any" some worker's.
+    # Whose pushes may all be discarded, on purpose; one of STARVES.
     starves: str = ""
 
     def after_joins(self, joins: int) -> "Properties":

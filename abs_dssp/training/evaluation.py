@@ -77,7 +77,8 @@ def points(
     found: dict[tuple[int, float], None] = {(0, 0.0): None}
     if (every := config.every_commits) is not None:
         made = np.cumsum(trace.committed)
-        wanted = made % every == 0 if isinstance(every, int) else np.isin(made, every)
+        one = np.ndim(every) == 0
+        wanted = made % every == 0 if one else np.isin(made, every)
         rows = np.flatnonzero(trace.committed & wanted)
         found.update({(int(r) + 1, float(trace.time[r])): None for r in rows})
     if config.every_seconds is not None:

@@ -38,7 +38,6 @@ KINDS = {
     "left waiting": "While every computation ends in a push at last, whoever waits is "
     "released at last.",
 }
-STARVES = ("", "slow", "any")  # what a rule may state
 
 LASTING = 24  # pushes for which a broken property is followed without any reduction
 
@@ -52,7 +51,7 @@ class Graph(NamedTuple):
     waiting: np.ndarray  # bool (S, N), of the living
     moves: Sequence[Any]  # the P pushes: by worker, then interval, then loss
     goals: Any  # what the bits mean: `step.Goals`
-    starves: str  # one of STARVES
+    starves: str  # one of `policies.base.STARVES`
 
 
 class Finding(NamedTuple):

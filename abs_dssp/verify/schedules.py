@@ -15,7 +15,7 @@ from abs_dssp.verify.step import CHUNK, ODD, PLAIN, Action, Alphabet, Steps
 GAPS = np.array([*PLAIN.gaps, *ODD.gaps], np.float32)
 LOSSES = np.array(
     [*PLAIN.losses, *ODD.losses, -1.0, 1e-3, 1e6, np.inf], np.float32
-)  # the first ones may be seen together with others only
+)  # beside the searches' estimates some that none of them has
 
 
 class Runs(NamedTuple):

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from abs_dssp import policies
 from abs_dssp.policies import Policy, Properties
+from abs_dssp.policies.base import STARVES
 from abs_dssp.verify import counterexample, progress, schedules
 from abs_dssp.verify._properties import properties as stated_properties
 from abs_dssp.verify.abstraction import NEAR
@@ -229,8 +230,8 @@ def _check_properties(properties: Properties, policy: Policy, text: str) -> None
                 f"verify: the properties of {text} name {name!r}, which is no field of "
                 "its state."
             )
-    if properties.starves not in progress.STARVES:
-        known = ", ".join(map(repr, progress.STARVES))
+    if properties.starves not in STARVES:
+        known = ", ".join(map(repr, STARVES))
         raise ValueError(
             f"verify: the properties of {text} must state that it starves one of "
             f"{known}, got {properties.starves!r}."

@@ -1,8 +1,10 @@
-"""A module of the theory with one piece of its text replaced."""
+"""The theory with one piece of its text replaced, and what must notice it."""
 
 import ast
 import inspect
 import types
+
+import pytest
 
 
 def mutated(module, function: str, old: str, new: str) -> types.ModuleType:
@@ -25,3 +27,12 @@ def mutated(module, function: str, old: str, new: str) -> types.ModuleType:
     made = types.ModuleType(f"{module.__name__}_mutant")
     exec(compile(changed, made.__name__, "exec"), made.__dict__)
     return made
+
+
+def parametrised(mutants):
+    """Every mutant of `(function, old, (new, ...), check)`, as one case each."""
+    return pytest.mark.parametrize(
+        ("function", "old", "new", "check"),
+        [(*row[:2], new, row[3]) for row in mutants for new in row[2]],
+        ids=lambda value: getattr(value, "__name__", str(value)),
+    )

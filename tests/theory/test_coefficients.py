@@ -15,7 +15,7 @@ import derivation
 import known_problems as known
 import numpy as np
 import pytest
-from mutations import mutated
+from mutations import mutated, parametrised
 from test_mutants import catches
 
 from abs_dssp import delays, policies, simulate, theory
@@ -335,10 +335,6 @@ MUTANTS = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("function", "old", "new", "check"),
-    [(*row[:2], new, row[3]) for row in MUTANTS for new in row[2]],
-    ids=lambda value: getattr(value, "__name__", str(value)),
-)
+@parametrised(MUTANTS)
 def test_a_wrong_coefficient_is_noticed(function, old, new, check):
     catches(check, convergence, mutated(convergence, function, old, new))
