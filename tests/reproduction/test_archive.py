@@ -4,24 +4,11 @@ import dataclasses
 import lzma
 
 import pytest
+from small_run import RUN
 
 from abs_dssp.experiment.reproduction import archive
 from abs_dssp.experiment.reproduction.runs import Runner, load
-from abs_dssp.experiment.run import Run
 
-RUN = Run(
-    policy="asp()",
-    task="digits",
-    model="mlp(hidden=[8])",
-    workers=2,
-    delays="constant(seconds=[1.0,1.5])",
-    batch_size=16,
-    learning_rate=0.1,
-    epochs=1,
-    eval_seconds=10.0,
-    limit_train=160,
-    limit_test=50,
-)
 SAME = dataclasses.replace(RUN, policy="ssp(s=100)")  # one trace
 
 

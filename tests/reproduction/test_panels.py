@@ -30,13 +30,13 @@ def _curve(label, *histories):
 def test_curves_that_coincide_are_one_line_with_both_names():
     same, other = _history(0.1, 0.5, 0.8), _history(0.1, 0.4, 0.7)
     drawn = _lines(_curve("ASP", same), _curve("BSP", other), _curve("DSSP", same))
-    assert set(drawn) == {"ASP, DSSP", "BSP"}
+    assert set(drawn) == {"ASP; DSSP", "BSP"}
 
 
 def test_curves_that_would_hide_each_other_are_one_line():
     near, far = _history(0.1, 0.501, 0.8), _history(0.1, 0.51, 0.8)
     drawn = _lines(*map(_curve, "abc", (_history(0.1, 0.5, 0.8), near, far)))
-    assert set(drawn) == {"a, b", "c"}
+    assert set(drawn) == {"a; b", "c"}
     longer = _history(0.1, 0.5, 0.8, 0.8)  # goes on where the other has ended
     assert len(_lines(_curve("a", near), _curve("b", longer))) == 2
 
@@ -44,6 +44,19 @@ def test_curves_that_would_hide_each_other_are_one_line():
 def test_who_has_no_line_has_no_name():
     drawn = _lines(_curve("ASP", _history(0.1, 0.5)), _curve("diverged", _history()))
     assert set(drawn) == {"ASP"}
+
+
+def test_a_linear_axis_shows_where_methods_differ():
+    """It begins below the lowest line of those that reach a tenth of the axis."""
+    slow = _history(0.1, 0.5, *[0.6] * 19)
+    fast, short = _history(0.1, 0.7, *[0.8] * 19), _history(0.1, 0.4)
+    with style.figure() as plt:
+        _, axes = plt.subplots()
+        curves = [_curve("slow", slow), _curve("fast", fast), _curve("short", short)]
+        panels._draw(axes, panels.Panel("title", curves), 0, False)
+        low, high = axes.get_ylim()
+        plt.close("all")
+    assert low == pytest.approx(0.6 - 0.05 * 0.2) and high > 0.8
 
 
 def test_a_logarithmic_axis_begins_at_the_first_round():

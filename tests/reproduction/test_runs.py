@@ -10,28 +10,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from small_run import RUN
 
 from abs_dssp import delays, optimizers, policies, simulate, tasks
 from abs_dssp.experiment import statistics
 from abs_dssp.experiment.reproduction import runs, scales, study
 from abs_dssp.experiment.reproduction.runs import Runner, load
-from abs_dssp.experiment.run import Run
 from abs_dssp.report import document
 from abs_dssp.training.evaluation import History
-
-RUN = Run(
-    policy="asp()",
-    task="digits",
-    model="mlp(hidden=[8])",
-    workers=2,
-    delays="constant(seconds=[1.0,1.5])",
-    batch_size=16,
-    learning_rate=0.1,
-    epochs=1,
-    eval_seconds=10.0,
-    limit_train=320,
-    limit_test=50,
-)
 
 
 @pytest.fixture(scope="module")
@@ -237,7 +223,7 @@ _ENDLESS = """
 import dataclasses, sys
 from pathlib import Path
 from abs_dssp.experiment.reproduction.runs import Runner
-from tests.reproduction.test_runs import RUN
+from small_run import RUN
 
 if __name__ == "__main__":
     run = dataclasses.replace(RUN, epochs=100_000)
@@ -249,7 +235,7 @@ if __name__ == "__main__":
 def test_processes_end_when_their_parent_is_killed(tmp_path):
     script = tmp_path / "endless.py"
     script.write_text(_ENDLESS)
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent)}
     parent = subprocess.Popen(
         [sys.executable, script, tmp_path], env=environment, stderr=subprocess.DEVNULL
     )

@@ -72,7 +72,7 @@ def build(context: Context) -> Section:
         "Drops of the ResNets' step size count updates at the server, and pushes are "
         "averaged in a round, as MXNet's Module does both; docs/mxnet.md shows it.",
         *tables,
-        _picture(trained.made, folder),
+        _picture(trained.made, context.scale.ssp, folder),
         _variants_picture(trained.made, trained.variants, folder),
     ]
     targets = {name: p.targets[0] for name, p in context.scale.problems.items()}
@@ -207,7 +207,9 @@ def _accuracies(trained: Trained, network: str, longer: float) -> Table:
     return Table(caption, ["method", "end (s)", "accuracy"], rows)
 
 
-def _picture(made: dict[str, Outcomes], folder: Path) -> Picture:
+def _picture(
+    made: dict[str, Outcomes], thresholds: Sequence[int], folder: Path
+) -> Picture:
     top, bottom = [], []
     dashed, dotted = look(2, linestyle=(0, (5, 1.5))), look(1, linestyle=(0, (1, 1)))
     for network, title in TITLES.items():
@@ -224,9 +226,10 @@ def _picture(made: dict[str, Outcomes], folder: Path) -> Picture:
         narrow = [dataclasses.replace(line, band=False) for line in shades]
         bottom.append(Panel(title, [*narrow, lines[2]]))
     path = panels.save([*top, *bottom], folder / "figure3.png", columns=3)
+    shown = ", ".join(map(str, thresholds))
     return Picture(
         path,
-        "Figure 3. Top: BSP, ASP, SSP averaged over s = 3...15, DSSP(3, 15). Bottom: "
+        f"Figure 3. Top: BSP, ASP, SSP averaged over s = {shown}, DSSP(3, 15). Bottom: "
         "every s beside DSSP. Learning-rate drops of the ResNets count updates at the "
         "server. Bands: one deviation over seeds, below of DSSP alone. Where the stale "
         "paradigms' schedules are equal, one line stands for them.",

@@ -206,7 +206,7 @@ def _picture(made: dict[str, Outcomes], ratio: float, folder: Path) -> Picture:
     for kind, outcomes in made.items():
         title = "tuned step sizes" if kind == "tuned" else TITLES[kind].split(",")[0]
         shown.append(Panel(title, panels.curves(outcomes, list(LOOKS.values()))))
-    path = panels.save(shown, folder / "figure4.png", columns=3)
+    path = panels.save(shown, folder / "figure4.png", columns=len(shown))
     return Picture(
         path,
         f"Figure 4: two workers, speed ratio {ratio:g}; the schedule's clock "

@@ -11,11 +11,11 @@ from abs_dssp.experiment.reproduction import dssp_fig3_claims as claims
 from abs_dssp.experiment.reproduction import panels, papers, study
 from abs_dssp.experiment.reproduction.panels import Panel
 from abs_dssp.experiment.reproduction.study import Context, Outcomes, finals
+from abs_dssp.experiment.reproduction.timing import WORKERS
 from abs_dssp.experiment.run import Run
 from abs_dssp.experiment.statistics import spread
 from abs_dssp.report.document import Claim, Part, Picture, Section, Table
 
-WORKERS = 4
 _PROBLEM = "table1"
 _TIMES = "lognormal(median=1.0,sigma=0.05)"
 _PAPER = "0.656 to 0.672 against 0.660 and 0.663"
@@ -60,14 +60,8 @@ def build(context: Context) -> Section:
 
 def _runs(context: Context, momentum: float) -> dict[str, Run]:
     problem = context.scale.problems[_PROBLEM]
-    run = problem.run(
-        workers=WORKERS,
-        delays=_TIMES,
-        eval_seconds=None,
-        evaluations=context.scale.evaluations,
-        drops=study.epoch_drops(problem),
-        momentum=momentum,
-    )
+    drops = study.epoch_drops(problem)
+    run = study.freely(context, problem, _TIMES, drops=drops, momentum=momentum)
     return study.under(run, METHODS)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from abs_dssp import delays, policies, simulate
 from abs_dssp.experiment import verdicts
 from abs_dssp.experiment.reproduction import papers
-from abs_dssp.experiment.reproduction.panels import look
+from abs_dssp.experiment.reproduction.panels import look, together_named
 from abs_dssp.experiment.reproduction.study import Context
 from abs_dssp.report import style
 from abs_dssp.report.document import Claim, Part, Picture, Table
@@ -135,17 +135,22 @@ def _jitter_picture(relative, folder: Path) -> Picture:
     with style.figure() as plt:
         figure, axes = plt.subplots(figsize=(4.4, 3.2))
         x = np.arange(len(_JITTERS))
+        by_line: dict[bytes, list[str]] = {}  # a line that hides another stands for it
         for name in _SHOWN:
             values = np.array(list(relative[name].values()))
-            look, median = LOOKS[name], np.median(values, axis=1)
-            axes.plot(x, median, "o", label=name, markersize=3, **look)
+            by_line.setdefault(values.round(2).tobytes(), []).append(name)
+        for names in by_line.values():
+            values = np.array(list(relative[names[0]].values()))
+            look, median = LOOKS[names[0]], np.median(values, axis=1)
+            label = together_named(names)
+            axes.plot(x, median, "o", label=label, markersize=3, **look)
             band = {"alpha": 0.12, "color": look["color"], "linewidth": 0}
             axes.fill_between(x, values.min(axis=1), values.max(axis=1), **band)
         axes.axhline(1.0, color="0.5", linewidth=0.7, linestyle=":")
         axes.set_xticks(x, [f"{100 * jitter:g}" for jitter in _JITTERS])
         axes.set_xlabel("timing jitter (%)")
         axes.set_ylabel("time / ASP's time")
-        figure.legend(loc="outside lower center", ncols=4)
+        figure.legend(loc="outside lower center", ncols=2)
         path = style.save(figure, folder / "fragility.png")
     return Picture(path, "Time relative to ASP by timing jitter; bands: all seeds.")
 

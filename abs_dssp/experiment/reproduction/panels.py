@@ -113,11 +113,21 @@ def save(panels: Sequence[Panel], path: Path, columns: int = 2) -> Path:
                 ):
                     handles.setdefault(label, handle)
             look = {"columnspacing": 1.0, "handlelength": 1.8}
-            look["ncols"] = min(len(handles), 7 if columns > 2 else 4)
+            look["ncols"] = min(len(handles), 7 if columns > 2 else 5)
             part.legend(
                 handles.values(), handles.keys(), loc="outside lower center", **look
             )
         return style.save(figure, path)
+
+
+def together_named(labels: Sequence[str]) -> str:
+    """The label of a line that stands for several.
+
+    Example:
+      >>> together_named(["a", "b"]), together_named(["s = 3", "s = 4", "s = 5", "all"])
+      ('a; b', 's = 3 ... all')
+    """
+    return "; ".join(labels) if len(labels) < 4 else f"{labels[0]} ... {labels[-1]}"
 
 
 def together(histories: Sequence[History]) -> tuple[np.ndarray, np.ndarray]:
@@ -155,8 +165,10 @@ def _draw(axes, panel: Panel, number: int, lettered: bool) -> None:
         else:
             lines.append(([curve.label], x, values, curve))
     for labels, x, values, curve in lines:
-        label = ", ".join(labels[:3]) + (" ..." if len(labels) > 3 else "")
+        label = together_named(labels)
         curves_lib.draw_mean(axes, x, values, label, curve.look, curve.band)
+    if not panel.log and lines:
+        _leave_out_the_steep_part(axes, [(x, values) for _, x, values, _ in lines])
     if panel.target is not None:
         axes.axhline(panel.target, color="0.5", linewidth=0.7, linestyle=":")
     if panel.log:
@@ -165,6 +177,15 @@ def _draw(axes, panel: Panel, number: int, lettered: bool) -> None:
     axes.set_title(letter + panel.title, loc="left")
     axes.set_xlabel(panel.xlabel)
     axes.margins(x=0.01)
+
+
+def _leave_out_the_steep_part(axes, lines) -> None:
+    """Lets the axis begin where the lowest line is after a tenth of the longest one."""
+    tenth = 0.1 * max(x[-1] for x, _ in lines)
+    late = [np.interp(tenth, x, v.mean(axis=0)) for x, v in lines if x[-1] > tenth]
+    low, high = min(late), max(v.mean(axis=0).max() for _, v in lines)
+    if low < high:
+        axes.set_ylim(bottom=low - 0.05 * (high - low))
 
 
 def _coincide(x, values, other_x, other_values) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from abs_dssp.experiment import verdicts
-from abs_dssp.experiment.reproduction import papers
+from abs_dssp.experiment.reproduction import papers, timing
 from abs_dssp.experiment.reproduction.runs import Outcome, Runner
 from abs_dssp.experiment.reproduction.scales import Problem, Scale
 from abs_dssp.experiment.run import Run
@@ -153,6 +153,24 @@ def tuned_by_kind(
     rates, table = context.tune(few, problem, label)
     all_ = dict.fromkeys(named, rates["ASP"]) | {"BSP": rates["BSP"]}
     return at_rates(named, all_), table
+
+
+def freely(context: Context, problem: Problem, times: str, **more: Any) -> Run:
+    """A run of DSSP's four workers whose server is no bottleneck, without its policy.
+
+    Args:
+      context: scale, and where runs are made.
+      problem: what is trained.
+      times: of a gradient.
+      **more: further settings of the run.
+    """
+    return problem.run(
+        workers=timing.WORKERS,
+        delays=times,
+        eval_seconds=None,
+        evaluations=context.scale.evaluations,
+        **more,
+    )
 
 
 def trained_out(context: Context, run: Run, label: str) -> list[Outcome]:
