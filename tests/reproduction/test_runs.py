@@ -214,6 +214,15 @@ def test_a_run_that_ends_too_early_says_nothing(mine, rival, seeds, sign):
     assert not seeds or np.sign(found.effect) == sign
 
 
+def test_the_peak_is_of_the_smoothed_curve():
+    accuracy = [0.1, 0.1, 0.1, 0.9, 0.1, 0.1, 0.1]  # one lucky evaluation
+    records = tuple({"version": float(v), "accuracy": a} for v, a in enumerate(accuracy))
+    history = History(records, np.empty(0))
+    made = runs.Outcome(history, history, "end", {}, 0.0, "")
+    assert made.peak == pytest.approx((4 * 0.1 + 0.9) / 5)
+    assert dataclasses.replace(made, stopped="loss is nan").peak == 0
+
+
 def test_an_unknown_verdict_is_refused():
     with pytest.raises(ValueError, match="maybe"):
         document.Claim("a", "b", "c", "maybe")

@@ -106,6 +106,17 @@ def test_group_norm_has_batch_norms_parameters_and_no_statistics():
     assert "batch_stats" not in group
 
 
+def test_group_norm_is_over_eight_channels_of_all_pixels():
+    x = np.random.default_rng(0).normal(2.0, 3.0, (2, 4, 4, 16)).astype(np.float32)
+    norm = models._NORMS["group"](True)()
+    found = norm.apply(norm.init(jax.random.key(0), x), x)
+    groups = x.reshape(2, 16, 2, 8)
+    mean = groups.mean(axis=(1, 3), keepdims=True)
+    variance = groups.var(axis=(1, 3), keepdims=True)
+    expected = ((groups - mean) / np.sqrt(variance + 1e-6)).reshape(x.shape)
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
 def test_under_group_norm_a_sample_does_not_depend_on_its_batch():
     module = models.parse("resnet(depth=8,width=8,norm='group')", 10)
     images = jax.random.normal(jax.random.key(1), (3, 8, 8, 3))
