@@ -216,7 +216,9 @@ def test_a_run_that_ends_too_early_says_nothing(mine, rival, seeds, sign):
 
 def test_the_peak_is_of_the_smoothed_curve():
     accuracy = [0.1, 0.1, 0.1, 0.9, 0.1, 0.1, 0.1]  # one lucky evaluation
-    records = tuple({"version": float(v), "accuracy": a} for v, a in enumerate(accuracy))
+    records = tuple(
+        {"version": float(v), "accuracy": a} for v, a in enumerate(accuracy)
+    )
     history = History(records, np.empty(0))
     made = runs.Outcome(history, history, "end", {}, 0.0, "")
     assert made.peak == pytest.approx((4 * 0.1 + 0.9) / 5)
