@@ -1,5 +1,6 @@
 """Replay: a trace and a seed determine the parameters."""
 
 from abs_dssp.training.replayer import Progress, Result, replay, trajectory
+from abs_dssp.training.sweep import Sweep, sweep
 
-__all__ = ["Progress", "Result", "replay", "trajectory"]
+__all__ = ["Progress", "Result", "Sweep", "replay", "sweep", "trajectory"]

@@ -66,10 +66,17 @@ def over_bound(contest: Contest, text: str, times: np.ndarray) -> float:
     task = tasks.zero_chain(n, length=contest.length, probability=contest.probability)
     policy = policies.parse(text, n)
     trace = simulate.schedule(policy, delays.constant(times), contest.max_pushes)
-    means = [
-        np.mean(_seconds(contest, task, trace, step / _SMOOTHNESS))
-        for step in contest.steps
-    ]
+    made = replay.sweep(
+        task,
+        optimizers.sgd,
+        [np.array(contest.steps) / _SMOOTHNESS],
+        trace,
+        range(contest.seeds),
+        eval_every_commits=max(1, trace.commits // _POINTS),
+    )
+    done = made.measures["gradient_norm_squared"] <= _TARGET
+    reached = np.where(done.any(-1), made.seconds[done.argmax(-1)], math.inf)
+    means = reached.mean(axis=1)
     bound = theory.discovery_time(times, contest.probability, contest.length)
     return float(min(means)) / bound
 
@@ -99,23 +106,3 @@ def table(contest: Contest, found: Mapping[str, Sequence[float]]) -> Table:
         ["", *regimes, "largest / least"],
         rows,
     )
-
-
-def _seconds(contest, task, trace, rate) -> Sequence[float]:
-    """When each seed is at the end; inf for those that do not get there."""
-    found = []
-    for seed in range(contest.seeds):
-        made = replay.replay(
-            task,
-            optimizers.sgd(rate),
-            trace,
-            seed,
-            eval_every_commits=max(1, trace.commits // _POINTS),
-        )
-        norms = made.history.column("gradient_norm_squared")
-        done = np.flatnonzero(norms <= _TARGET)
-        seconds = made.history.column("seconds")
-        found.append(float(seconds[done[0]]) if done.size else math.inf)
-        if not done.size:
-            break
-    return found

@@ -70,29 +70,16 @@ class CompiledEngine:
         self.task, self.config, self.width = task, config, width
         self.key = jax.random.key(seed)
         self.num_versions, self.version = num_versions, 0
-        self.capacity = _capacity(num_pushes)
+        self.capacity = capacity(num_pushes)
         self.server = _begin(self.program, num_versions, self.capacity, self.key)
         self.rows: Rows | None = None
         self.columns: Mapping[str, np.ndarray] = {}
 
     def load(self, columns: Mapping[str, np.ndarray]) -> None:
         """Sets the rows: all of the trace that is known so far."""
-        count = len(columns["worker"])
-        self.reserve(count)
-        samples = self.task.batch_size * self.config.local_steps
-        epochs = evaluation.versions_epochs(
-            columns["committed"], samples, self.task.samples_per_epoch
-        ).astype(np.float32)
-
-        def padded(values):
-            column = np.zeros(self.capacity, values.dtype)
-            column[:count] = values
-            return jnp.asarray(column)
-
+        self.reserve(len(columns["worker"]))
         self.columns = columns
-        both = (epochs[columns["version"]], epochs[columns["pulled"]])
-        values = [*(columns[name] for name in Rows._fields[:6]), *both]
-        self.rows = Rows(*map(padded, values))
+        self.rows = rows(columns, self.task, self.config, self.capacity)
 
     def run(self, start: int, stop: int) -> None:
         """Computes and applies the rows `start` up to, not including, `stop`."""
@@ -104,7 +91,7 @@ class CompiledEngine:
             pulled, version = self.columns["pulled"], self.columns["version"]
             fronts = wavefronts(pulled, version, start, stop, self.width)
             count = len(fronts[0])
-            pad = (0, _power_of_two(count) - count)
+            pad = (0, power_of_two(count) - count)
             firsts, lengths = (jnp.asarray(np.pad(column, pad)) for column in fronts)
             self.server = _run_wide(*fixed, self.width, (firsts, lengths, count))
         self.version = int(self.columns["committed"][:stop].sum())
@@ -136,7 +123,7 @@ class CompiledEngine:
     def reserve(self, num_pushes: int) -> None:
         """Makes room for so many rows."""
         if num_pushes > self.capacity:
-            missing = _capacity(num_pushes) - self.capacity
+            missing = capacity(num_pushes) - self.capacity
             losses = jnp.pad(self.server.losses, (0, missing), constant_values=jnp.nan)
             self.server = self.server._replace(losses=losses)
             self.capacity += missing
@@ -210,17 +197,38 @@ def wavefronts(
     return np.array(firsts, np.int32), np.array(lengths, np.int32)
 
 
-def _power_of_two(count: int) -> int:
+def rows(
+    columns: Mapping[str, np.ndarray], task: Task, config: UpdateConfig, capacity: int
+) -> Rows:
+    """A trace's columns as the loop reads them, padded with zeros to `capacity`."""
+    count = len(columns["worker"])
+    epochs = evaluation.versions_epochs(
+        columns["committed"],
+        task.batch_size * config.local_steps,
+        task.samples_per_epoch,
+    ).astype(np.float32)
+
+    def padded(values):
+        column = np.zeros(capacity, values.dtype)
+        column[:count] = values
+        return jnp.asarray(column)
+
+    both = (epochs[columns["version"]], epochs[columns["pulled"]])
+    return Rows(*map(padded, [*(columns[name] for name in Rows._fields[:6]), *both]))
+
+
+def capacity(num_pushes: int) -> int:
+    """Rows that the program for so many pushes has room for."""
+    return max(64, power_of_two(num_pushes))
+
+
+def power_of_two(count: int) -> int:
     """At least `count`, so that runs of similar length share a compiled program."""
     return 1 << max(0, count - 1).bit_length()
 
 
-def _capacity(num_pushes: int) -> int:
-    return max(64, _power_of_two(num_pushes))
-
-
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
-def _begin(program, num_versions, capacity, key) -> Server:
+def begin(program: Program, num_versions: int, capacity: int, key) -> Server:
+    """The server before the first push."""
     # Constants are not to be folded through a ring of thousands of versions.
     variables = jax.lax.optimization_barrier(program.task.init(key))
     ring = jax.tree.map(
@@ -229,12 +237,14 @@ def _begin(program, num_versions, capacity, key) -> Server:
     )
     config, accumulator = program.config, ()
     if program.accumulates:
-        accumulator = config.aggregator.init(*variables, program.task.num_workers)
+        parts = (variables.params, variables.stats, program.task.num_workers)
+        accumulator = config.aggregator.init(*parts)
     losses = jnp.full(capacity, jnp.nan, jnp.float32)
     return Server(ring, config.optimizer.init(variables.params), accumulator, losses)
 
 
-def _at(ring, index) -> Variables:
+def version_at(ring, index) -> Variables:
+    """The version at a place of the ring."""
     return jax.tree.map(
         lambda leaf: jax.lax.dynamic_index_in_dim(leaf, index, keepdims=False), ring
     )
@@ -242,17 +252,17 @@ def _at(ring, index) -> Variables:
 
 @jax.jit
 def _copied_version(ring, index) -> Variables:
-    return _at(ring, index)
+    return version_at(ring, index)
 
 
 @functools.partial(jax.jit, static_argnums=(0,))
 def _evaluate(task, data, ring, index):
-    return task.evaluate(data, _at(ring, index))
+    return task.evaluate(data, version_at(ring, index))
 
 
 @functools.partial(jax.jit, static_argnums=(0,))
 def _objective(task, data, ring, index):
-    return task.objective(data, _at(ring, index))
+    return task.objective(data, version_at(ring, index))
 
 
 def _length(ring) -> int:
@@ -271,7 +281,10 @@ def _read(ring, version) -> Variables:
         return jax.tree.map(lambda leaf: jnp.zeros_like(leaf[0]), ring)
 
     return jax.lax.cond(
-        version >= 0, lambda ring: _at(ring, version % _length(ring)), nothing, ring
+        version >= 0,
+        lambda ring: version_at(ring, version % _length(ring)),
+        nothing,
+        ring,
     )
 
 
@@ -328,14 +341,21 @@ def _receive(program: Program, server: Server, row: Rows, push, index) -> Server
     return Server(ring, optimizer, accumulator, losses)
 
 
-@functools.partial(jax.jit, static_argnums=(0,), donate_argnums=(4,))
-def _run(program, data, key, rows, server, start, stop) -> Server:
+def follow(
+    program: Program, data: Any, key: Any, rows: Rows, server: Server, start, stop
+) -> Server:
+    """The server after the rows `start` up to, not including, `stop`."""
+
     def one(index, server):
         row = jax.tree.map(lambda column: column[index], rows)
         push = _push(program, data, key, server.ring, row)
         return _receive(program, server, row, push, index)
 
     return jax.lax.fori_loop(start, stop, one, server)
+
+
+_begin = jax.jit(begin, static_argnums=(0, 1, 2))
+_run = jax.jit(follow, static_argnums=(0,), donate_argnums=(4,))
 
 
 @functools.partial(jax.jit, static_argnums=(0, 5), donate_argnums=(4,))

@@ -4,7 +4,7 @@ import dataclasses
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, SupportsIndex
 
 import jax.numpy as jnp
 import numpy as np
@@ -14,6 +14,7 @@ from abs_dssp.tasks.base import Task
 from abs_dssp.training import aggregators
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+Every = SupportsIndex | Sequence[int]  # commits: after so many, or after these
 LOOPS = ("auto", "compiled", "host")
 
 
@@ -136,7 +137,7 @@ class EvaluationConfig:
       ValueError: for an interval that is not above 0.
     """
 
-    every_commits: int | Sequence[int] | None = None
+    every_commits: Every | None = None
     every_seconds: float | None = None
     target_accuracy: float | None = None
 

@@ -77,8 +77,8 @@ def points(
     found: dict[tuple[int, float], None] = {(0, 0.0): None}
     if (every := config.every_commits) is not None:
         made = np.cumsum(trace.committed)
-        one = np.ndim(every) == 0
-        wanted = made % every == 0 if one else np.isin(made, every)
+        numbers = np.asarray(every)
+        wanted = np.isin(made, numbers) if numbers.ndim else made % numbers == 0
         rows = np.flatnonzero(trace.committed & wanted)
         found.update({(int(r) + 1, float(trace.time[r])): None for r in rows})
     if config.every_seconds is not None:

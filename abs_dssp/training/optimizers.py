@@ -21,10 +21,11 @@ __all__ += ["DelayedNesterovState", "delayed_nesterov"]
 CLOCKS = ("epoch", "server_updates")
 
 Schedule = Callable[[Float[Array, ""]], Float[Array, ""]]  # clock -> learning rate
+Rate = Schedule | float | Float[Array, ""]
 
 
 def on_clock(
-    schedule: Schedule | float, clock: str = "epoch"
+    schedule: Rate, clock: str = "epoch"
 ) -> optax.GradientTransformationExtraArgs:
     """Scales updates by minus the learning rate at the run's clock. Stateless.
 
@@ -67,7 +68,7 @@ def on_clock(
 
 
 def sgd(
-    learning_rate: Schedule | float,
+    learning_rate: Rate,
     *,
     momentum: float = 0.0,
     nesterov: bool = False,
@@ -110,7 +111,7 @@ class DelayedNesterovState(NamedTuple):
 
 
 def delayed_nesterov(
-    learning_rate: Schedule | float,
+    learning_rate: Rate,
     *,
     every: int,
     momentum: float = 0.9,

@@ -8,7 +8,7 @@ functions of (seed, worker, clock, local step), so it does not matter who comput
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from abs_dssp.training.config import (
     CheckpointConfig,
     EngineConfig,
     EvaluationConfig,
+    Every,
     ReplayConfig,
     UpdateConfig,
     Wire,
@@ -58,7 +59,7 @@ def replay(
     slots: int | None = None,
     loop: str = "auto",
     formats: Wire | None = None,
-    eval_every_commits: int | Sequence[int] | None = None,
+    eval_every_commits: Every | None = None,
     eval_every_seconds: float | None = None,
     target_accuracy: float | None = None,
     checkpoint_dir: str | Path | None = None,
@@ -124,8 +125,8 @@ def run(
     progress: Progress | None = None,
 ) -> Result:
     """`replay` with its settings as one value; keeps the versions the trace needs."""
-    _require_same_workers(task, trace)
-    alone = _commits_every_push(trace)
+    require_same_workers(task, trace)
+    alone = commits_every_push(trace)
     needed = int(trace.staleness.max(initial=0)) + 1
     chosen = dataclasses.replace(
         config.engine,
@@ -173,17 +174,18 @@ def trajectory(
       >>> replay.trajectory(task, optimizers.sgd(0.1), trace).params.shape
       (6, 3)
     """
-    _require_same_workers(task, trace)
+    require_same_workers(task, trace)
     update = UpdateConfig(optimizer, local_optimizer, trace.local_steps, aggregate)
-    alone = _commits_every_push(trace)
+    alone = commits_every_push(trace)
     versions = trace.commits + 1
     engine = CompiledEngine(task, update, seed, versions, len(trace), alone)
-    engine.load(_columns(trace))
+    engine.load(columns(trace))
     engine.run(0, len(trace))
     return engine.server.ring
 
 
-def _require_same_workers(task: Task, trace: Trace) -> None:
+def require_same_workers(task: Task, trace: Trace) -> None:
+    """Refuses a trace of other workers than a task's."""
     if task.num_workers != trace.num_workers:
         raise ValueError(
             f"replay: the trace has {trace.num_workers} workers, "
@@ -191,11 +193,13 @@ def _require_same_workers(task: Task, trace: Trace) -> None:
         )
 
 
-def _commits_every_push(trace: Trace) -> bool:
+def commits_every_push(trace: Trace) -> bool:
+    """Whether every push is accepted and committed alone."""
     return bool(np.all(trace.committed & trace.accepted))
 
 
-def _columns(trace: Trace) -> dict[str, np.ndarray]:
+def columns(trace: Trace) -> dict[str, np.ndarray]:
+    """What an engine loads of a trace."""
     return {name: getattr(trace, name) for name in traces.COLUMNS}
 
 
@@ -254,7 +258,7 @@ class Run:
         """
         if self.stopped:
             return
-        self.engine.load(_columns(trace))
+        self.engine.load(columns(trace))
         for row, times in self._pieces(trace, final):
             self._advance(trace, row, times)
             self._save(bool(times))

@@ -1,6 +1,5 @@
 """Training in virtual time: a schedule and its replay, in segments if need be."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import optax
@@ -17,6 +16,7 @@ from abs_dssp.training.config import (
     CheckpointConfig,
     EngineConfig,
     EvaluationConfig,
+    Every,
     ReplayConfig,
     RunLimits,
     UpdateConfig,
@@ -42,7 +42,7 @@ def train(
     slots: int | None = None,
     loop: str = "auto",
     loss_every: int | None = None,
-    eval_every_commits: int | Sequence[int] | None = None,
+    eval_every_commits: Every | None = None,
     eval_every_seconds: float | None = None,
     target_accuracy: float | None = None,
     checkpoint_dir: str | Path | None = None,

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from abs_dssp import delays, optimizers, policies, simulate, tasks, theory
+from abs_dssp import delays, optimizers, policies, replay, simulate, tasks, theory
 from abs_dssp.tasks.zero_chain import chain
 
 T = 8
@@ -86,14 +86,13 @@ def test_no_rule_is_faster_than_the_bound(text):
     """Steps that pass a coordinate at once: the mean of 30 runs, less its error."""
     times, n, probability = [1.0, 1.5, 4.0], 3, 0.2
     task = tasks.zero_chain(n, length=T, probability=probability)
-    reached = []
-    for seed in range(30):
-        made = simulate.train(
-            task, policies.parse(text, n), delays.constant(times), optimizers.sgd(0.1),
-            600, seed=seed, eval_every_commits=1,
-        ).history  # fmt: skip
-        whole = np.flatnonzero(made.column("progress") == T)
-        reached.append(made.column("seconds")[whole[0]])
+    trace = simulate.schedule(policies.parse(text, n), delays.constant(times), 600)
+    made = replay.sweep(
+        task, optimizers.sgd, [[0.1]], trace, range(30), eval_every_commits=1
+    )
+    whole = made.measures["progress"][0] == T
+    assert whole.any(axis=1).all()
+    reached = made.seconds[whole.argmax(axis=1)]
     error = np.std(reached, ddof=1) / np.sqrt(len(reached))
     bound = theory.discovery_time(times, probability, T)
     assert np.mean(reached) > bound - 3 * error

@@ -1,0 +1,182 @@
+"""One schedule under many step sizes and seeds at once.
+
+A policy decides by times, so its trace does not depend on the step size: runs that
+differ in nothing else read the same rows and share one compiled loop, side by side
+under `jax.vmap`. On small problems, where a push costs XLA's dispatch rather than
+arithmetic, dozens of runs take hardly longer than one.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Float, Int
+
+from abs_dssp.history.traces import Trace
+from abs_dssp.tasks.base import Task
+from abs_dssp.training import compiled, evaluation, replayer
+from abs_dssp.training.config import EvaluationConfig, Every, UpdateConfig
+
+Make = Callable[..., optax.GradientTransformation]  # of R settings' scalars
+
+_BYTES = 2**30  # of kept versions at a time; more settings are computed in turn
+
+
+class Sweep(NamedTuple):
+    """What was measured of R settings and S seeds at E evaluations."""
+
+    version: Int[np.ndarray, " E"]
+    seconds: Float[np.ndarray, " E"]
+    measures: dict[str, Float[np.ndarray, "R S E"]]
+
+
+class _Kind(NamedTuple):
+    """What a loop is compiled for. Static."""
+
+    task: Task  # without its arrays
+    make: Make
+    local_steps: int
+    aggregate: str
+    accumulates: bool
+
+    def program(self, setting: Sequence[Any]) -> compiled.Program:
+        """The program of one run, whose optimizer may hold traced numbers."""
+        optimizer = self.make(*setting)
+        config = UpdateConfig(optimizer, None, self.local_steps, self.aggregate)
+        return compiled.Program(self.task, config, self.accumulates)
+
+
+def sweep(
+    task: Task,
+    make: Make,
+    settings: Sequence[Any],
+    trace: Trace,
+    seeds: Sequence[int] = (0,),
+    *,
+    aggregate: str = "mean",
+    eval_every_commits: Every | None = None,
+) -> Sweep:
+    """Replays one trace for many settings of an optimizer and many seeds.
+
+    Every run is that of `replay` but for rounding, and a run whose loss is not finite
+    goes on with what it has.
+
+    Args:
+      task: model and data; must have as many workers as the trace.
+      make: gives the server's optimizer for the scalars of one setting, which are
+        traced. A function of a module: each is compiled for by itself.
+      settings: the arguments of `make`, R numbers each.
+      trace: who pushed what when.
+      seeds: of the runs of every setting; S of them.
+      aggregate: see `replay`.
+      eval_every_commits: see `replay`; at the start and the end by default.
+
+    Returns:
+      A `Sweep`.
+
+    Raises:
+      ValueError: if task and trace do not fit, or the settings differ in length.
+
+    Example:
+      >>> from abs_dssp import delays, optimizers, policies, replay, simulate, tasks
+      >>> task = tasks.quadratic(2, dim=3, noise=0.0)
+      >>> trace = simulate.schedule(policies.bsp(2), delays.constant([1.0, 2.0]), 4)
+      >>> made = replay.sweep(task, optimizers.sgd, [[0.5, 1.0]], trace, seeds=[0, 1])
+      >>> made.measures["loss"][:, :, -1].tolist()  # 3/2 and 1/4 of it twice, and 0
+      [[0.09375, 0.09375], [0.0, 0.0]]
+    """
+    replayer.require_same_workers(task, trace)
+    columns = [np.asarray(values, np.float32) for values in settings]
+    if not columns or any(c.ndim != 1 or c.shape != columns[0].shape for c in columns):
+        raise ValueError("sweep: settings must be arrays of one length, of shape (R,).")
+    kind = _kind(task, make, trace, aggregate)
+    keys = jnp.stack([jax.random.key(seed) for seed in seeds])
+    kept = _kept(trace) * _bytes(task, keys[0]) * len(seeds)
+    at_once = max(1, _BYTES // kept)
+    config = EvaluationConfig(eval_every_commits)
+    points = evaluation.points(trace, config)
+    made = [
+        _measure(kind, task, [c[i : i + at_once] for c in columns], keys, trace, points)
+        for i in range(0, len(columns[0]), at_once)
+    ]
+    versions = np.concatenate([[0], np.cumsum(trace.committed)])
+    return Sweep(
+        versions[[row for row, _ in points]],
+        np.array([seconds for _, seconds in points]),
+        jax.tree.map(lambda *parts: np.concatenate(parts), *made),
+    )
+
+
+def _kind(task: Task, make: Make, trace: Trace, aggregate: str) -> _Kind:
+    config = UpdateConfig(optax.identity(), aggregate=aggregate)
+    single = config.aggregator.single is not None
+    alone = single and replayer.commits_every_push(trace)
+    functions = task._replace(data=None, constants=None)
+    return _Kind(functions, make, trace.local_steps, aggregate, not alone)
+
+
+def _kept(trace: Trace) -> int:
+    """Versions to keep; a power of two, so that traces share a compiled program."""
+    return compiled.power_of_two(int(trace.staleness.max(initial=0)) + 1)
+
+
+def _bytes(task: Task, key) -> int:
+    """Of one version."""
+    leaves = jax.tree.leaves(jax.eval_shape(task.init, key))
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
+
+
+def _measure(kind, task: Task, settings, keys, trace: Trace, points):
+    """Measures (R, S, E) by name."""
+    kept, capacity = _kept(trace), compiled.capacity(len(trace))
+    config = kind.program([float(column[0]) for column in settings]).config
+    rows = compiled.rows(replayer.columns(trace), task, config, capacity)
+    servers = _begin(kind, kept, capacity, settings, keys)
+    done, found = 0, []
+    for row, _ in points:
+        servers = _follow(kind, task.data, settings, keys, rows, servers, done, row)
+        version = int(trace.committed[:row].sum())
+        found.append(_evaluate(kind.task, task.data, servers.ring, version % kept))
+        done = row
+    return jax.tree.map(lambda *parts: np.stack(parts, axis=-1), *found)
+
+
+def _each(one, settings, keys, *servers):
+    """`one(setting, key, *server)` for every setting (R,) and key (S,).
+
+    The keys are mapped inside, so that what depends on a row alone is not.
+    """
+
+    def of_setting(setting, *servers):
+        return jax.vmap(functools.partial(one, setting))(keys, *servers)
+
+    return jax.vmap(of_setting)(settings, *servers)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _begin(kind: _Kind, kept: int, capacity: int, settings, keys) -> compiled.Server:
+    def one(setting, key):
+        return compiled.begin(kind.program(setting), kept, capacity, key)
+
+    return _each(one, settings, keys)
+
+
+@functools.partial(jax.jit, static_argnums=(0,), donate_argnums=(5,))
+def _follow(kind, data, settings, keys, rows, servers, start, stop) -> compiled.Server:
+    def one(setting, key, server):
+        program = kind.program(setting)
+        return compiled.follow(program, data, key, rows, server, start, stop)
+
+    return _each(one, settings, keys, servers)
+
+
+@functools.partial(jax.jit, static_argnums=(0,))
+def _evaluate(task, data, ring, index):
+    def one(ring):
+        return task.evaluate(data, compiled.version_at(ring, index))
+
+    return jax.vmap(jax.vmap(one))(ring)
