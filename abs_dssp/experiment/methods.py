@@ -9,13 +9,20 @@ import numpy as np
 from abs_dssp import theory
 from abs_dssp.traces import Trace
 
+# What a method's step rests on. Where it is a trace, a run of more pushes or of another
+# seed is near enough, by comparison, but not covered.
+ANY_SCHEDULE = "Theorem D, for every schedule of the method"
+ITS_TRACE = "Theorem A, for the trace that its constants are read from"
+OWN_WEIGHTS = "the method's own weights"
+GUESS = "a guess by comparison"
+
 
 class Step(NamedTuple):
     """A recommended step size."""
 
     learning_rate: float  # what the optimizer is given
     effective: float  # step of a commit: learning rate times the commit's weights
-    schedule: theory.Schedule  # the constants of the trace that it follows from
+    schedule: theory.Schedule  # the constants that it follows from
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,19 +34,27 @@ class Method:
     aggregate: str = "mean"
     # The constants of a trace that Theorem A is given, by the trace and `aggregate`.
     schedule_of: Callable[[Trace, str], theory.Schedule] = theory.schedule_of
+    # The constants of every trace, for steps that fall with the delay.
+    any_delays: theory.Schedule | None = None
     weights_are_steps: bool = False  # in units of 1 / L
+    basis: str = ITS_TRACE  # of the step, if all workers have the same data
 
     def step(
         self, trace: Trace, smoothness: float, variance: float, target: float
     ) -> Step:
-        """The step that Theorem A recommends for a schedule of this method.
+        """The step that Theorem A or D recommends for a schedule of this method.
 
         Args:
-          trace: the schedule; only its policy's decisions count.
+          trace: the schedule; only its policy's decisions count, and nothing of it
+            where `any_delays` is given.
           smoothness: L.
           variance: sigma^2 of a gradient of one batch.
           target: eps, of the squared gradient norm.
         """
+        if self.any_delays is not None:
+            schedule = self.any_delays
+            step = float(theory.target_step(smoothness, variance, target, schedule))
+            return Step(step / schedule.mean_step, step, schedule)
         schedule = self.schedule_of(trace, self.aggregate)
         weight = float(trace.weight.sum()) / max(trace.commits, 1)  # of a commit
         if self.weights_are_steps:
@@ -59,8 +74,9 @@ def recommended(n: int, ratio: float) -> list[Method]:
     batch = int(theory.rennala_batch(ratio, 1.0))
     large = max(n, batch)
     half = n // 2
-    koloskova = f"weighted(asp(),koloskova(concurrency={n},limit={n}))"
     mishchenko = f"weighted(asp(),mishchenko(concurrency={n}))"
+    limit = _limit(n, ratio)
+    koloskova = f"weighted(asp(),koloskova(concurrency={n},limit={limit}))"
     mean = {
         "BSP": "bsp()",
         "ASP": "asp()",
@@ -71,7 +87,6 @@ def recommended(n: int, ratio: float) -> list[Method]:
         f"K-async, K = {half}": f"k_async(k={half})",
         f"K-batch-async, K = {batch}": f"k_batch_async(k={batch})",
         f"K-batch-sync, K = {2 * batch}": f"k_batch_sync(k={2 * batch})",
-        "AdaSync, K0 = 1": "adasync(k0=1,interval=5)",
         "ABS, K0 = 1, a = 20": "abs(k0=1,a=20)",
         f"ABS, K0 = {half}": f"abs(k0={half})",
         f"Rennala, S = {batch}": f"rennala(batch_size={batch})",
@@ -82,23 +97,43 @@ def recommended(n: int, ratio: float) -> list[Method]:
     own = f"abs_dssp(noise={ratio:g})"
     return [
         *(Method(label, text) for label, text in mean.items()),
+        # Reads the loss, so its schedule is not known before the training.
+        Method("AdaSync, K0 = 1", "adasync(k0=1,interval=5)", basis=GUESS),
         Method(f"Malenia, S = {large}", malenia, "workers", _of_workers),
-        Method("Ringleader", "ringleader()", "table", _table),
+        Method("Ringleader", "ringleader()", "table", _table, basis=GUESS),
         Method("Rescaled", "rescaled()", "sum"),
         Method("FedBuff, K = 10", "fedbuff(k=10)", "sum"),
-        Method("FedAsync", "fedasync()", "sum", _by_concurrency),
-        Method("ASP, Mishchenko", mishchenko, "sum", _by_concurrency),
-        Method("ASP, Koloskova", koloskova, "sum", _by_concurrency),
+        Method("FedAsync", "fedasync()", "sum"),
+        _for_any_delays("ASP, Mishchenko", mishchenko, theory.any_delays(n, n)),
+        _for_any_delays("ASP, Koloskova", koloskova, theory.any_delays(n, n, limit)),
         Method("ZipLine, R = 8", "zipline(lookahead=8)"),
         Method("Sync-Switch at 20", "sync_switch(at=20)"),
-        Method("abs_dssp", own, "sum", weights_are_steps=True),
+        Method("abs_dssp", own, "sum", weights_are_steps=True, basis=OWN_WEIGHTS),
     ]
+
+
+def _for_any_delays(label: str, text: str, constants: theory.Schedule) -> Method:
+    return Method(label, text, "sum", any_delays=constants, basis=ANY_SCHEDULE)
+
+
+def _limit(n: int, ratio: float) -> float:
+    """l = 1 / (4 L eta) of Koloskova et al., at the eta that Theorem D recommends.
+
+    A limit above n lengthens M to itself. Theorem D then still allows this eta: it is
+    below 1 / (4 L n), and the condition comes to L eta (1 + (n - 1) / 2) <= 1.
+    """
+    constants = theory.any_delays(n, n)
+    step = float(theory.target_step(1.0, ratio, 1.0, constants))
+    return float(f"{constants.mean_step / (4 * step):.4g}")
 
 
 def _of_workers(trace: Trace, aggregate: str) -> theory.Schedule:
     """Commits that average over workers the means of each worker's B_i pushes.
 
-    The noise of such a commit is that of one gradient times sum 1 / B_i over N^2.
+    Pushes have a share of 1 / (N B_i) each and are never stale: Theorem A where steps
+    vary, with kappa = sum 1 / B_i over N^2. While every worker is there, as here, it
+    holds for data that differ too: a commit is unbiased for the mean over workers, with
+    V the variance of a worker's gradient about the gradient of its own data.
     """
     del aggregate
     rounds = np.cumsum(trace.committed) - trace.committed
@@ -111,14 +146,12 @@ def _of_workers(trace: Trace, aggregate: str) -> theory.Schedule:
 
 
 def _table(trace: Trace, aggregate: str) -> theory.Schedule:
-    """Ringleader's N commits of a round share the noise of N gradients, which were
-    computed from versions up to 2 N - 2 older."""
+    """Constants by comparison: Ringleader's N commits of a round share the noise of N
+    gradients, which were computed from versions up to 2 N - 2 older.
+
+    No theorem of the package covers them. A gradient stays in the table for several
+    commits, so the noise of a commit is not orthogonal to that of the ones before it,
+    which the proofs of A and D need.
+    """
     del aggregate
     return theory.Schedule(1.0, 2.0 * trace.num_workers - 2, float(trace.num_workers))
-
-
-def _by_concurrency(trace: Trace, aggregate: str) -> theory.Schedule:
-    """Steps that fall with the delay, as if no delay exceeded the concurrency."""
-    del aggregate
-    own, n = theory.schedule_of(trace), float(trace.num_workers)
-    return own._replace(tau_max=min(own.tau_max, n), tau_bar=n - 1)

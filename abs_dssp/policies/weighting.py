@@ -4,7 +4,7 @@ Zhang, Gupta, Lian, Liu, IJCAI 2016 (`inverse`); Xie, Koyejo, Gupta, "Asynchrono
 Federated Optimization", 2019, and Nguyen et al., FedBuff, AISTATS 2022
 (`polynomial`). Steps that adapt to the delay are weights too: Koloskova, Stich, Jaggi,
 NeurIPS 2022 (arXiv 2206.08307; `koloskova`); Mishchenko, Bach, Even, Woodworth, NeurIPS
-2022 (arXiv 2206.07638; `mishchenko`).
+2022 (arXiv 2206.07638; `mishchenko`). `theory.any_delays` has their steps.
 
 With `aggregate="mean"` a commit divides by the sum of weights, so a weight matters
 only relative to the others of the same commit; under a policy that commits every

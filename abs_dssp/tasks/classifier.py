@@ -54,7 +54,9 @@ def classification(
 
     Returns:
       A `Task` that evaluates `"loss"` and `"accuracy"` on the test split. Its objective
-      is taken over 2,000 training samples at most.
+      is the mean over samples, 2,000 training samples at most, whatever the partition,
+      and not over workers: with different data per worker it is not what `bsp` or
+      `malenia` minimise (`tasks.logistic` has both means).
 
     Raises:
       ValueError: if inputs and labels do not fit, for a batch size below 1, or where

@@ -8,6 +8,7 @@ or a policy run on the host. Nothing else in the package imports this one.
 
 from abs_dssp.theory import (
     convergence,
+    delay_adaptive,
     discovery,
     lemma_1,
     lower_bound,
@@ -17,6 +18,7 @@ from abs_dssp.theory import (
     target,
 )
 from abs_dssp.theory.convergence import *  # noqa: F403
+from abs_dssp.theory.delay_adaptive import *  # noqa: F403
 from abs_dssp.theory.discovery import *  # noqa: F403
 from abs_dssp.theory.lemma_1 import *  # noqa: F403
 from abs_dssp.theory.lower_bound import *  # noqa: F403
@@ -25,6 +27,6 @@ from abs_dssp.theory.regret import *  # noqa: F403
 from abs_dssp.theory.runtime import *  # noqa: F403
 from abs_dssp.theory.target import *  # noqa: F403
 
-__all__ = [*convergence.__all__, *discovery.__all__, *lemma_1.__all__]
-__all__ += lower_bound.__all__
+__all__ = [*convergence.__all__, *delay_adaptive.__all__, *discovery.__all__]
+__all__ += [*lemma_1.__all__, *lower_bound.__all__]
 __all__ += [*measured.__all__, *regret.__all__, *runtime.__all__, *target.__all__]
