@@ -193,6 +193,13 @@ class AbsDssp:
         self.k, self.tau, self.step = max(1, math.ceil(2 * self.noise)), 0, 1.0
         self.started: dict[int, float] = {}
         self.interval: dict[int, float] = {}
+        self.begun = 0.0
+        # By sixteenths of the noise: sizes of fresh rounds, how long they should take,
+        # when they were complete, and the mean logarithm of one over the other.
+        self.sizes = dict.fromkeys(range(1, 33), 0)
+        self.predicted: dict[int, float] = {}
+        self.arrived: dict[int, float] = {}
+        self.late = dict.fromkeys(range(1, 33), 0.0)
 
     def push(self, world, p, now):
         took = now - max(self.started.get(p, 0.0), world.previous[p])
@@ -202,8 +209,20 @@ class AbsDssp:
         accepted = world.staleness(p) <= self.tau
         weight = self.step / self.k if accepted else 0.0
         commit = accepted and world.pending + 1 >= self.k
+        for i, size in self.sizes.items():
+            if world.pending + accepted >= size:
+                self.arrived.setdefault(i, max(now - self.begun, 1e-9))
         restart = set()
         if commit:
+            for i in self.sizes:
+                expected = self.predicted.get(i, math.inf)
+                if self.tau == 0 and i in self.arrived and expected < math.inf:
+                    ratio = math.log(self.arrived[i] / expected)
+                    off = min(3.0, max(-3.0, ratio))
+                    self.late[i] = 0.9 * self.late[i] + 0.1 * off
+                else:
+                    self.late[i] *= 0.99
+            self.begun, self.arrived = now, {}
             times = [self.interval.get(i, 0.0) for i in sorted(world.alive)]
             grown = self.first * self.growth ** (world.version + 1)
             self.noise = min(self.target, grown)
@@ -221,14 +240,19 @@ class AbsDssp:
         return reference.Decision(weight, commit, {p}, restart)
 
     def plan(self, times):
-        sizes = {max(1, math.ceil(i / 16 * self.noise)) for i in range(1, 33)}
-        pairs = sorted((-k, tau) for tau in (0, 1, 2, 4) for k in sizes)
-        costs = [self.cost(times, -k, tau) for k, tau in pairs]
-        least = min(cost for cost, _ in costs)
-        for (k, tau), (cost, step) in zip(pairs, costs, strict=True):
-            if cost <= least * 1.0517:
-                self.k, self.tau, self.step = -k, tau, step
-                return
+        self.sizes = {i: max(1, math.ceil(i / 16 * self.noise)) for i in range(1, 33)}
+        found = []
+        for i, size in self.sizes.items():
+            cost, step = self.cost(times, size, 0)
+            self.predicted[i] = cost * step
+            found.append((cost * math.exp(self.late[i]), -i, 0, step))
+            for tau in (1, 2, 4):
+                cost, step = self.cost(times, size, tau)
+                found.append((cost, -i, tau, step))
+        least = min(found)[0]
+        near = [f[1:] for f in found if f[0] <= least * 1.0517]
+        unit, self.tau, self.step = min(near)
+        self.k = self.sizes[-unit]
 
     def cost(self, times, k, tau):
         if not times:

@@ -21,6 +21,10 @@ _BATCHES = np.arange(1, 33) / 16  # candidates for K, in units of `noise`
 _STALE = (1, 2, 4)  # candidates for tau_max, beside 0
 _NEAR = 0.0517  # how much worse a plan with fewer commits may be; ratios of small
 # whole numbers, which costs of regular times are, never are this close to it
+_FAR = 3.0  # |log| of a prediction that is as wrong as can be
+_STEADY = 0.9  # share of the old mean when a round has shown how late it was
+_FORGET = 0.99  # share of what is known of a size that stays when no round has it
+_MOMENT = 1e-9  # seconds, in place of none
 _LATE = 1.1  # by how much a cancelled computation is taken to be longer than it was
 
 
@@ -28,14 +32,25 @@ class Plan(NamedTuple):
     """What the controller chose."""
 
     k: Int[Array, ""]  # K^t, pushes that end the round
+    sizes: Int[Array, " J"]  # of the fresh rounds that were weighed up
     tau_max: Int[Array, ""]  # in versions
     step: Float[Array, ""]  # Theorem A's, in units of 1 / L
+
+
+class Round(NamedTuple):
+    """The present round, and what is known of fresh rounds of J sizes."""
+
+    begun: Float[Array, ""]  # seconds
+    predicted: Float[Array, " J"]  # seconds that rounds should take, by the intervals
+    arrived: Float[Array, " J"]  # seconds until so many pushes were there; 0 before
+    late: Float[Array, " J"]  # mean log of how long rounds took over predicted
 
 
 class AbsDsspState(NamedTuple):
     """The present plan and what it is made of."""
 
     plan: Plan
+    round: Round
     started: Float[Array, " N"]  # seconds; start of the present computation
     interval: Float[Array, " N"]  # seconds per push, 0 where unknown
 
@@ -55,7 +70,7 @@ def abs_dssp(
     Every pusher goes on at once. A round ends at K^t accepted pushes; a push staler
     than tau_max^t is discarded, and at a commit those who would exceed it start again.
     After each commit the controller predicts for a few (K, tau_max) how long a round
-    takes and which step Theorem A allows, and takes the pair with the least seconds per
+    takes, corrected by how late rounds of this size were of late, and which step Theorem A allows, and takes the pair with the least seconds per
     unit of progress. A large K beats down noise, a small one commits often; allowing
     staleness wastes no work and costs step size.
 
@@ -94,8 +109,11 @@ def abs_dssp(
     def init():
         time = jnp.zeros(num_workers, float)
         # Nobody has been measured: fresh rounds, large enough for the longest step.
-        plan = Plan(jnp.int32(start_k), jnp.int32(0), jnp.ones((), float))
-        return AbsDsspState(plan, time, time)
+        each = jnp.zeros(len(_BATCHES), float)
+        begun, step = jnp.zeros((), float), jnp.ones((), float)
+        sizes = each.astype(jnp.int32)
+        plan = Plan(jnp.int32(start_k), sizes, jnp.int32(0), step)
+        return AbsDsspState(plan, Round(begun, each, each, each), time, time)
 
     def on_push(state, clocks, worker, now):
         dtype = state.started.dtype
@@ -112,13 +130,18 @@ def abs_dssp(
         commit, release = rounds.on_push(
             clocks, worker, state.plan.k, accepted, batch=True
         )
+        pending = clocks.pending + accepted.astype(jnp.int32)
+        present = received(state.round, state.plan, pending, now)
         grown = first * growth ** (clocks.version + 1).astype(dtype)
         noise = jnp.minimum(ratio, grown).astype(dtype)
-        plan = jax.lax.cond(
-            commit,
-            lambda: controller(interval, clocks.alive, noise),
-            lambda: state.plan,
-        )
+
+        def next_round():
+            late = lateness(present, state.plan)
+            plan, predicted = controller(interval, clocks.alive, noise, late)
+            nobody = jnp.zeros_like(late)
+            return plan, Round(now, predicted, nobody, late)
+
+        plan, present = jax.lax.cond(commit, next_round, lambda: (state.plan, present))
         stale = clocks.version + 1 - clocks.pulled > plan.tau_max
         restart = rounds.others(clocks, worker) & stale & commit
         # One that is cancelled would have taken longer than this.
@@ -126,7 +149,7 @@ def abs_dssp(
         interval = jnp.maximum(interval, least)
         started = jnp.where(release | restart, now, state.started)
         weight = jnp.where(accepted, state.plan.step / state.plan.k.astype(dtype), 0)
-        return AbsDsspState(plan, started, interval), base.Decision(
+        return AbsDsspState(plan, present, started, interval), base.Decision(
             weight.astype(jnp.float32), commit, release, restart
         )
 
@@ -143,18 +166,43 @@ def abs_dssp(
     return base.Policy(init, on_push, rounds.nobody_waits, properties)
 
 
+def received(
+    present: Round, plan: Plan, pending: Int[Array, ""], now: Float[Array, ""]
+) -> Round:
+    """The round when `pending` pushes of it are there."""
+    there = (pending >= plan.sizes) & (present.arrived == 0)
+    seconds = jnp.maximum(now - present.begun, _MOMENT)
+    return present._replace(arrived=jnp.where(there, seconds, present.arrived))
+
+
+def lateness(present: Round, plan: Plan) -> Float[Array, " J"]:
+    """`Round.late` after a round: of all sizes up to its own, which it has shown."""
+    predicted, arrived = present.predicted, present.arrived
+    shown = (plan.tau_max == 0) & (arrived > 0)
+    shown = shown & (predicted > 0) & jnp.isfinite(predicted)
+    ratio = jnp.where(shown, arrived, 1) / jnp.where(shown, predicted, 1)
+    off = jnp.clip(jnp.log(ratio), -_FAR, _FAR)
+    mixed = _STEADY * present.late + (1 - _STEADY) * off
+    return jnp.where(shown, mixed, _FORGET * present.late)
+
+
 def controller(
-    interval: Float[Array, " N"], alive: Bool[Array, " N"], noise: Float[Array, ""]
-) -> Plan:
+    interval: Float[Array, " N"],
+    alive: Bool[Array, " N"],
+    noise: Float[Array, ""],
+    late: Float[Array, " J"],
+) -> tuple[Plan, Float[Array, " J"]]:
     """The (K, tau_max) with the least predicted time to the target.
 
     Args:
       interval: seconds per push; 0 where unknown, which counts as never.
       alive: members.
       noise: R^t = sigma^2 / eps.
+      late: see `Round`.
 
     Returns:
-      A `Plan`: of those within about 5 % of the best the largest K, then the least
+      A `Plan` and the predicted seconds of fresh rounds, not corrected by `late`. The
+      plan is, of those within about 5 % of the best the largest K, then the least
       stale.
     """
     tau, place = (grid.ravel() for grid in np.meshgrid(_STALE, _BATCHES, indexing="ij"))
@@ -171,7 +219,9 @@ def controller(
     steps = jnp.concatenate(
         [_step(noise / batches, 0, 0), _step(noise / many, tau_max, mean)]
     )
-    costs = jnp.concatenate([_fresh_round(h, batches), seconds]) / steps
+    fresh = _fresh_round(h, batches)
+    seconds = jnp.concatenate([fresh * jnp.exp(late.astype(dtype)), seconds])
+    costs = seconds / steps
     # Of those that are nearly as good, the one with the fewest commits, then the least
     # stale; the first of all if nobody has been measured yet.
     near = costs <= jnp.min(costs) * (1 + _NEAR)
@@ -179,11 +229,13 @@ def controller(
     stale = np.append(np.zeros_like(_BATCHES), tau)
     order = np.lexsort((stale, -units))
     best = jnp.asarray(order)[jnp.argmax(near[order])]
-    return Plan(
+    plan = Plan(
         jnp.concatenate([batches, many])[best].astype(jnp.int32),
+        batches.astype(jnp.int32),
         jnp.asarray(stale.astype(np.int32))[best],
         steps[best],
     )
+    return plan, fresh
 
 
 def _fresh_round(h, k):
