@@ -280,6 +280,21 @@ class AbsDssp:
         return reference.Decision()
 
 
+class Growing:
+    """A K-rule whose K is first growth^version, rounded up, as long as that is less."""
+
+    def __init__(self, rule, first, growth=1.2):
+        self.rule, self.most, self.first, self.growth = rule, rule.k, first, growth
+
+    def push(self, world, p, now):
+        grown = math.ceil(self.first * self.growth**world.version)
+        self.rule.k = min(self.most, grown)
+        return self.rule.push(world, p, now)
+
+    def leave(self, world):
+        return self.rule.leave(world)
+
+
 class Switch:
     """`then` decides from the first event on that finds version `at`."""
 

@@ -106,6 +106,17 @@ CASES = [
         often_by_order=True,
     ),
     Case("rennala(batch_size=5)", lambda n: reference.Rennala(5), often_with=2),
+    Case(
+        "growing(k_batch_sync(k=7), first=2, growth=1.25)",
+        lambda n: newer.Growing(reference.k_batch_sync(7), 2, 1.25),
+        often_by_order=True,
+    ),
+    Case(
+        "growing(k_async(k=3), first=1)",
+        lambda n: newer.Growing(reference.k_async(3), 1),
+        least=3,
+        often_with=12,
+    ),
     Case("ringmaster(threshold=3)", lambda n: reference.Ringmaster(3), often_with=8),
     Case(
         "ringmaster(threshold=2,stop=True)",

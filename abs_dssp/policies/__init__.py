@@ -20,6 +20,7 @@ from abs_dssp.policies._adasync import adasync, sa_adasync
 from abs_dssp.policies._asp import asp
 from abs_dssp.policies._bsp import bsp, local_sgd
 from abs_dssp.policies._dssp import controller, dssp
+from abs_dssp.policies._growing import growing
 from abs_dssp.policies._k_async import k_async, k_batch_async
 from abs_dssp.policies._k_sync import k_batch_sync, k_sync, m_sync
 from abs_dssp.policies._malenia import malenia
@@ -80,6 +81,7 @@ _RULES: dict[str, Callable[..., Policy]] = {
     "zipline": zipline,
 }
 _COMBINATORS: dict[str, Callable[..., Policy]] = {
+    "growing": growing,
     "switch": switch,
     "weighted": weighted,
 }

@@ -39,7 +39,7 @@ def shapes(tree):
 
 def test_the_table_names_every_policy():
     named = {case.text.partition("(")[0] for case in support.CASES}
-    assert named == {*policies.names(), "weighted"}
+    assert named == {*policies.names(), "growing", "weighted"}
 
 
 # Derived by hand for N = 4: staleness, gap, least and most pushes in a commit. SSP's
@@ -69,6 +69,8 @@ BOUNDS = {
     "abs_dssp(noise=7.0,growth=1.25,memory=0.5)": (4, None, 1, 14),
     "m_sync(m=2)": (0, None, 2, 2),
     "rennala(batch_size=5)": (0, None, 5, 5),
+    "growing(k_batch_sync(k=7), first=2, growth=1.25)": (0, None, 2, 7),
+    "growing(k_async(k=3), first=1)": (None, None, 1, 3),
     "ringmaster(threshold=3)": (2, None, 1, 1),
     "ringmaster(threshold=2,stop=True)": (1, None, 1, 1),
     # The sum of the counts is at least n times their harmonic mean, 7 / n.
@@ -111,7 +113,7 @@ def test_a_rule_states_what_was_derived(case):
         stated.max_commit,
     )
     batch, stops = '"k_batch_sync"' in case.text, "stop=True" in case.text
-    inner = case.text.removeprefix("weighted(")
+    inner = case.text.removeprefix("weighted(").removeprefix("growing(")
     name = inner.partition("(")[0]
     assert stated.commits_every_push == (name in EVERY_PUSH)
     assert stated.waits == (name not in NOBODY_WAITS and not batch)
