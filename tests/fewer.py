@@ -9,7 +9,8 @@ import functools
 import runpy
 import sys
 
-from abs_dssp.experiment import methods, optimality
+from abs_dssp.experiment import methods
+from abs_dssp.experiment.optimality import regimes as places
 
 
 def chosen(function, labels):
@@ -27,7 +28,7 @@ def main():
     some, regimes, script = sys.argv[1:4]
     sys.argv[:] = sys.argv[3:]
     methods.recommended = chosen(methods.recommended, some)
-    optimality.regimes = chosen(optimality.regimes, regimes)
+    places.every = chosen(places.every, regimes)
     runpy.run_path(script, run_name="__main__")
 
 

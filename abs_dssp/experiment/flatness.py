@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from abs_dssp import delays, optimizers, policies, replay, simulate, tasks, theory
-from abs_dssp.experiment import optimality
+from abs_dssp.experiment.optimality import regimes
 from abs_dssp.report.document import Table
 
 _SMOOTHNESS = 152.0  # of the chain, by arXiv 1912.02365
@@ -48,7 +48,7 @@ class Contest:
 
     def regimes(self) -> dict[str, np.ndarray]:
         """Seconds per gradient, (N,), by label."""
-        return optimality.fixed_times(self.num_workers)
+        return regimes.fixed_times(self.num_workers)
 
 
 def over_bound(contest: Contest, text: str, times: np.ndarray) -> float:

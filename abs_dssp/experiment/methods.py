@@ -94,7 +94,6 @@ def recommended(n: int, ratio: float) -> list[Method]:
         f"Ringmaster, R = {batch}, stops": f"ringmaster(threshold={batch},stop=True)",
     }
     malenia = f"malenia(batch_size={large})"
-    own = f"abs_dssp(noise={ratio:g})"
     return [
         *(Method(label, text) for label, text in mean.items()),
         # Reads the loss, so its schedule is not known before the training.
@@ -108,7 +107,29 @@ def recommended(n: int, ratio: float) -> list[Method]:
         _for_any_delays("ASP, Koloskova", koloskova, theory.any_delays(n, n, limit)),
         Method("ZipLine, R = 8", "zipline(lookahead=8)"),
         Method("Sync-Switch at 20", "sync_switch(at=20)"),
-        Method("abs_dssp", own, "sum", weights_are_steps=True, basis=OWN_WEIGHTS),
+        *_growing(n, batch),
+        _own("abs_dssp", f"abs_dssp(noise={ratio:g})"),
+        _own("abs_dssp, R fixed", f"abs_dssp(noise={ratio:g},growth=1.0)"),
+    ]
+
+
+def _own(label: str, text: str) -> Method:
+    return Method(label, text, "sum", weights_are_steps=True, basis=OWN_WEIGHTS)
+
+
+def _growing(n: int, batch: int) -> list[Method]:
+    """Batch rules that begin with the rounds that `abs_dssp` begins with, as large in
+    proportion to their own; none if that is all of their rounds."""
+    inner = {
+        f"K-batch-sync, K = {n} to {2 * batch}": f"k_batch_sync(k={2 * batch})",
+        f"Rennala, S = {n // 2} to {batch}": f"rennala(batch_size={batch})",
+        f"K-batch-async, K = {n // 2} to {batch}": f"k_batch_async(k={batch})",
+    }
+    first = [n, n // 2, n // 2]
+    return [
+        Method(label, f"growing({text}, first={begin})")
+        for (label, text), begin in zip(inner.items(), first, strict=True)
+        if 2 * batch > n
     ]
 
 

@@ -70,9 +70,10 @@ def abs_dssp(
     Every pusher goes on at once. A round ends at K^t accepted pushes; a push staler
     than tau_max^t is discarded, and at a commit those who would exceed it start again.
     After each commit the controller predicts for a few (K, tau_max) how long a round
-    takes, corrected by how late rounds of this size were of late, and which step Theorem A allows, and takes the pair with the least seconds per
-    unit of progress. A large K beats down noise, a small one commits often; allowing
-    staleness wastes no work and costs step size.
+    takes, corrected by how late rounds of this size were of late, and which step
+    Theorem A allows, and takes the pair with the least seconds per unit of progress. A
+    large K beats down noise, a small one commits often; allowing staleness wastes no
+    work and costs step size.
 
     A push weighs step / K, with the step that the plan counts on in units of 1 / L.
     With `aggregate="sum"` a commit then makes that step, if the server's learning rate

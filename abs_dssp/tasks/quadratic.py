@@ -18,15 +18,19 @@ def quadratic(
     condition: float = 1.0,
     eigenvalues: Sequence[float] | None = None,
     noise: float = 1.0,
+    relative_noise: float = 0.0,
     start: float = 1.0,
     heterogeneity: float = 0.0,
     batch_size: int = 1,
     samples_per_epoch: int = 1000,
 ) -> Task:
-    """F(w) = 1/2 sum_j lambda_j w_j^2, with isotropic Gaussian gradient noise.
+    """F(w) = 1/2 sum_j lambda_j w_j^2, with Gaussian gradient noise.
 
-    F* = 0 at w = 0. A stochastic gradient is grad F(w) plus noise of total variance
-    `noise / batch_size`, fresh for every (worker, batch).
+    F* = 0 at w = 0. A stochastic gradient is grad F(w) plus isotropic noise of total
+    variance `noise / batch_size`, fresh for every (worker, batch). With
+    `relative_noise` coordinate j also has noise in proportion to lambda_j w_j, of total
+    variance `relative_noise / batch_size` times ||grad F(w)||^2, which vanishes at the
+    optimum.
 
     Args:
       num_workers: number of workers N.
@@ -36,6 +40,8 @@ def quadratic(
         the logarithm.
       eigenvalues: all lambda_j, in place of `dim`, `smoothness` and `condition`.
       noise: sigma^2, the total variance E||g - grad F||^2 of one sample's gradient.
+      relative_noise: the same in units of ||grad F||^2, on top; the constants then have
+        no noise variance, since there is no bound.
       start: every coordinate of w^0.
       heterogeneity: how far the workers' own optima lie apart. They average to w = 0,
         so that F is unchanged: worker i's gradient has the constant shift
@@ -81,11 +87,11 @@ def quadratic(
         curvature = np.geomspace(smoothness / condition, smoothness, dim)
     else:
         curvature = np.asarray(eigenvalues, float)
-    checked = np.append(curvature, noise)
+    checked = np.append(curvature, [noise, relative_noise])
     if not curvature.size or not np.all(np.isfinite(checked) & (checked >= 0)):
         raise ValueError(
-            "quadratic: eigenvalues and noise must be at least 0 and finite, "
-            f"got {curvature.tolist()} and {noise}."
+            "quadratic: eigenvalues, noise and relative_noise must be at least 0 and "
+            f"finite, got {curvature.tolist()}, {noise} and {relative_noise}."
         )
     size = len(curvature)
     angle = 2 * np.pi * (np.arange(num_workers) + 0.25) / num_workers
@@ -95,6 +101,7 @@ def quadratic(
         "shifts": jnp.asarray(shifts, jnp.float32),
     }
     deviation = np.float32(np.sqrt(noise / size / batch_size))
+    relative = np.float32(np.sqrt(relative_noise / batch_size))
 
     def objective(data, variables):
         return 0.5 * jnp.sum(data["curvature"] * variables.params**2)
@@ -104,13 +111,18 @@ def quadratic(
         draws = jax.random.normal(own, (size,), jnp.float32)
         # The curvature travels with the batch: `loss` sees no data.
         shift = jnp.broadcast_to(data["shifts"][worker], (size,))
-        return data["curvature"], deviation * draws + shift
+        scales = jnp.ones((), jnp.float32)
+        if relative_noise:
+            other = sampling.stream(key, 0x9A4E, worker, index)
+            scales += relative * jax.random.normal(other, (size,), jnp.float32)
+        return data["curvature"], deviation * draws + shift, scales
 
     def loss(variables, batch, key):
         del key
-        curvature, noise = batch
+        curvature, noise, scales = batch
         params = variables.params
-        return 0.5 * jnp.sum(curvature * params**2) + jnp.sum(noise * params), {}
+        value = 0.5 * jnp.sum(scales * curvature * params**2)
+        return value + jnp.sum(noise * params), {}
 
     def evaluate(data, variables):
         slope = data["curvature"] * variables.params
@@ -128,5 +140,7 @@ def quadratic(
         loss=loss,
         evaluate=evaluate,
         objective=objective,
-        constants=Constants(float(curvature.max()), float(noise), 0.0),
+        constants=Constants(
+            float(curvature.max()), None if relative_noise else float(noise), 0.0
+        ),
     )

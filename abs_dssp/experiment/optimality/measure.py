@@ -1,0 +1,382 @@
+"""How long a method takes to a target: at the theory's step, and at the best of a grid.
+
+The grid is the same for all methods, in steps of a whole commit, and so is the growth
+that it allows: a step may begin as many times longer as `abs_dssp` counts with less
+noise, and fall as fast in terms of pushes.
+"""
+
+import dataclasses
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from abs_dssp import optimizers, policies, replay, simulate, theory
+from abs_dssp.experiment import outputs
+from abs_dssp.experiment.methods import Method, Step
+from abs_dssp.experiment.optimality.problems import Problem
+from abs_dssp.experiment.optimality.regimes import Regime
+from abs_dssp.traces import Trace
+
+GRID = 2.0 ** np.arange(3, -11, -1)  # steps of a commit, in units of 1 / L
+WINDOW = 0.2  # share of the commits so far over which a sustained mean is taken
+_GROWTH = 1.2  # per round of N pushes, as in `abs_dssp`
+_PILOT = 4000  # pushes of the first schedule, from which a step is chosen
+_SPACING = 1.025  # ratio of the commits at which a run is evaluated
+_WITHOUT_SWEEP = 20_000  # pushes at most of rules that read the loss, one run at a time
+_RULES = 3  # of measuring; outcomes by earlier ones are not taken
+
+
+@dataclasses.dataclass(frozen=True)
+class Limits:
+    """How much is measured."""
+
+    num_workers: int
+    seeds: int
+    max_pushes: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Times:
+    """Seconds to the target by seed; inf where it was not reached."""
+
+    first: tuple[float, ...]  # that the squared gradient norm is at most eps
+    sustained: tuple[float, ...]  # that its mean over the last fifth is
+
+    @property
+    def mean(self) -> float:
+        """Mean sustained seconds; inf if any seed did not get there."""
+        return float(np.mean(self.sustained))
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """One method in one regime, over seeds; steps of a commit in units of 1 / L."""
+
+    step: float  # that the theory recommends
+    recommended: Times  # at this step
+    best_step: float  # of the grid; at the start, if it falls
+    falls: bool
+    inside: bool  # whether the best step is not the grid's first or last
+    best: Times
+    predicted: float  # seconds, by the theory
+    tau_max: float
+    pushes: int
+
+
+def compete(
+    method: Method, regime: Regime, problem: Problem, limits: Limits
+) -> Outcome:
+    """Runs a method until the target is reached, at all steps that are compared.
+
+    Args:
+      method: policy and aggregate.
+      regime: worker times.
+      problem: objective and target.
+      limits: workers, seeds, and pushes at most.
+    """
+    n = limits.num_workers
+    policy, model = policies.parse(method.text, n), regime.model(n)
+    if policies.reads_loss(policy, n):
+        return _follow_the_loss(method, policy, model, problem, limits)
+    step, pushes = _plan(method, policy, model, problem, limits.max_pushes)
+    draws = range(limits.seeds) if regime.chance else [0]
+    traces = [simulate.schedule(policy, model, pushes, seed=seed) for seed in draws]
+    weight = float(np.mean([_weight(method, trace) for trace in traces]))
+    own = _measure(method, problem, traces, limits, [[step.learning_rate], [1.0], [0]])
+    # No step of the grid counts that takes longer, so the schedules may end there.
+    enough = [t[: _row_at(t, max(own[0].sustained))] for t in traces]
+    lanes = _lanes(problem, weight, float(np.mean([_size(t) for t in enough])), n)
+    found = _measure(method, problem, enough, limits, lanes)
+    chosen = min(range(len(found)), key=lambda i: found[i].mean)
+    peak = float(lanes[1][chosen])
+    tau_max = max(float(theory.effective_tau(trace)) for trace in traces)
+    return Outcome(
+        step=step.effective * problem.smoothness,
+        recommended=own[0],
+        best_step=float(GRID[chosen % len(GRID)]),
+        falls=peak > 1,
+        inside=0 < chosen % len(GRID) < len(GRID) - 1,
+        best=found[chosen],
+        predicted=_predicted(problem, step, traces[0]),
+        tau_max=tau_max,
+        pushes=pushes,
+    )
+
+
+def falling_step(rate, peak, fall):
+    """SGD whose step begins `peak` times as long as it ends.
+
+    Before the end the step is rate peak / (1 + fall t) at commit t.
+    """
+
+    def schedule(version):
+        size = 1 + fall * jnp.asarray(version, jnp.float32)
+        return rate * jnp.maximum(1.0, peak / size)
+
+    return optimizers.sgd(schedule, clock="server_updates")
+
+
+def reached(
+    version: np.ndarray, seconds: np.ndarray, values: np.ndarray, target: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """When runs reach a target: at first, and with their mean over the last fifth.
+
+    Args:
+      version: (E,) commits at the evaluations, rising.
+      seconds: (E,).
+      values: (..., E) squared gradient norms.
+      target: eps.
+
+    Returns:
+      Seconds (...), inf where a run does not get there.
+
+    Example:
+      >>> values = np.array([5.0, 0.5, 2.0, 0.5, 0.4, 0.3])
+      >>> commits = np.arange(10, 16)
+      >>> first, sustained = reached(commits, 2.0 * commits, values, target=1.0)
+      >>> float(first), float(sustained)  # (0.5 + 2.0 + 0.5) / 3 at commit 13
+      (22.0, 26.0)
+    """
+    values = np.minimum(np.where(np.isfinite(values), values, 1e30), 1e30)
+    begin = np.searchsorted(version, (1 - WINDOW) * version, side="right")
+    begin = np.minimum(begin, np.arange(version.size))
+    total = np.concatenate([np.zeros((*values.shape[:-1], 1)), values.cumsum(-1)], -1)
+    count = np.arange(1, version.size + 1) - begin
+    means = (total[..., 1:] - total[..., begin]) / count
+
+    def when(series):
+        done = series <= target
+        return np.where(done.any(-1), seconds[done.argmax(-1)], math.inf)
+
+    return when(values), when(means)
+
+
+def _measure(
+    method: Method, problem: Problem, traces: Sequence[Trace], limits: Limits, lanes
+) -> list[Times]:
+    """Times of every lane; one trace for all seeds, or one each."""
+    task = problem.task(limits.num_workers)
+    seeds = range(limits.seeds)
+    shares = [seeds] if len(traces) == 1 else [[seed] for seed in seeds]
+    first, sustained = [], []
+    for trace, own in zip(traces, shares, strict=True):
+        made = replay.sweep(
+            task,
+            falling_step,
+            lanes,
+            trace,
+            own,
+            aggregate=method.aggregate,
+            eval_every_commits=_points(trace.commits),
+        )
+        values = made.measures["gradient_norm_squared"].astype(np.float64)
+        found = reached(made.version, made.seconds, values, problem.target)
+        first.append(found[0])
+        sustained.append(found[1])
+    both = np.concatenate(first, axis=1), np.concatenate(sustained, axis=1)
+    rows = zip(*both, strict=True)
+    return [Times(tuple(a.tolist()), tuple(b.tolist())) for a, b in rows]
+
+
+def _points(commits: int) -> list[int]:
+    """Commits at which a run is evaluated: all at first, then ever fewer."""
+    count = int(math.log(max(commits, 1)) / math.log(_SPACING)) + 1
+    return sorted({round(_SPACING**k) for k in range(count)})
+
+
+def _lanes(problem: Problem, weight: float, size: float, n: int):
+    """Learning rates, and how steps fall, of all lanes: `falling_step`'s arguments."""
+    rates = GRID / problem.smoothness / weight
+    peak = problem.ratio / (n / 2)
+    if peak <= 1:
+        return [rates, np.ones_like(rates), np.zeros_like(rates)]
+    # abs_dssp's R^t is (N / 2) g^t after (N / 2) 2 (g^t - 1) / (g - 1) pushes.
+    fall = size * (_GROWTH - 1) / n
+    return [
+        np.concatenate([rates, rates / peak]),
+        np.repeat([1.0, peak], rates.size),
+        np.repeat([0.0, fall], rates.size),
+    ]
+
+
+def _row_at(trace: Trace, seconds: float) -> int:
+    """The row after the first commit past this time."""
+    late = np.flatnonzero(trace.committed & (trace.time > seconds))
+    return int(late[0]) + 1 if late.size else len(trace)
+
+
+def _weight(method: Method, trace: Trace) -> float:
+    """What a commit's step is, in units of the learning rate."""
+    if method.aggregate != "sum":
+        return 1.0
+    return float(trace.weight.sum()) / max(trace.commits, 1)
+
+
+def _size(trace: Trace) -> float:
+    """Accepted pushes per commit."""
+    return float(trace.accepted.sum()) / max(trace.commits, 1)
+
+
+def _predicted(problem: Problem, step: Step, trace: Trace) -> float:
+    enough = theory.target_commits(problem.gap, step.effective, problem.target)
+    return float(enough / (trace.commits / trace.seconds))
+
+
+def _plan(
+    method: Method, policy, model, problem: Problem, max_pushes: int
+) -> tuple[Step, int]:
+    """Step and pushes of a run, from schedules, each as long as the last one asks."""
+    known = (problem.smoothness, problem.variance, problem.target)
+    trace = simulate.schedule(policy, model, _PILOT)
+    pushes = _PILOT
+    for _ in range(3):  # a longer run may meet a staler push, which asks for less
+        step = method.step(trace, *known)
+        per_commit = len(trace) / max(trace.commits, 1)
+        # The noise slows the descent; from experience by less than a factor of 3.
+        commits = 3 * problem.steps / (step.effective * problem.smoothness) + 20
+        pushes = int(min(max_pushes, max(500, commits * per_commit)))
+        trace = simulate.schedule(policy, model, pushes)
+    return method.step(trace, *known), pushes
+
+
+def _follow_the_loss(
+    method: Method, policy, model, problem: Problem, limits: Limits
+) -> Outcome:
+    """The same where K follows the loss, so that every run has a trace of its own: the
+    theory's step is that of the rule at K = 1, and the grid's best that of seed 0."""
+    n = limits.num_workers
+    trace = simulate.schedule(policies.k_async(n, k=1), model, _PILOT)
+    known = (problem.smoothness, problem.variance, problem.target)
+    step = float(theory.target_step(*known, theory.schedule_of(trace)))
+    own = step * problem.smoothness
+    most = min(limits.max_pushes, _WITHOUT_SWEEP)
+    pushes = int(min(most, max(500, 3 * n * problem.steps / own)))
+    task = problem.task(n)
+
+    def times(step: float, seeds: Sequence[int]) -> tuple[Times, float]:
+        first, sustained, tau_max = [], [], 0.0
+        for seed in seeds:
+            made = simulate.train(
+                task,
+                policy,
+                model,
+                optimizers.sgd(step / problem.smoothness),
+                pushes,
+                seed=seed,
+                eval_every_commits=_points(pushes),
+                aggregate=method.aggregate,
+            )
+            record = made.history
+            names = ("version", "seconds", "gradient_norm_squared")
+            version, at, values = map(record.column, names)
+            one = reached(version, at, values, problem.target)
+            first.append(float(one[0]))
+            sustained.append(float(one[1]))
+            tau_max = max(tau_max, float(theory.effective_tau(made.trace)))
+        return Times(tuple(first), tuple(sustained)), tau_max
+
+    recommended, tau_max = times(own, range(limits.seeds))
+    tried = [times(float(step), [0])[0].mean for step in GRID]
+    chosen = int(np.argmin(tried))
+    best, _ = times(float(GRID[chosen]), range(limits.seeds))
+    return Outcome(
+        step=own,
+        recommended=recommended,
+        best_step=float(GRID[chosen]),
+        falls=False,
+        inside=0 < chosen < len(GRID) - 1,
+        best=best,
+        predicted=math.nan,
+        tau_max=tau_max,
+        pushes=pushes,
+    )
+
+
+class Kept:
+    """Outcomes by their settings, a line of JSON each: none is measured twice."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self._known: dict[str, Outcome] = {}
+        for line in path.read_text().splitlines() if path.exists() else ():
+            try:
+                record = json.loads(line)
+            except ValueError:  # cut off by an interruption
+                continue
+            if record.get("rules") == _RULES:
+                self._known[record["key"]] = _outcome(record["outcome"])
+
+    def get(
+        self, method: Method, regime: Regime, problem: Problem, limits: Limits
+    ) -> Outcome:
+        """See `compete`."""
+        settings = {
+            "who": [method.text, method.aggregate, method.label],
+            "where": regime.label,
+            "problem": problem.label,
+            "ratio": problem.ratio,
+            "n": limits.num_workers,
+            "target": problem.target,
+            "seeds": limits.seeds,
+            "limit": limits.max_pushes,
+        }
+        key = outputs.digest(settings)
+        if key not in self._known:
+            made = compete(method, regime, problem, limits)
+            record = {"key": key, "rules": _RULES} | settings
+            outputs.append(self.path, record | {"outcome": dataclasses.asdict(made)})
+            self._known[key] = made
+        return self._known[key]
+
+
+def _outcome(record: dict[str, Any]) -> Outcome:
+    """Of `dataclasses.asdict`, as JSON gives it back."""
+    times = {
+        name: Times(**{kind: tuple(v) for kind, v in record[name].items()})
+        for name in ("recommended", "best")
+    }
+    return Outcome(**(record | times))
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """Every method in every regime, on one problem."""
+
+    problem: Problem
+    limits: Limits
+    methods: Sequence[Method]
+    regimes: Sequence[Regime]
+    outcomes: dict[tuple[str, str], Outcome]  # by the labels of method and regime
+
+    @property
+    def labels(self) -> list[str]:
+        """Of the methods, in order."""
+        return [method.label for method in self.methods]
+
+    @property
+    def columns(self) -> list[str]:
+        """Labels of the regimes, in order."""
+        return [regime.label for regime in self.regimes]
+
+    def means(self, which: str) -> np.ndarray:
+        """Mean sustained seconds (methods, regimes), `which` `best` or `recommended`.
+
+        Where the theory's step is better than all of the grid, it is the best.
+        """
+
+        def mean(outcome: Outcome) -> float:
+            own = outcome.recommended.mean
+            return own if which == "recommended" else min(own, outcome.best.mean)
+
+        rows = [[mean(self.outcomes[a, b]) for b in self.columns] for a in self.labels]
+        return np.array(rows)
+
+    def relative(self, which: str) -> np.ndarray:
+        """The same over those of the regime's best method."""
+        means = self.means(which)
+        return means / means.min(axis=0)
