@@ -42,11 +42,11 @@ def growing(
         raise TypeError(f"growing: policy must be a Policy, got {policy!r}.")
     base.require_weights("growing", policy)
     least, most = policy.properties.min_commit, policy.properties.max_commit
-    base.require(
-        least is not None and least == most,
-        "growing: every commit of the policy must have the same number of pushes, "
-        f"got {least} to {most}.",
-    )
+    if most is None or least != most:
+        raise ValueError(
+            "growing: every commit of the policy must have the same number of pushes, "
+            f"got {least} to {most}."
+        )
     base.require(first >= 1, f"growing: first must be at least 1, got {first}.")
     base.require(growth >= 1, f"growing: growth must be at least 1, got {growth}.")
 
@@ -61,5 +61,5 @@ def growing(
     def on_leave(state, clocks, worker, now):
         return policy.on_leave(state, clocks, worker, now)
 
-    properties = policy.properties._replace(min_commit=min(first, most))
+    properties = policy.properties._replace(min_commit=first if first < most else most)
     return base.Policy(policy.init, on_push, on_leave, properties)

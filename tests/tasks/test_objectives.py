@@ -44,6 +44,25 @@ def test_the_batch_divides_the_total_noise_variance(batch_size):
     assert task.constants.noise_variance == noise
 
 
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_relative_noise_is_unbiased_and_fades_with_the_gradient(batch_size):
+    count, relative = 4000, 3.0
+    task = tasks.quadratic(
+        1, eigenvalues=[1.0, 2.0], noise=0.0, relative_noise=relative,
+        batch_size=batch_size,
+    )  # fmt: skip
+    for scale in (1.0, 0.01):
+        exact = scale * np.array([1.0, 4.0])  # of (1, 2), with square 17 scale^2
+        point = jnp.asarray([scale, 2 * scale], jnp.float32)
+        (draws,) = _gradients(task, point, [0], count)
+        off = draws.astype(float) - exact
+        expected = relative / batch_size * exact**2  # by coordinate
+        np.testing.assert_allclose(off.var(axis=0), expected, rtol=0.1)
+        error = 4 * np.sqrt(expected / count)
+        assert (np.abs(off.mean(axis=0)) < error).all()
+    assert task.constants.noise_variance is None
+
+
 def test_a_quadratic_has_the_constants_it_was_given():
     task = tasks.quadratic(3, dim=6, smoothness=4.0, condition=100.0)
     curvature = np.asarray(task.data["curvature"])
@@ -68,6 +87,7 @@ def test_heterogeneous_shifts_average_to_the_common_gradient():
         {"condition": float("nan")},
         {"noise": -1.0},
         {"noise": float("nan")},
+        {"relative_noise": -1.0},
         {"eigenvalues": [1.0, float("inf")]},
         {"eigenvalues": []},
         {"samples_per_epoch": 0},

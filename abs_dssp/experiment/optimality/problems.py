@@ -81,7 +81,6 @@ def logistic(ratio: float, dim: int, target: float) -> Problem:
     batch = max(1, round(single.constants.noise_variance / (ratio * target)))
 
     def make(n: int) -> tasks.Task:
-        # Everybody draws from all of the data: the theorem's workers are alike.
         return tasks.logistic(n, batch_size=batch, **settings)
 
     return _problem("logistic regression, d = 20", make, ratio, target)

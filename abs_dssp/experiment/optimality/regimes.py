@@ -8,7 +8,7 @@ import numpy as np
 
 from abs_dssp import delays
 
-_CHAIN = {"slow": 20.0, "slows": 0.01, "recovers": 0.02}  # a third of it fast
+_CHAIN = {"slow": 20.0, "slows": 0.01, "recovers": 0.02}  # a third of it slow
 _COMMON = 4000  # computations until a chain that all have begins again
 
 
@@ -86,9 +86,11 @@ def _markov(n: int) -> delays.Delays:
 
 
 def _common(n: int) -> delays.Delays:
-    """All workers have the same chain: they turn slow at the same computation."""
-    one = delays.table(_markov(1), _COMMON)[0].tolist()
-    return delays.recorded([one] * n)
+    """All workers have the same chain: they turn slow at the same computation, first
+    at the eleventh."""
+    one = delays.table(_markov(1), _COMMON)[0]
+    slow = int(np.argmax(one > 1))
+    return delays.recorded([np.roll(one, 10 - slow).tolist()] * n)
 
 
 def _of_chain(n: int) -> np.ndarray:
@@ -101,7 +103,6 @@ def _measured(job: int, data_dir: str | None) -> Regime:
     path = Path(data_dir or "", f"traces/alibaba_gpu_2020/job_{job}_norm.csv")
 
     def model(n: int) -> delays.Delays:
-        column = {"seconds": "batch_time_norm", "mean": 1.0}
-        return delays.csv(path, **column, num_workers=n)
+        return delays.csv(path, seconds="batch_time_norm", mean=1.0, num_workers=n)
 
     return Regime(f"Alibaba, job {job}", model, np.ones)

@@ -227,9 +227,9 @@ def setting() -> Section:
             "step times of jobs 1 and 4 of Alibaba's GPU cluster, in units of their "
             "mean. Where times are listed they are counted by computations that were "
             "started, cancelled ones too, so a rule that restarts gets through the "
-            "slow ones sooner: there it has an easier task. Under `m-sync` all workers get "
-            "through the list in step, which is why it never waits where half of them "
-            "alternate against the other half.",
+            "slow ones sooner: there it has an easier task. Under `m-sync` all workers "
+            "get through the list in step, which is why it never waits where half of "
+            "them alternate against the other half.",
             "The lower bound is that of Tyurin and Richtárik (NeurIPS 2023) for fixed "
             "times, up to a universal constant; for random times their means stand in "
             "it, and methods that restart may then be faster. It is about the hardest "
