@@ -35,7 +35,13 @@ def main(argv):
         "probability p, if it was begun where the one before was known: no method that "
         "takes steps only along what it has seen is faster on average than "
         "`theory.discovery_time`. A method that suits all worker times has the same "
-        "ratio in every column."
+        "ratio in every column.",
+        "What the chain punishes is waiting, and work that is thrown away. What it "
+        "does not: a stale gradient shows a coordinate as well as a fresh one, once "
+        "the one before is known, and blindness is all the noise there is. So methods "
+        "without either, as ASP, come within the scatter of the bound at a step that "
+        "is tuned, which no theorem allows them; the ratio of one that collects "
+        "batches shows how many gradients of a batch come after the one with the news.",
     ]
     for text in _PROBABILITIES.value:
         contest = flatness.Contest(

@@ -16,17 +16,26 @@ from abs_dssp.traces import Trace
 
 @dataclasses.dataclass(frozen=True)
 class Advice:
-    """What is predicted of a method."""
+    """What is predicted of a method; steps are of a commit, in units of 1 / L.
+
+    Seconds are per unit of progress, which is that of one step 1 / L without noise.
+    """
 
     method: Method
-    seconds: float  # per unit of progress: of one step 1 / L without noise
+    seconds: float  # at the theory's step
     commits: float  # per second
-    step: float  # in units of 1 / L
+    step: float  # the theory's
+    tuned_seconds: float  # at a step that was tuned
+    tuned_step: float  # what tuning should find
     reason: str
+
+    def time(self, tuned: bool) -> float:
+        """Seconds at either step."""
+        return self.tuned_seconds if tuned else self.seconds
 
 
 def rank(
-    model: Delays, ratio: float, pushes: int, seed: int = 0
+    model: Delays, ratio: float, pushes: int, seed: int = 0, tuned: bool = True
 ) -> tuple[list[Advice], list[str]]:
     """All methods, the fastest first, and the labels of those that are not ranked.
 
@@ -35,6 +44,7 @@ def rank(
       ratio: R = sigma^2 / eps.
       pushes: to schedule.
       seed: of random worker times.
+      tuned: rank by the time at a tuned step, in place of the theory's.
     """
     n = model.num_workers
     if n < 2:
@@ -47,7 +57,7 @@ def rank(
         else:
             trace = simulate.schedule(policy, model, pushes, seed=seed)
             ranked.append(advise(method, trace, ratio))
-    return sorted(ranked, key=lambda advice: advice.seconds), by_loss
+    return sorted(ranked, key=lambda advice: advice.time(tuned)), by_loss
 
 
 def advise(method: Method, trace: Trace, ratio: float) -> Advice:
@@ -59,12 +69,39 @@ def advise(method: Method, trace: Trace, ratio: float) -> Advice:
       ratio: R = sigma^2 / eps.
     """
     if trace.commits < 2:
-        return Advice(method, math.inf, 0.0, 0.0, "it never commits twice")
+        never = "it never commits twice"
+        return Advice(method, math.inf, 0.0, 0.0, math.inf, 0.0, never)
     # With L = eps = 1 the variance of a gradient is R.
     step = method.step(trace, 1.0, ratio, 1.0)
     rate = trace.commits / trace.seconds
-    seconds = 1 / (rate * step.effective)
-    return Advice(method, seconds, rate, step.effective, _reason(trace, step))
+    tuned = tuned_step(step.schedule.kappa_1, trace, ratio)
+    times = (1 / (rate * size) for size in (step.effective, tuned))
+    seconds, tuned_seconds = times
+    return Advice(
+        method,
+        seconds,
+        rate,
+        step.effective,
+        tuned_seconds,
+        tuned,
+        _reason(trace, step),
+    )
+
+
+def tuned_step(kappa_1: float, trace: Trace, ratio: float) -> float:
+    """A guess at the step that tuning finds, in units of 1 / L.
+
+    Without the worst case: staleness counts as if each push had the mean of it, and
+    noise may come to all of the target. docs/optimality.md has its rank correlation
+    with what tuning found.
+
+    Args:
+      kappa_1: mean of 1 / K_t.
+      trace: the schedule.
+      ratio: R = sigma^2 / eps.
+    """
+    stable = float(theory.delay_stability_limit(theory.measured_tau_bar(trace)))
+    return 1 / (1 / stable + kappa_1 * ratio)
 
 
 def _reason(trace: Trace, step: methods.Step) -> str:
@@ -92,19 +129,30 @@ def _reason(trace: Trace, step: methods.Step) -> str:
     return "; ".join(parts)
 
 
-def table(ranked: Sequence[Advice]) -> str:
-    """The ranking as aligned text, one line per method."""
-    best = ranked[0].seconds
+def table(ranked: Sequence[Advice], tuned: bool = True) -> str:
+    """The ranking as aligned text, one line per method.
+
+    Args:
+      ranked: the fastest first.
+      tuned: which time it is by.
+    """
+    best = ranked[0].time(tuned)
     width = max(len(advice.method.label) for advice in ranked)
-    lines = [f"{'policy':{width}}  time  / best  commits/s   step  why"]
+    lines = [
+        f"{'policy':{width}} {'tuned':>13}  {'theory':>13} {'/ best':>7}  why",
+        f"{'':{width}} {'time':>6} {'step':>6}  {'time':>6} {'step':>6}",
+    ]
     for advice in ranked:
-        seconds = advice.seconds
-        shown = f"{seconds:6.3g}" if math.isfinite(seconds) else "     -"
         lines.append(
-            f"{advice.method.label:{width}} {shown} {seconds / best:6.2f}x "
-            f"{advice.commits:10.3g} {advice.step:6.3f}  {advice.reason}"
+            f"{advice.method.label:{width}} {_number(advice.tuned_seconds)} "
+            f"{advice.tuned_step:6.3f}  {_number(advice.seconds)} {advice.step:6.3f} "
+            f"{advice.time(tuned) / best:6.2f}x  {advice.reason}"
         )
     return "\n".join(lines)
+
+
+def _number(seconds: float) -> str:
+    return f"{seconds:6.3g}" if math.isfinite(seconds) else "     -"
 
 
 def worker_times(text: str, num_workers: int | None) -> Delays:

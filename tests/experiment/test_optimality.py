@@ -134,6 +134,8 @@ def test_a_problem_has_the_noise_that_it_states(name):
 def test_workers_with_different_data_pull_apart_by_what_is_stated():
     eps, n = 1e-3, 8
     task = problems.parse("different:1", 0, eps).task(n)
-    pulls = np.asarray(task.data["shifts"]) * np.ones((100, 1))  # gradients at the optimum
+    pulls = np.asarray(task.data["shifts"]) * np.ones(
+        (100, 1)
+    )  # gradients at the optimum
     assert np.mean(np.sum(pulls**2, axis=0)) == pytest.approx(100 * eps, rel=1e-5)
     assert np.sum(np.mean(pulls, axis=1) ** 2) < 1e-12
