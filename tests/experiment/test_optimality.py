@@ -82,6 +82,24 @@ def test_a_step_falls_as_the_batches_of_abs_dssp_grow():
         assert max(1.0, peak / (1 + fall * pushes)) == pytest.approx(expected)
 
 
+def test_predictions_are_compared_by_rank(round_bowl):
+    def outcome(predicted, *measured):
+        times = measure.Times(measured, measured)
+        return measure.Outcome(
+            1.0, times, 1.0, False, True, times, predicted, -predicted, 0.0, 1
+        )
+
+    made = [outcome(1.0, 5.0), outcome(3.0, 7.0), outcome(9.0, math.inf)]
+    made += [outcome(math.nan, 1.0)]  # not predicted
+    names = [methods.Method(label, "asp()") for label in "abcd"]
+    table = {(m.label, "unequal"): o for m, o in zip(names, made, strict=True)}
+    all_of_them = (round_bowl, LIMITS, names, [unequal()], table)
+    comparison = measure.Comparison(*all_of_them)
+    for which in ("best", "recommended"):
+        assert comparison.rank_correlation("predicted", which) == [1.0]
+        assert comparison.rank_correlation("guessed", which) == [-1.0]
+
+
 def test_random_times_are_drawn_anew_for_every_seed(round_bowl):
     chance = regimes.Regime(
         "random", lambda n: delays.exponential(1.0, n), np.ones, True

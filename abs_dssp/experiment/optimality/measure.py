@@ -14,9 +14,10 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
+from scipy import stats
 
 from abs_dssp import optimizers, policies, replay, simulate, theory
-from abs_dssp.experiment import outputs
+from abs_dssp.experiment import advice, outputs
 from abs_dssp.experiment.methods import Method, Step
 from abs_dssp.experiment.optimality.problems import Problem
 from abs_dssp.experiment.optimality.regimes import Regime
@@ -63,7 +64,8 @@ class Outcome:
     falls: bool
     inside: bool  # whether the best step is not the grid's first or last
     best: Times
-    predicted: float  # seconds, by the theory
+    predicted: float  # seconds, by the theory; NaN for a rule that reads the loss
+    guessed: float  # seconds per unit of progress at a tuned step; see `advice`
     tau_max: float
     pushes: int
 
@@ -103,6 +105,7 @@ def compete(
         inside=0 < chosen % len(GRID) < len(GRID) - 1,
         best=found[chosen],
         predicted=_predicted(problem, step, traces[0]),
+        guessed=guess(problem, step, traces[0]),
         tau_max=tau_max,
         pushes=pushes,
     )
@@ -227,6 +230,12 @@ def _predicted(problem: Problem, step: Step, trace: Trace) -> float:
     return float(enough / (trace.commits / trace.seconds))
 
 
+def guess(problem: Problem, step: Step, trace: Trace) -> float:
+    """`advice`'s seconds at a tuned step, of the schedule that was run."""
+    tuned = advice.tuned_step(step.schedule.kappa_1, trace, problem.ratio)
+    return float(trace.seconds / max(trace.commits, 1) / tuned)
+
+
 def _plan(
     method: Method, policy, model, problem: Problem, max_pushes: int
 ) -> tuple[Step, int]:
@@ -292,6 +301,7 @@ def _follow_the_loss(
         inside=0 < chosen < len(GRID) - 1,
         best=best,
         predicted=math.nan,
+        guessed=math.nan,
         tau_max=tau_max,
         pushes=pushes,
     )
@@ -375,6 +385,22 @@ class Comparison:
 
         rows = [[mean(self.outcomes[a, b]) for b in self.columns] for a in self.labels]
         return np.array(rows)
+
+    def rank_correlation(self, predicted: str, which: str) -> list[float]:
+        """Spearman's, of a prediction with the measured times, by regime.
+
+        Args:
+          predicted: `predicted` or `guessed`.
+          which: see `means`. Methods that did not get there are the last, level.
+        """
+        means = np.minimum(self.means(which), 1e30)
+        found = []
+        for place, column in enumerate(self.columns):
+            own = [getattr(self.outcomes[a, column], predicted) for a in self.labels]
+            known = np.isfinite(own)
+            ranks = stats.spearmanr(np.array(own)[known], means[known, place])
+            found.append(float(ranks.statistic))
+        return found
 
     def relative(self, which: str) -> np.ndarray:
         """The same over those of the regime's best method."""

@@ -68,6 +68,7 @@ def section(comparison: Comparison, out: Path) -> Section:
             _steps(comparison),
         ),
         *_choices(comparison),
+        *_predictions(comparison),
         *_findings(comparison),
     ]
     return Section(title[0].upper() + title[1:], parts)
@@ -169,6 +170,24 @@ def _first_row(comparison: Comparison, start: str) -> np.ndarray | None:
     """Relative times of the first method whose label begins so; None without one."""
     rows = zip(comparison.labels, comparison.relative("best"), strict=True)
     return next((row for label, row in rows if label.startswith(start)), None)
+
+
+def _predictions(comparison: Comparison) -> list[Part]:
+    """How well the methods' order was predicted; nothing to say of a few."""
+    if len(comparison.methods) < 5:
+        return []
+    kinds = (
+        ("by the theory, at its step", "predicted", "recommended"),
+        ("by the theory, at the best step", "predicted", "best"),
+        ("as advise.py guesses, at the best step", "guessed", "best"),
+    )
+    rows = []
+    for name, predicted, which in kinds:
+        found = comparison.rank_correlation(predicted, which)
+        shown = [f"{value:.2f}" if math.isfinite(value) else "-" for value in found]
+        rows.append([name, *shown])
+    caption = "Rank correlation of the methods' predicted times with the measured ones."
+    return [Table(caption, ["predicted", *comparison.columns], rows)]
 
 
 def _findings(comparison: Comparison) -> list[str]:
