@@ -58,8 +58,7 @@ _FEW_METHODS = (
     *("Rennala", "Malenia", "Ringmaster", "Ringleader", "abs_dssp"),
 )
 _FEW_REGIMES = (
-    *("equal", "i", "one straggler, 100 x", "exponential", "alternating in threes"),
-    *("Markov", "Alibaba, job 4"),
+    *("i", "exponential", "alternating in threes", "Markov", "Alibaba, job 4"),
 )
 
 

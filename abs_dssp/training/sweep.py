@@ -23,6 +23,9 @@ from abs_dssp.training.config import EvaluationConfig, Every, UpdateConfig
 
 Make = Callable[..., optax.GradientTransformation]  # of R settings' scalars
 
+# (version, seconds, measures (R, S) by name) -> whether that is enough
+Until = Callable[[int, float, dict[str, np.ndarray]], bool]
+
 _BYTES = 2**30  # of kept versions at a time; more settings are computed in turn
 
 
@@ -59,6 +62,7 @@ def sweep(
     *,
     aggregate: str = "mean",
     eval_every_commits: Every | None = None,
+    until: Until | None = None,
 ) -> Sweep:
     """Replays one trace for many settings of an optimizer and many seeds.
 
@@ -74,9 +78,12 @@ def sweep(
       seeds: of the runs of every setting; S of them.
       aggregate: see `replay`.
       eval_every_commits: see `replay`; at the start and the end by default.
+      until: asked after every evaluation, with its version, its seconds and its
+        measures (R, S) by name, whether to end all runs there. Not with more settings
+        than fit into memory together, which are computed in turn.
 
     Returns:
-      A `Sweep`.
+      A `Sweep`, of the evaluations that all runs have come to.
 
     Raises:
       ValueError: if task and trace do not fit, or the settings differ in length.
@@ -97,17 +104,20 @@ def sweep(
     keys = jnp.stack([jax.random.key(seed) for seed in seeds])
     kept = _kept(trace) * _bytes(task, keys[0]) * len(seeds)
     at_once = max(1, _BYTES // kept)
-    config = EvaluationConfig(eval_every_commits)
-    points = evaluation.points(trace, config)
-    made = [
-        _measure(kind, task, [c[i : i + at_once] for c in columns], keys, trace, points)
+    points = evaluation.points(trace, EvaluationConfig(eval_every_commits))
+    pieces = [
+        [c[i : i + at_once] for c in columns]
         for i in range(0, len(columns[0]), at_once)
     ]
+    enough = until if len(pieces) == 1 else None
+    made = [_measure(kind, task, c, keys, trace, points, enough) for c in pieces]
+    measures = jax.tree.map(lambda *parts: np.concatenate(parts), *made)
+    points = points[: next(iter(measures.values())).shape[-1]]
     versions = np.concatenate([[0], np.cumsum(trace.committed)])
     return Sweep(
         versions[[row for row, _ in points]],
         np.array([seconds for _, seconds in points]),
-        jax.tree.map(lambda *parts: np.concatenate(parts), *made),
+        measures,
     )
 
 
@@ -130,18 +140,22 @@ def _bytes(task: Task, key) -> int:
     return sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
 
 
-def _measure(kind, task: Task, settings, keys, trace: Trace, points):
+def _measure(kind, task: Task, settings, keys, trace: Trace, points, until):
     """Measures (R, S, E) by name."""
     kept, capacity = _kept(trace), compiled.capacity(len(trace))
     config = kind.program([float(column[0]) for column in settings]).config
     rows = compiled.rows(replayer.columns(trace), task, config, capacity)
     servers = _begin(kind, kept, capacity, settings, keys)
+    versions = np.concatenate([[0], np.cumsum(trace.committed)])
     done, found = 0, []
-    for row, _ in points:
+    for row, seconds in points:
         servers = _follow(kind, task.data, settings, keys, rows, servers, done, row)
-        version = int(trace.committed[:row].sum())
-        found.append(_evaluate(kind.task, task.data, servers.ring, version % kept))
+        version = int(versions[row])
+        measures = _evaluate(kind.task, task.data, servers.ring, version % kept)
+        found.append(measures)
         done = row
+        if until is not None and until(version, seconds, jax.device_get(measures)):
+            break
     return jax.tree.map(lambda *parts: np.stack(parts, axis=-1), *found)
 
 

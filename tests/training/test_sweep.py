@@ -82,3 +82,24 @@ def test_settings_of_different_lengths_are_refused(settings):
 def test_other_workers_than_the_tasks_are_refused():
     with pytest.raises(ValueError, match="3 workers"):
         replay.sweep(tasks.quadratic(2), optimizers.sgd, [[0.1]], trace_of("asp()"))
+
+
+def test_all_runs_end_where_it_is_enough():
+    task, trace = tasks.quadratic(3, dim=4), trace_of("asp()")
+    seen = []
+
+    def until(version, seconds, measures):
+        seen.append((version, seconds, measures["loss"]))
+        return version >= 21
+
+    settings = {"eval_every_commits": 7}
+    whole = replay.sweep(task, optimizers.sgd, [[0.1, 0.2]], trace, [0, 1], **settings)
+    made = replay.sweep(
+        task, optimizers.sgd, [[0.1, 0.2]], trace, [0, 1], until=until, **settings
+    )
+    assert made.version.tolist() == [0, 7, 14, 21] == [v for v, _, _ in seen]
+    np.testing.assert_array_equal(made.seconds, [s for _, s, _ in seen])
+    np.testing.assert_array_equal(made.seconds, whole.seconds[:4])
+    for number, (_, _, loss) in enumerate(seen):
+        np.testing.assert_array_equal(made.measures["loss"][..., number], loss)
+        np.testing.assert_array_equal(whole.measures["loss"][..., number], loss)
