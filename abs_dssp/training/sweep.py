@@ -26,6 +26,7 @@ Make = Callable[..., optax.GradientTransformation]  # of R settings' scalars
 # (version, seconds, measures (R, S) by name) -> whether that is enough
 Until = Callable[[int, float, dict[str, np.ndarray]], bool]
 
+_ROWS = 4096  # of a compiled program at least
 _BYTES = 2**30  # of kept versions at a time; more settings are computed in turn
 
 
@@ -45,6 +46,7 @@ class _Kind(NamedTuple):
     local_steps: int
     aggregate: str
     accumulates: bool
+    measures: tuple[str, ...] | None
 
     def program(self, setting: Sequence[Any]) -> compiled.Program:
         """The program of one run, whose optimizer may hold traced numbers."""
@@ -62,6 +64,7 @@ def sweep(
     *,
     aggregate: str = "mean",
     eval_every_commits: Every | None = None,
+    measures: Sequence[str] | None = None,
     until: Until | None = None,
 ) -> Sweep:
     """Replays one trace for many settings of an optimizer and many seeds.
@@ -78,6 +81,7 @@ def sweep(
       seeds: of the runs of every setting; S of them.
       aggregate: see `replay`.
       eval_every_commits: see `replay`; at the start and the end by default.
+      measures: those of the task's that are wanted, which spares the others' work.
       until: asked after every evaluation, with its version, its seconds and its
         measures (R, S) by name, whether to end all runs there. Not with more settings
         than fit into memory together, which are computed in turn.
@@ -100,7 +104,7 @@ def sweep(
     columns = [np.asarray(values, np.float32) for values in settings]
     if not columns or any(c.ndim != 1 or c.shape != columns[0].shape for c in columns):
         raise ValueError("sweep: settings must be arrays of one length, of shape (R,).")
-    kind = _kind(task, make, trace, aggregate)
+    kind = _kind(task, make, trace, aggregate, measures)
     keys = jnp.stack([jax.random.key(seed) for seed in seeds])
     kept = _kept(trace) * _bytes(task, keys[0]) * len(seeds)
     at_once = max(1, _BYTES // kept)
@@ -111,27 +115,35 @@ def sweep(
     ]
     enough = until if len(pieces) == 1 else None
     made = [_measure(kind, task, c, keys, trace, points, enough) for c in pieces]
-    measures = jax.tree.map(lambda *parts: np.concatenate(parts), *made)
-    points = points[: next(iter(measures.values())).shape[-1]]
+    found = jax.tree.map(lambda *parts: np.concatenate(parts), *made)
+    points = points[: next(iter(found.values())).shape[-1]]
     versions = np.concatenate([[0], np.cumsum(trace.committed)])
     return Sweep(
         versions[[row for row, _ in points]],
         np.array([seconds for _, seconds in points]),
-        measures,
+        found,
     )
 
 
-def _kind(task: Task, make: Make, trace: Trace, aggregate: str) -> _Kind:
+def _kind(task: Task, make: Make, trace: Trace, aggregate: str, measures) -> _Kind:
     config = UpdateConfig(optax.identity(), aggregate=aggregate)
     single = config.aggregator.single is not None
     alone = single and replayer.commits_every_push(trace)
     functions = task._replace(data=None, constants=None)
-    return _Kind(functions, make, trace.local_steps, aggregate, not alone)
+    wanted = None if measures is None else tuple(measures)
+    return _Kind(functions, make, trace.local_steps, aggregate, not alone, wanted)
 
 
 def _kept(trace: Trace) -> int:
-    """Versions to keep; a power of two, so that traces share a compiled program."""
-    return compiled.power_of_two(int(trace.staleness.max(initial=0)) + 1)
+    """Versions to keep."""
+    return _power_of_four(int(trace.staleness.max(initial=0)) + 1)
+
+
+def _power_of_four(count: int) -> int:
+    """At least `count`: sizes so far apart that most traces share a compiled program,
+    which takes longer to compile than a small problem to run."""
+    power = compiled.power_of_two(count)
+    return power if power.bit_length() % 2 else 2 * power
 
 
 def _bytes(task: Task, key) -> int:
@@ -142,7 +154,7 @@ def _bytes(task: Task, key) -> int:
 
 def _measure(kind, task: Task, settings, keys, trace: Trace, points, until):
     """Measures (R, S, E) by name."""
-    kept, capacity = _kept(trace), compiled.capacity(len(trace))
+    kept, capacity = _kept(trace), _power_of_four(max(len(trace), _ROWS))
     config = kind.program([float(column[0]) for column in settings]).config
     rows = compiled.rows(replayer.columns(trace), task, config, capacity)
     servers = _begin(kind, kept, capacity, settings, keys)
@@ -151,7 +163,7 @@ def _measure(kind, task: Task, settings, keys, trace: Trace, points, until):
     for row, seconds in points:
         servers = _follow(kind, task.data, settings, keys, rows, servers, done, row)
         version = int(versions[row])
-        measures = _evaluate(kind.task, task.data, servers.ring, version % kept)
+        measures = _evaluate(kind, task.data, servers.ring, version % kept)
         found.append(measures)
         done = row
         if until is not None and until(version, seconds, jax.device_get(measures)):
@@ -189,8 +201,9 @@ def _follow(kind, data, settings, keys, rows, servers, start, stop) -> compiled.
 
 
 @functools.partial(jax.jit, static_argnums=(0,))
-def _evaluate(task, data, ring, index):
+def _evaluate(kind, data, ring, index):
     def one(ring):
-        return task.evaluate(data, compiled.version_at(ring, index))
+        found = kind.task.evaluate(data, compiled.version_at(ring, index))
+        return {name: found[name] for name in kind.measures or found}
 
     return jax.vmap(jax.vmap(one))(ring)

@@ -59,7 +59,7 @@ def test_more_settings_than_fit_are_computed_in_turn(monkeypatch):
     task, trace = tasks.quadratic(3, dim=4), trace_of("asp()")
     rates = [np.geomspace(0.01, 1, 5)]
     together = replay.sweep(task, optimizers.sgd, rates, trace)
-    monkeypatch.setattr("abs_dssp.training.sweep._BYTES", 4 * 4 * 4 * 2)  # two
+    monkeypatch.setattr("abs_dssp.training.sweep._BYTES", 4 * 4 * 16 * 2)  # two
     apart = replay.sweep(task, optimizers.sgd, rates, trace)
     for name, values in together.measures.items():
         np.testing.assert_allclose(apart.measures[name], values, rtol=1e-6)
@@ -82,6 +82,14 @@ def test_settings_of_different_lengths_are_refused(settings):
 def test_other_workers_than_the_tasks_are_refused():
     with pytest.raises(ValueError, match="3 workers"):
         replay.sweep(tasks.quadratic(2), optimizers.sgd, [[0.1]], trace_of("asp()"))
+
+
+def test_only_what_is_wanted_is_measured():
+    task, trace = tasks.quadratic(3, dim=4), trace_of("asp()")
+    whole = replay.sweep(task, optimizers.sgd, [[0.1]], trace)
+    some = replay.sweep(task, optimizers.sgd, [[0.1]], trace, measures=["loss"])
+    assert list(some.measures) == ["loss"] and len(whole.measures) == 2
+    np.testing.assert_array_equal(some.measures["loss"], whole.measures["loss"])
 
 
 def test_all_runs_end_where_it_is_enough():

@@ -177,6 +177,7 @@ def _measure(
             own,
             aggregate=method.aggregate,
             eval_every_commits=_points(trace.commits),
+            measures=["gradient_norm_squared"],
             until=_Enough(problem.target),
         )
         values = made.measures["gradient_norm_squared"].astype(np.float64)

@@ -14,6 +14,7 @@ import jax
 
 from abs_dssp import tasks
 
+_LARGE = 500  # parameters
 _STEPS = 100_000  # of gradient descent, at most
 
 
@@ -29,6 +30,7 @@ class Problem:
     smoothness: float  # L
     variance: float  # of a gradient of one batch, near the target
     steps: float  # iterations of gradient descent at the step 1 / L to eps / 2
+    large: bool  # too large for dozens of runs that keep a gradient for each worker
 
 
 def parse(text: str, dim: int, target: float) -> Problem:
@@ -167,4 +169,5 @@ def _problem(label, make, ratio: float, target: float) -> Problem:
         known.smoothness,
         variance,
         float(max(count, 1)),
+        large=sum(leaf.size for leaf in jax.tree.leaves(variables.params)) > _LARGE,
     )

@@ -231,6 +231,8 @@ def setting() -> Section:
             "counts, by pushes, to N / (2 R) of it. Rules with a batch K have "
             "rows in which K grows so. The theory's step is that of Theorem A or D for "
             "the method's own schedule (docs/theory.md says which have a guarantee).",
+            "Malenia and Ringleader keep a gradient for each worker and are for "
+            "different data; they were left out on the largest problem.",
             "A target is reached first when ||grad F||^2 <= eps is measured, and "
             "sustained when its mean over the last fifth of the commits so far is. "
             "Evaluated at commits that are 2.5 % apart, all of them at first. Rankings "
