@@ -2,6 +2,8 @@
 
 import ast
 import dataclasses
+import functools
+import importlib
 import inspect
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -78,6 +80,35 @@ def calls(call: Call) -> Iterator[Call]:
             yield from calls(argument)
 
 
+@functools.cache  # the same function again, so that caches by it hold
+def load(name: str, where: str) -> Callable[..., Any]:
+    """The function that `module:function` names, of a module that can be imported.
+
+    Args:
+      name: of module and function.
+      where: the caller's name, for error messages.
+
+    Raises:
+      ValueError: if there is no such module, or no function in it.
+
+    Example:
+      >>> from abs_dssp import literals
+      >>> literals.load("math:sqrt", "example")(9)
+      3.0
+    """
+    module, _, function = name.partition(":")
+    try:
+        found = getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(
+            f"{where}: cannot load {name}: {error}; modules of one's own are looked "
+            "for in the folders that PYTHONPATH names."
+        ) from error
+    if not callable(found):
+        raise ValueError(f"{where}: {name} must be a function, got {found!r}.")
+    return found
+
+
 def build(
     text: str | Call, where: str, known: Mapping[str, Callable[..., Any]], **fixed: Any
 ) -> Any:
@@ -120,7 +151,12 @@ def _build(call: Call, where, known, fixed) -> Any:
     function = known[call.name]
     signature = inspect.signature(function)
     given = {k: v for k, v in fixed.items() if k in signature.parameters}
-    free = [name for name in signature.parameters if name not in given]
+    kinds = {name: each.kind for name, each in signature.parameters.items()}
+    rest = inspect.Parameter.VAR_POSITIONAL
+    if rest in kinds.values() and not call.kwargs and not given:  # f(*args)
+        return _called(function, call.name, where, [value(a) for a in call.args], {})
+    collects = (rest, inspect.Parameter.VAR_KEYWORD)
+    free = [n for n, kind in kinds.items() if n not in given and kind not in collects]
     listed = ", ".join(free) or "none"
     if len(call.args) > len(free):
         raise ValueError(
@@ -143,10 +179,14 @@ def _build(call: Call, where, known, fixed) -> Any:
                 f"{where}: {call.name} needs the argument {name!r}; known: {listed}."
             )
     values = {name: value(argument) for name, argument in arguments.items()}
+    return _called(function, call.name, where, [], given | values)
+
+
+def _called(function, name: str, where: str, args: list, kwargs: dict) -> Any:
     try:
-        return function(**given, **values)
+        return function(*args, **kwargs)
     except TypeError as error:
-        raise ValueError(f"{where}: {call.name}: {error}.") from error
+        raise ValueError(f"{where}: {name}: {error}.") from error
 
 
 def _call(node: ast.Call, text: str, where: str) -> Call:

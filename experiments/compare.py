@@ -69,9 +69,11 @@ def main(argv):
         label = f"[{texts.index(text) + 1}/{len(texts)}] {text} seed {seed}"
         made[text, seed] = _made(task, text, run, out, label)
     entries = _save(out, texts, made)
+    known = any(entry["final_accuracy"] is not None for entry in entries)
+    target = f"; target accuracy {_TARGET.value}" if known else ""
     print(
-        f"\n{task.name}, {task.num_workers} workers, {_SEEDS.value} seed(s); "
-        f"target accuracy {_TARGET.value}\n\n{summary.table(entries)}\n\n"
+        f"\n{task.name}, {task.num_workers} workers, {_SEEDS.value} seed(s){target}"
+        f"\n\n{summary.table(entries)}\n\n"
         f"Written to {out}: summary.json, history.csv, runs/ and PNGs"
     )
 
@@ -92,10 +94,10 @@ def _made(task, text: str, run: Run, out: Path, label: str) -> dict[str, Any]:
     outputs.save_run(run_dir, result, key, _TARGET.value)
     if run.seed == 0:
         timeline.save_chrome(result.trace, run_dir / "timeline.json")
-    took = time.monotonic() - begun
+    took, measure = time.monotonic() - begun, outputs.measure([result.history])
     line = (
         f"{label}: {len(result.trace)} pushes, {result.trace.seconds:.1f} virtual s, "
-        f"final accuracy {result.history.last('accuracy'):.4f} ({took:.1f} s)"
+        f"final {measure} {result.history.last(measure):.4f} ({took:.1f} s)"
     )
     if result.stopped not in ("end", "target"):
         line += f"; ended early: {result.stopped}"

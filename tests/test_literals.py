@@ -52,3 +52,24 @@ def test_wrong_calls_get_one_clear_sentence(text, message):
     with pytest.raises(ValueError) as error:
         literals.build(text, "test", {"f": lambda n, a, b=0: (n, a, b)}, n=1)
     assert message in str(error.value)
+
+
+def test_what_collects_arguments_is_given_all_of_them():
+    known = {"total": lambda *numbers: sum(numbers), "two": lambda: 2}
+    assert literals.build("total(1, two(), 3)", "here", known) == 6
+    assert literals.build("total", "here", known) == 0
+    with pytest.raises(ValueError, match="here: total has no argument 'x'"):
+        literals.build("total(x=1)", "here", known)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("no_such_module:f", "cannot load no_such_module:f: No module named"),
+        ("math:no_such", "cannot load math:no_such: .*PYTHONPATH"),
+        ("math:pi", "math:pi must be a function, got 3.14"),
+    ],
+)
+def test_what_cannot_be_loaded_is_named(name, message):
+    with pytest.raises(ValueError, match=f"here: {message}"):
+        literals.load(name, "here")

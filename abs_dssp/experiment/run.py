@@ -39,7 +39,7 @@ class Run:
     workers: int
     delays: str  # of one gradient
     batch_size: int
-    learning_rate: float
+    learning_rate: float | None  # None where `optimizer` has its own
     epochs: float | None  # None where only time ends the run
     eval_seconds: float | None  # virtual seconds; None: from `evaluations`
     seed: int = 0
@@ -66,11 +66,13 @@ class Run:
     # Evaluates after every so many commits too, or after these.
     eval_commits: int | tuple[int, ...] | None = None
     redraw: bool = True  # times of local steps: one each, or one for all of a push
+    optimizer: str | None = None  # for `optimizers.parse`, instead of SGD
 
     @property
     def settings(self) -> dict[str, Any]:
         """The description, for files and digests."""
-        added = ("drop_factor", "warmup", "evaluations", "eval_commits", "redraw")
+        added = ["drop_factor", "warmup", "evaluations", "eval_commits", "redraw"]
+        added += ["optimizer"]
         return {
             field.name: getattr(self, field.name)
             for field in dataclasses.fields(self)
@@ -115,7 +117,13 @@ class Run:
         return communication.parse(self.communication, 2 * size)
 
     def make_optimizer(self, local: bool = False):
-        """The server's SGD, or that of local steps."""
+        """The server's optimizer, or that of local steps.
+
+        SGD has no momentum in local steps; any other optimizer is the same in both
+        places, and begins anew with every pull.
+        """
+        if self.optimizer is not None:
+            return _optimizer(self.optimizer, self.learning_rate)
         momentum = 0.0 if local else self.momentum
         schedule = self.learning_rate, self.drops, self.drop_factor, self.warmup
         return _sgd(schedule, momentum, self.weight_decay, self.clock)
@@ -196,6 +204,11 @@ def _policy(text: str, workers: int) -> Policy:
 @functools.lru_cache(maxsize=8)
 def _task(text: str, workers: int, settings: tuple[tuple[str, Any], ...]) -> Task:
     return tasks.parse(text, workers, **dict(settings))
+
+
+@functools.lru_cache(maxsize=64)
+def _optimizer(text: str, learning_rate: float | None):
+    return optimizers.parse(text, learning_rate)
 
 
 @functools.lru_cache(maxsize=64)

@@ -15,7 +15,12 @@ from abs_dssp import optimizers
 from abs_dssp.experiment.run import Run
 from abs_dssp.tasks.base import Task
 
-flags.DEFINE_string("task", "digits", "Data set or problem, by name.")
+flags.DEFINE_string(
+    "task",
+    "digits",
+    "Data set or problem, by name, or one of your own: my_module:make(width=3) is what "
+    "make(num_workers, width=3) returns.",
+)
 flags.DEFINE_string("model", None, "Model, e.g. mlp, cnn or resnet(depth=8).")
 flags.DEFINE_integer("workers", 4, "Number of workers.", lower_bound=1)
 flags.DEFINE_string("delays", None, "Seconds per gradient: a model of worker speed.")
@@ -26,6 +31,12 @@ _LOCAL_STEPS = flags.DEFINE_integer(
     "local_steps", 1, "Gradient steps per push, U.", lower_bound=1
 )
 flags.DEFINE_integer("batch_size", 32, "Samples per gradient.", lower_bound=1)
+_OPTIMIZER = flags.DEFINE_string(
+    "optimizer",
+    None,
+    "Instead of SGD: an optax optimizer such as adam(learning_rate=0.001), or one of "
+    "your own, my_module:make. Its step is --learning_rate, if given, or its own.",
+)
 _RATE = flags.DEFINE_float("learning_rate", 0.1, "Step size of SGD.", lower_bound=0)
 flags.DEFINE_float("momentum", 0.0, "Momentum of the server's SGD.")
 flags.DEFINE_float("weight_decay", 0.0, "L2 weight decay.", lower_bound=0)
@@ -68,6 +79,8 @@ _WIDTH = flags.DEFINE_integer(
 
 _SLOTS = 16  # versions kept at least: policies and seeds share a compiled program
 _OWN: dict[str, Callable[[Any], Any]] = {"local_steps": int, "learning_rate": float}
+_OF_SGD = ("momentum", "weight_decay", "learning_rate_drops")  # and of nothing else
+_adopted: set[str] = set()  # flags whose values another run was given
 
 
 def run(text: str, seed: int = 0) -> Run:
@@ -81,15 +94,22 @@ def run(text: str, seed: int = 0) -> Run:
       ValueError: if the policy, one of its settings or the delay model cannot be read.
     """
     policy, *settings = text.split(";")
-    own: dict[str, Any] = {"local_steps": _LOCAL_STEPS.value}
-    own["learning_rate"] = _RATE.value
+    own: dict[str, Any] = {"local_steps": _LOCAL_STEPS.value, "learning_rate": _rate()}
     for setting in settings:
         own |= assignment("policy", setting, _OWN)
-    if own["local_steps"] < 1 or own["learning_rate"] < 0:
+    if own["local_steps"] < 1 or (own["learning_rate"] or 0) < 0:
         raise ValueError(f"--policy: a setting of {text!r} is out of range.")
     made = _describe(policy.strip(), seed, **own)
     made.make_policy()
     made.make_delays()
+    if made.optimizer is not None:
+        for name in _OF_SGD:
+            if flags.FLAGS[name].value != flags.FLAGS[name].default:
+                raise ValueError(
+                    f"--{name} belongs to SGD and has no effect on --optimizer="
+                    f"{made.optimizer!r}; leave it out, or write it into --optimizer."
+                )
+        made.make_optimizer()
     return made
 
 
@@ -113,11 +133,19 @@ def assignment(flag: str, text: str, known: Mapping[str, Callable]) -> dict[str,
 
 def task() -> Task:
     """Model and data, which are the same for every policy and seed."""
-    described = _describe("", 0, _LOCAL_STEPS.value, _RATE.value)
+    described = _describe("", 0, _LOCAL_STEPS.value, _rate())
     return described.make_task(_DATA_DIR.value, _DOWNLOAD.value)
 
 
-def _describe(policy: str, seed: int, local_steps: int, learning_rate: float) -> Run:
+def _rate() -> float | None:
+    """The step size; None where --optimizer has its own."""
+    given = _RATE.present or "learning_rate" in _adopted
+    return _RATE.value if _OPTIMIZER.value is None or given else None
+
+
+def _describe(
+    policy: str, seed: int, local_steps: int, learning_rate: float | None
+) -> Run:
     # A flag that has the name of a field is that field.
     fields = {field.name for field in dataclasses.fields(Run)}
     given = {name: value for name, value in settings().items() if name in fields}
@@ -148,6 +176,10 @@ def memory() -> dict[str, Any]:
 def settings() -> dict[str, Any]:
     """The values of all flags of this module that decide a result."""
     ignored = {"data_dir", "download"}
+    if _OPTIMIZER.value is None:  # as before there was this flag: kept runs are found
+        ignored |= {"optimizer"}
+    elif _rate() is None:
+        ignored |= {"learning_rate"}
     module = flags.FLAGS.flags_by_module_dict()[__name__]
     return {f.name: f.value for f in module if f.name not in ignored}
 
@@ -155,9 +187,12 @@ def settings() -> dict[str, Any]:
 def adopt(saved: Mapping[str, Any]) -> None:
     """Gives flags that are not on the command line the values that `settings` saved."""
     known = {f.name for f in flags.FLAGS.flags_by_module_dict()[__name__]}
+    if _OPTIMIZER.present:  # another one than that run had
+        known -= {"learning_rate", *_OF_SGD}
     for name in known & set(saved):
         if not flags.FLAGS[name].present:
             flags.FLAGS[name].value = saved[name]
+            _adopted.add(name)
 
 
 def _numbers(flag: str, values: list[str]) -> tuple[float, ...]:

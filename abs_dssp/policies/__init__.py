@@ -5,7 +5,6 @@ A constructor takes `num_workers` and the rule's own arguments and returns a `Po
 """
 
 import functools
-import importlib
 from collections.abc import Callable
 from typing import Any
 
@@ -166,10 +165,5 @@ def parse(text: str, num_workers: int) -> Policy:
 
 @functools.cache  # the same constructor again, which knows what it made
 def _load(name: str, where: str) -> Callable[..., Any]:
-    module, _, function = name.partition(":")
-    try:
-        rule = getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError) as error:
-        raise ValueError(f"{where}: cannot load {name}: {error}.") from error
     # Known by its module, so that a trace's header can be read back.
-    return constructor(rule, name=name)
+    return constructor(literals.load(name, where), name=name)

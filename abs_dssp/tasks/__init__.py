@@ -10,12 +10,13 @@ from typing import Any
 
 from abs_dssp import literals
 from abs_dssp.tasks import images, models
-from abs_dssp.tasks.base import Constants, Task, Variables
+from abs_dssp.tasks.base import Constants, Task, Variables, check
 from abs_dssp.tasks.classifier import classification
 from abs_dssp.tasks.custom import from_flax, from_functions, from_nnx
 from abs_dssp.tasks.images import DataError
 from abs_dssp.tasks.logistic import logistic
 from abs_dssp.tasks.quadratic import quadratic
+from abs_dssp.tasks.supervision import supervised
 from abs_dssp.tasks.tridiagonal import tridiagonal
 from abs_dssp.tasks.zero_chain import zero_chain
 
@@ -126,8 +127,9 @@ _TASKS: dict[str, Callable[..., Task]] = {
 }
 
 # Beside the names that `parse` knows.
-__all__ = ["Constants", "DataError", "Task", "Variables", "classification"]
-__all__ += ["from_flax", "from_functions", "from_nnx", "names", "parse", *_TASKS]
+__all__ = ["Constants", "DataError", "Task", "Variables", "check", "classification"]
+__all__ += ["from_flax", "from_functions", "from_nnx", "names", "parse"]
+__all__ += ["supervised", *_TASKS]
 
 
 def names() -> tuple[str, ...]:
@@ -145,12 +147,15 @@ def parse(text: str, num_workers: int, **settings: Any) -> Task:
     """The task that `text` describes, e.g. `"digits"` or `"quadratic(dim=100)"`.
 
     Args:
-      text: a call with literal arguments; these win over `settings`.
+      text: a call with literal arguments; these win over `settings`. A task of one's
+        own is named with its module: `"my_tasks:make(width=3)"` is what
+        `make(num_workers, width=3)` of the module `my_tasks` returns.
       num_workers: number of workers N.
-      **settings: given to tasks that have such an argument.
+      **settings: given to tasks that have such an argument; those of one's own too.
 
     Raises:
-      ValueError: for an unknown task, argument or model, or data that cannot be had.
+      ValueError: for an unknown task, argument or model, data that cannot be had, or
+        a function that makes no task, or none for so many workers.
 
     Example:
       >>> from abs_dssp import tasks
@@ -159,11 +164,17 @@ def parse(text: str, num_workers: int, **settings: Any) -> Task:
     """
     where = "tasks.parse"
     call = literals.parse_call(text, where)
-    if call.name not in _TASKS:
+    own = ":" in call.name
+    if own:
+        constructor = literals.load(call.name, where)
+    elif call.name in _TASKS:
+        constructor = _TASKS[call.name]
+    else:
+        known = ", ".join(names())
         raise ValueError(
-            f"{where}: unknown task {call.name!r}; known: {', '.join(names())}."
+            f"{where}: unknown task {call.name!r}; known: {known}, and module:function "
+            "for one of your own."
         )
-    constructor = _TASKS[call.name]
     shape = tfds if call.name.startswith("cifar") else constructor
     accepted = inspect.signature(shape).parameters
     given = {name: _spelled(value) for name, value in call.kwargs.items()}
@@ -179,10 +190,25 @@ def parse(text: str, num_workers: int, **settings: Any) -> Task:
             raise ValueError(
                 f"{where}: {name} must be a name or a call, got {merged[name]!r}."
             )
+    args = (num_workers, *map(_spelled, call.args))
     try:
-        return constructor(num_workers, *map(_spelled, call.args), **merged)
+        if not own:
+            return constructor(*args, **merged)
+        inspect.signature(constructor).bind(*args, **merged)
     except TypeError as error:
         raise ValueError(f"{where}: {call.name}: {error}.") from error
+    task = constructor(*args, **merged)  # whose mistakes are shown where they are made
+    if not isinstance(task, Task):
+        raise ValueError(
+            f"{where}: {call.name} must return a tasks.Task, such as that of "
+            f"tasks.from_flax, got {type(task).__name__}."
+        )
+    if task.num_workers != num_workers:
+        raise ValueError(
+            f"{where}: {call.name} made a task for {task.num_workers} workers instead "
+            f"of the {num_workers} that it was given as its first argument."
+        )
+    return check(task)
 
 
 def _spelled(value: Any) -> Any:

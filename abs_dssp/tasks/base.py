@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 PyTree = Any
@@ -37,9 +39,11 @@ class Constants(NamedTuple):
 class Task(NamedTuple):
     """A model, its data and their distribution over workers.
 
-    The functions are pure and can be jitted. They take `data` as an argument and never
-    close over it, so that no array is baked into a compiled program. Floating-point
-    arrays are float32 whatever JAX's default.
+    `tasks.from_flax`, `from_nnx`, `from_functions` and `supervised` make one of a model
+    and samples; one that is filled by hand is tried by `tasks.check`. The functions are
+    pure and can be jitted. They take `data` as an argument and never close over it, so
+    that no array is baked into a compiled program. Floating-point arrays are float32
+    whatever JAX's default.
 
     Attributes:
       name: for traces and reports.
@@ -67,6 +71,21 @@ class Task(NamedTuple):
       [1.0, 1.0, 1.0]
       >>> float(task.objective(task.data, variables))  # 1/2 |w|^2
       1.5
+
+      Filled by hand, without data, for the loss |w|^2:
+
+      >>> import jax.numpy as jnp
+      >>> def value(variables):
+      ...     return jnp.sum(variables.params**2)
+      >>> mine = tasks.Task(
+      ...     name="mine", num_workers=2, batch_size=1, samples_per_epoch=100, data={},
+      ...     init=lambda key: tasks.Variables(jax.random.normal(key, (3,)), {}),
+      ...     batch=lambda data, key, worker, index: (),
+      ...     loss=lambda variables, batch, key: (value(variables), {}),
+      ...     evaluate=lambda data, variables: {"loss": value(variables)},
+      ...     objective=lambda data, variables: value(variables))
+      >>> tasks.check(mine).name
+      'mine'
     """
 
     name: str
@@ -80,3 +99,89 @@ class Task(NamedTuple):
     evaluate: Callable[[PyTree, Variables], dict[str, Float[Array, ""]]]
     objective: Callable[[PyTree, Variables], Float[Array, ""]]
     constants: Constants | None = None
+
+
+def check(task: Task) -> Task:
+    """The same task, if its functions fit together; nothing is computed.
+
+    Raises:
+      ValueError: for the first thing that does not fit.
+
+    Example:
+      >>> from abs_dssp import tasks
+      >>> task = tasks.quadratic(num_workers=2, dim=3)
+      >>> tasks.check(task._replace(loss=lambda variables, batch, key: jnp.float32(0)))
+      Traceback (most recent call last):
+      ValueError: quadratic: loss must give a number and new statistics, got float32 \
+of shape ().
+    """
+    name, key, index = task.name, jax.random.key(0), jnp.int32(0)
+    for field in ("num_workers", "batch_size", "samples_per_epoch"):
+        value = getattr(task, field)
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ValueError(
+                f"{name}: {field} must be a whole number above 0, got {value!r}."
+            )
+    variables = jax.eval_shape(task.init, key)
+    require_float32(name, variables)
+    batch = jax.eval_shape(task.batch, task.data, key, index, index)
+    made = jax.eval_shape(task.loss, variables, batch, key)
+    if not isinstance(made, tuple) or len(made) != 2:
+        raise ValueError(
+            f"{name}: loss must give a number and new statistics, got {_words(made)}."
+        )
+    _require_number(name, "loss", made[0])
+    expected: Any = jax.tree.structure(variables.stats)
+    found: Any = jax.tree.structure(made[1])
+    if found != expected:
+        raise ValueError(
+            f"{name}: loss must give statistics like those of init, {expected}, got "
+            f"{found}."
+        )
+    measures = jax.eval_shape(task.evaluate, task.data, variables)
+    if not isinstance(measures, dict) or "loss" not in measures:
+        raise ValueError(
+            f'{name}: evaluate must give numbers by name, "loss" among them, got '
+            f"{_words(measures)}."
+        )
+    for measure, value in measures.items():
+        _require_number(name, f"evaluate's {measure!r}", value)
+    objective = jax.eval_shape(task.objective, task.data, variables)
+    _require_number(name, "objective", objective)
+    return task
+
+
+def require_float32(name: str, variables: Any) -> None:
+    """Refuses what is no `Variables` of float32 arrays, at least one of them trained.
+
+    Args:
+      name: of the task.
+      variables: what `init` gives, or its shapes.
+    """
+    if not isinstance(variables, Variables):
+        raise ValueError(
+            f"{name}: init must give tasks.Variables(params, stats), got a "
+            f"{type(variables).__name__}."
+        )
+    if not jax.tree.leaves(variables.params):
+        raise ValueError(f"{name}: the model has no parameters to train.")
+    for path, leaf in jax.tree_util.tree_leaves_with_path(variables):
+        if leaf.dtype != jnp.float32:
+            raise ValueError(
+                f"{name}: {jax.tree_util.keystr(path)} is {leaf.dtype}; parameters and "
+                "statistics must be float32."
+            )
+
+
+def _require_number(name: str, what: str, value: Any) -> None:
+    if getattr(value, "shape", None) != () or not jnp.issubdtype(
+        value.dtype, jnp.floating
+    ):
+        raise ValueError(
+            f"{name}: {what} must be one floating-point number, got {_words(value)}."
+        )
+
+
+def _words(tree: Any) -> str:
+    leaves = jax.tree.leaves(tree)
+    return ", ".join(f"{leaf.dtype} of shape {leaf.shape}" for leaf in leaves) or "none"

@@ -1,36 +1,61 @@
 """A task from a model and data of one's own."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
+import flax.errors
+import flax.linen as nn
 import jax
-import numpy as np
-from jaxtyping import Array, Float, PRNGKeyArray
+import jax.numpy as jnp
+from jaxtyping import PRNGKeyArray
 
-from abs_dssp.tasks.base import Task, Variables
-from abs_dssp.tasks.classifier import classification
+from abs_dssp.tasks.base import PyTree, Task, Variables
+from abs_dssp.tasks.measures import Measure
+from abs_dssp.tasks.supervision import supervised
 
-Split = tuple[np.ndarray, np.ndarray]  # inputs (n, ...) and integer labels (n,)
+Split = tuple[Any, Any]  # inputs and targets: arrays (n, ...), or pytrees of them
+
+# Arguments by which models are told whether they are trained, and their value if so.
+_MODES = {
+    "train": True,
+    "training": True,
+    "is_training": True,
+    "deterministic": False,
+    "use_running_average": False,
+}
 
 
 def from_flax(
-    module: Any, train: Split, test: Split, num_workers: int, **settings: Any
+    module: Any,
+    train: Split,
+    test: Split,
+    num_workers: int,
+    *,
+    loss: Measure | None = None,
+    metrics: Mapping[str, Measure] | None = None,
+    **settings: Any,
 ) -> Task:
-    """A classification task around a `flax.linen` module.
+    """A task around a `flax.linen` module.
 
     Args:
-      module: called as `module(inputs)` or, if its `__call__` has the argument,
-        `module(inputs, train=...)`; returns logits. BatchNorm statistics and dropout
-        are taken care of.
-      train: inputs (n, ...) and integer labels (n,), as `classification` takes them.
+      module: called as `module(inputs)`. Arguments of its `__call__` named `train`,
+        `training`, `is_training`, `deterministic` or `use_running_average` are given
+        their value. BatchNorm statistics are taken care of, and so is randomness: a
+        push has keys of its own, for dropout and all other streams.
+      train: inputs and targets of n samples: arrays (n, ...) or pytrees of them. What
+        becomes of their dtypes says `supervised`.
       test: the same, held out.
       num_workers: number of workers N.
-      **settings: of `classification`: `name`, `batch_size`, `partition`, `augment`,
-        `seed`.
+      loss: (outputs, targets) -> (B,), one value per sample, such as
+        `lambda outputs, targets: (outputs[:, 0] - targets) ** 2`; softmax cross entropy
+        by default, for targets that are labels.
+      metrics: by name, functions like `loss`, averaged over the test split.
+      **settings: of `supervised`: `name`, `batch_size`, `partition`, `augment`, `seed`.
 
     Raises:
-      ValueError: as `classification`.
+      ValueError: as `supervised`; for a module that is none, or that has collections
+        other than parameters and BatchNorm statistics.
 
     Example:
       >>> import flax.linen as nn
@@ -40,31 +65,66 @@ def from_flax(
       >>> task = tasks.from_flax(nn.Dense(4), samples, samples, num_workers=2)
       >>> task.name, task.samples_per_epoch
       ('dense', 4)
+
+      Regression, of two numbers per sample:
+
+      >>> samples = np.ones((4, 3)), np.zeros((4, 2))
+      >>> task = tasks.from_flax(
+      ...     nn.Dense(2), samples, samples, num_workers=2, name="line",
+      ...     loss=lambda outputs, targets: ((outputs - targets) ** 2).mean(axis=-1),
+      ...     metrics={"worst": lambda outputs, targets: abs(outputs - targets).max(1)})
+      >>> sorted(task.evaluate(task.data, task.init(jax.random.key(0))))
+      ['loss', 'worst']
     """
-    takes_train = "train" in inspect.signature(type(module).__call__).parameters
+    if not isinstance(module, nn.Module):
+        raise ValueError(
+            "from_flax: expected a flax.linen module, such as nn.Dense(10), got "
+            f"{module!r}; nnx models go to from_nnx, functions to from_functions."
+        )
+    settings.setdefault("name", type(module).__name__.lower())
+    name = settings["name"]
+    modes = _modes(type(module).__call__)
 
     def call(variables, inputs, train, **options):
-        arguments = {"train": train} if takes_train else {}
-        return module.apply(variables, inputs, **arguments, **options)
+        return module.apply(variables, inputs, **modes(train), **options)
 
-    def init(key, sample):
-        arguments = {"train": False} if takes_train else {}
-        made = dict(module.init({"params": key, "dropout": key}, sample, **arguments))
-        return Variables(made["params"], made.get("batch_stats", {}))
+    def init(key, inputs):
+        made = module.init({"params": key, "dropout": key}, inputs, **modes(False))
+        other = set(made) - {"params", "batch_stats"}
+        if other:
+            raise ValueError(
+                f"{name}: the module has the collections {sorted(other)}; a push "
+                "carries params and batch_stats alone, so the module must do without."
+            )
+        return Variables(made.get("params", {}), made.get("batch_stats", {}))
 
     def apply(variables, inputs, train, key):
         tree = {"params": variables.params}
-        rngs = {} if key is None else {"dropout": key}
-        if not variables.stats:
-            return call(tree, inputs, train, rngs=rngs), {}
-        tree["batch_stats"] = variables.stats
-        if not train:
-            return call(tree, inputs, train), variables.stats
-        logits, changed = call(tree, inputs, train, rngs=rngs, mutable=["batch_stats"])
-        return logits, changed["batch_stats"]
+        # Streams without a key of their own fall back to "params".
+        rngs = (
+            {}
+            if key is None
+            else {"dropout": key, "params": jax.random.fold_in(key, 0x9A6)}
+        )
+        if variables.stats:
+            tree["batch_stats"] = variables.stats
+        if train and variables.stats:
+            outputs, changed = call(
+                tree, inputs, train, rngs=rngs, mutable=["batch_stats"]
+            )
+            return outputs, changed["batch_stats"]
+        try:
+            return call(tree, inputs, train, rngs=rngs), variables.stats
+        except flax.errors.InvalidRngError as error:
+            raise ValueError(
+                f"{name}: the module draws random numbers in evaluation ({error}); "
+                "give its __call__ an argument `train` or `deterministic`, and hand it "
+                "to dropout."
+            ) from error
 
-    settings.setdefault("name", type(module).__name__.lower())
-    return classification(init, apply, train, test, num_workers, **settings)
+    return supervised(
+        init, apply, train, test, num_workers, loss=loss, metrics=metrics, **settings
+    )
 
 
 def from_nnx(
@@ -72,20 +132,29 @@ def from_nnx(
     train: Split,
     test: Split,
     num_workers: int,
+    *,
+    loss: Measure | None = None,
+    metrics: Mapping[str, Measure] | None = None,
     **settings: Any,
 ) -> Task:
-    """A classification task around a `flax.nnx` module.
+    """A task around a `flax.nnx` module.
 
     Args:
-      make: `nnx.Rngs` -> module, which maps inputs to logits. Parameters are trained,
-        BatchNorm statistics travel with the push; dropout needs `from_flax`.
-      train: inputs (n, ...) and integer labels (n,), as `classification` takes them.
+      make: `nnx.Rngs` -> module, which is called as `module(inputs)`. Parameters are
+        trained, BatchNorm statistics travel with the push. Each push sets all random
+        streams of the module anew, from a key of its own, so dropout works as it is;
+        `module.train()` and `module.eval()` switch it. Arguments of `__call__` are
+        found as by `from_flax`, and `rngs`.
+      train: inputs and targets of n samples, as for `from_flax`.
       test: the same, held out.
       num_workers: number of workers N.
-      **settings: of `classification`, as for `from_flax`.
+      loss: as for `from_flax`.
+      metrics: as for `from_flax`.
+      **settings: of `supervised`, as for `from_flax`.
 
     Raises:
-      ValueError: as `classification`.
+      ValueError: as `supervised`; if `make` makes no module, or one with variables
+        other than parameters, BatchNorm statistics and random streams.
 
     Example:
       >>> import numpy as np
@@ -99,51 +168,87 @@ def from_nnx(
     """
     from flax import nnx
 
-    kinds = (nnx.Param, nnx.BatchStat, ...)
+    settings.setdefault("name", "nnx")
+    name = settings["name"]
+    if isinstance(make, nnx.Module):
+        raise ValueError(
+            f"{name}: expected a function that makes the module of nnx.Rngs, such as "
+            f"lambda rngs: Model(rngs=rngs), got a {type(make).__name__} itself."
+        )
+    kinds = (nnx.Param, nnx.BatchStat, nnx.RngState, ...)
     abstract = nnx.eval_shape(lambda: make(nnx.Rngs(0)))
+    if not isinstance(abstract, nnx.Module):
+        raise ValueError(
+            f"{name}: expected a function of nnx.Rngs that makes an nnx.Module, got "
+            "one that does not."
+        )
+    modes = _modes(type(abstract).__call__)
+    draws = "rngs" in _parameters(type(abstract).__call__)
     split: Any = nnx.split(abstract, *kinds)
-    graph, *templates = split
+    graph, *templates, rest = split
+    other: list[Any] = [path for path, _ in nnx.to_flat_state(rest)]
+    # An array that was no nnx.data in an abstract module: it would be baked in.
+    nodes = nnx.iter_graph(abstract)
+    other += [path for path, node in nodes if isinstance(node, jax.core.Tracer)]
+    if other:
+        listed = ", ".join(".".join(map(str, path)) for path in other)
+        raise ValueError(
+            f"{name}: the module keeps {listed}, but a push carries nnx.Param and "
+            "nnx.BatchStat alone; make constants in __call__, or keep them outside the "
+            "module."
+        )
 
-    def init(key, sample):
-        del sample
+    def init(key, inputs):
+        del inputs
         parts: Any = nnx.split(make(nnx.Rngs(key)), *kinds)
-        _, params, stats, _ = parts
+        _, params, stats, *_ = parts
         return Variables(nnx.to_pure_dict(params), nnx.to_pure_dict(stats))
 
     def apply(variables, inputs, train, key):
-        del key
         states = jax.tree.map(lambda leaf: leaf, templates)  # copies to be filled
         for state, values in zip(states[:2], variables, strict=True):
             nnx.replace_by_pure_dict(state, values)
-        module = nnx.merge(graph, *states)
+        module = nnx.merge(graph, *states[:2], _streams(states[2], key), rest)
         (module.train if train else module.eval)()
-        logits = module(inputs)
-        return logits, nnx.to_pure_dict(nnx.state(module, nnx.BatchStat))
+        given = modes(train)
+        if draws:
+            own = jax.random.key(0) if key is None else key
+            given["rngs"] = nnx.Rngs(jax.random.fold_in(own, 0x9A6))
+        outputs = module(inputs, **given)
+        return outputs, nnx.to_pure_dict(nnx.state(module, nnx.BatchStat))
 
-    settings.setdefault("name", "nnx")
-    return classification(init, apply, train, test, num_workers, **settings)
+    return supervised(
+        init, apply, train, test, num_workers, loss=loss, metrics=metrics, **settings
+    )
 
 
 def from_functions(
     init: Callable[[PRNGKeyArray], Any],
-    apply: Callable[[Any, Array], Float[Array, "B K"]],
+    apply: Callable[..., PyTree],
     train: Split,
     test: Split,
     num_workers: int,
+    *,
+    loss: Measure | None = None,
+    metrics: Mapping[str, Measure] | None = None,
     **settings: Any,
 ) -> Task:
-    """A classification task around two plain functions, for any other library.
+    """A task around two plain functions, for any other library.
 
     Args:
       init: key -> parameters, a pytree of float32 arrays.
-      apply: (parameters, inputs) -> logits, for (B, ...) inputs and (B, K) logits.
-      train: inputs (n, ...) and integer labels (n,), as `classification` takes them.
+      apply: (parameters, inputs) -> outputs. An argument named `key` is given the key
+        of a push, None in evaluation; those that say whether it is trained are found
+        as by `from_flax`.
+      train: inputs and targets of n samples, as for `from_flax`.
       test: the same, held out.
       num_workers: number of workers N.
-      **settings: of `classification`, as for `from_flax`.
+      loss: as for `from_flax`.
+      metrics: as for `from_flax`.
+      **settings: of `supervised`, as for `from_flax`.
 
     Raises:
-      ValueError: as `classification`.
+      ValueError: as `supervised`.
 
     Example:
       >>> import jax
@@ -161,14 +266,48 @@ def from_functions(
       >>> round(float(task.objective(task.data, variables)), 4)  # log 4
       1.3863
     """
-    settings.setdefault("name", getattr(apply, "__name__", "custom"))
+    own = getattr(apply, "__name__", "custom")
+    settings.setdefault("name", own if own.isidentifier() else "custom")
+    modes, parameters = _modes(apply), _parameters(apply)
 
-    def begin(key, sample):
-        del sample
+    def begin(key, inputs):
+        del inputs
         return Variables(init(key), {})
 
     def call(variables, inputs, train, key):
-        del train, key
-        return apply(variables.params, inputs), {}
+        given = modes(train) | ({"key": key} if "key" in parameters else {})
+        return apply(variables.params, inputs, **given), {}
 
-    return classification(begin, call, train, test, num_workers, **settings)
+    return supervised(
+        begin, call, train, test, num_workers, loss=loss, metrics=metrics, **settings
+    )
+
+
+def _parameters(function: Callable[..., Any]) -> tuple[str, ...]:
+    """The names of a function's arguments; none where it does not tell."""
+    try:
+        return tuple(inspect.signature(function).parameters)
+    except (TypeError, ValueError):
+        return ()
+
+
+def _modes(function: Callable[..., Any]) -> Callable[[bool], dict[str, Any]]:
+    """What a model is told of training, by the arguments that it has for that."""
+    known = [name for name in _parameters(function) if name in _MODES]
+    return lambda train: {name: _MODES[name] == train for name in known}
+
+
+def _streams(state: PyTree, key: Any) -> PyTree:
+    """The random streams of an nnx module at their start, one key each."""
+    leaves, structure = jax.tree.flatten(state)
+    if not leaves:
+        return state
+    key = jax.random.key(0) if key is None else key
+
+    def fresh(number, leaf):
+        if not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            return jnp.zeros(leaf.shape, leaf.dtype)  # how often it was drawn from
+        own = jax.random.fold_in(key, number)
+        return jax.random.split(own, leaf.shape) if leaf.shape else own
+
+    return jax.tree.unflatten(structure, [fresh(*each) for each in enumerate(leaves)])

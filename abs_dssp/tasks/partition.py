@@ -21,8 +21,8 @@ class Partition(NamedTuple):
     sizes: Int32[np.ndarray, " N"]
 
 
-# (labels, N, seed) -> the sample indices of each worker
-Splitter = Callable[[np.ndarray, int, int], list[np.ndarray]]
+# (labels, or None where there are none, n, N, seed) -> the samples of each worker
+Splitter = Callable[[np.ndarray | None, int, int, int], list[np.ndarray]]
 
 
 def equal() -> Splitter:
@@ -35,8 +35,9 @@ def equal() -> Splitter:
       [3, 2]
     """
 
-    def split(labels, num_workers, seed):
-        order = np.random.default_rng(seed).permutation(len(labels))
+    def split(labels, count, num_workers, seed):
+        del labels
+        order = np.random.default_rng(seed).permutation(count)
         return np.array_split(order, num_workers)
 
     return split
@@ -52,9 +53,9 @@ def shared() -> Splitter:
       [[0, 1, 2], [0, 1, 2]]
     """
 
-    def split(labels, num_workers, seed):
-        del seed
-        return [np.arange(len(labels))] * num_workers
+    def split(labels, count, num_workers, seed):
+        del labels, seed
+        return [np.arange(count)] * num_workers
 
     return split
 
@@ -83,7 +84,13 @@ def dirichlet(alpha: float) -> Splitter:
     if not alpha > 0:
         raise ValueError(f"dirichlet: alpha must be above 0, got {alpha}.")
 
-    def split(labels, num_workers, seed):
+    def split(labels, count, num_workers, seed):
+        del count
+        if labels is None:
+            raise ValueError(
+                "dirichlet: splits samples by label, so targets must be integers of "
+                "shape (n,); take the partition equal or shared for others."
+            )
         generator = np.random.default_rng(seed)
         parts: list[list[np.ndarray]] = [[] for _ in range(num_workers)]
         for label in np.unique(labels):
@@ -108,18 +115,19 @@ SPLITTERS: dict[str, Callable[..., Splitter]] = {
 
 
 def make(
-    text: str, labels: Shaped[np.ndarray, " n"], num_workers: int, seed: int = 0
+    text: str, labels: Shaped[np.ndarray, " n"] | int, num_workers: int, seed: int = 0
 ) -> Partition:
     """The partition that `text` describes, e.g. `"dirichlet(alpha=0.3)"`.
 
     Args:
       text: a call of one of `SPLITTERS` with literal arguments.
-      labels: (n,), of all samples.
+      labels: (n,), of all samples; their number n where they have no labels.
       num_workers: number of workers N.
       seed: of the split.
 
     Raises:
-      ValueError: for an unknown partition, no workers, or fewer samples than workers.
+      ValueError: for an unknown partition, no workers, fewer samples than workers, or
+        a partition by label of samples that have none.
 
     Example:
       >>> import numpy as np
@@ -131,13 +139,15 @@ def make(
         raise ValueError(
             f"partition: num_workers must be at least 1, got {num_workers}."
         )
-    if len(labels) < num_workers:
+    known = None if isinstance(labels, int) else labels
+    count = labels if isinstance(labels, int) else len(labels)
+    if count < num_workers:
         raise ValueError(
             f"partition: {num_workers} workers need at least as many samples, "
-            f"got {len(labels)}."
+            f"got {count}."
         )
     splitter = literals.build(text, "partition", SPLITTERS)
-    lists = splitter(labels, num_workers, seed)
+    lists = splitter(known, count, num_workers, seed)
     sizes = np.array([len(part) for part in lists], np.int32)
     indices = np.zeros((num_workers, sizes.max()), np.int32)
     for row, part in zip(indices, lists, strict=True):

@@ -8,7 +8,7 @@ import pytest
 from flax import nnx
 
 from abs_dssp import tasks
-from abs_dssp.tasks import classifier, images
+from abs_dssp.tasks import images, pixels, supervision
 
 N = 3
 
@@ -90,7 +90,7 @@ def test_loss_and_evaluation_agree_with_the_formula(digits, variables):
 
 def test_evaluation_in_chunks_counts_no_sample_twice(digits, variables, monkeypatch):
     whole = jax.jit(digits.evaluate)(digits.data, variables)
-    monkeypatch.setattr(classifier, "_CHUNK", 7)  # 360 = 51 * 7 + 3
+    monkeypatch.setattr(supervision, "_CHUNK", 7)  # 360 = 51 * 7 + 3
     # Another function, since jit would take the program of the first.
     again = lambda data, variables: digits.evaluate(data, variables)  # noqa: E731
     pieces = jax.jit(again)(digits.data, variables)
@@ -99,15 +99,15 @@ def test_evaluation_in_chunks_counts_no_sample_twice(digits, variables, monkeypa
 
 
 def test_augmentation_crops_and_flips_reproducibly():
-    augment = jax.jit(classifier._augment)
-    pixels = jnp.asarray(
+    augment = jax.jit(pixels.augment)
+    whole = jnp.asarray(
         np.random.default_rng(0).integers(1, 256, (64, 8, 8, 3)), jnp.uint8
     )
-    crops = augment(pixels, jax.random.key(0))
-    np.testing.assert_array_equal(crops, augment(pixels, jax.random.key(0)))
-    assert not np.array_equal(crops, augment(pixels, jax.random.key(1)))
-    assert crops.shape == pixels.shape and crops.dtype == jnp.uint8
-    padded = np.pad(pixels, ((0, 0), (4, 4), (4, 4), (0, 0)))
+    crops = augment(whole, jax.random.key(0))
+    np.testing.assert_array_equal(crops, augment(whole, jax.random.key(0)))
+    assert not np.array_equal(crops, augment(whole, jax.random.key(1)))
+    assert crops.shape == whole.shape and crops.dtype == jnp.uint8
+    padded = np.pad(whole, ((0, 0), (4, 4), (4, 4), (0, 0)))
     flipped = 0
     for crop, image in zip(np.asarray(crops), padded, strict=True):
         windows = [image[i : i + 8, j : j + 8] for i in range(9) for j in range(9)]
