@@ -78,6 +78,11 @@ class Trace:
     def __len__(self) -> int:
         return len(self.time)
 
+    def __repr__(self) -> str:
+        parts = [f"{len(self)} pushes", f"{self.commits} commits"]
+        parts += [f"{self.num_workers} workers", f"{self.seconds:.6g} s"]
+        return f"<Trace {self.policy or 'of no policy'}: {', '.join(parts)}>"
+
     def __getitem__(self, rows: slice) -> "Trace":
         """The rows of a slice, with the same settings."""
         columns = {name: getattr(self, name)[rows] for name in COLUMNS}

@@ -124,6 +124,9 @@ class Policy(NamedTuple):
     on_leave: Callable[[State, Clocks, Any, Any], tuple[State, Decision]]
     properties: Properties = Properties()
 
+    def __repr__(self) -> str:
+        return f"<Policy {describe(self)}>"
+
 
 def constructor(function: Callable[P, T], name: str | None = None) -> Callable[P, T]:
     """Remembers what a constructor made, and how each was written.

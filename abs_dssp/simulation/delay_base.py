@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Array, Float, Float64, Int, Key
 
 BLOCK = 64  # durations drawn at a time
+_SHOWN = 70  # characters of a model in its repr
 
 Seconds = float | Sequence[float] | np.ndarray | Array  # for all workers, or (N,)
 Chain = Any  # what a model with memory carries from block to block
@@ -47,6 +48,10 @@ class Delays:
     def num_workers(self) -> int:
         """Number of workers N."""
         return int(jax.tree.leaves(self.parameters)[0].shape[0])
+
+    def __repr__(self) -> str:
+        long = len(self.spec) > _SHOWN
+        return f"<Delays {self.spec[:_SHOWN]}{'...' if long else ''}>"
 
 
 jax.tree_util.register_dataclass(

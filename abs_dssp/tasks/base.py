@@ -100,6 +100,10 @@ class Task(NamedTuple):
     objective: Callable[[PyTree, Variables], Float[Array, ""]]
     constants: Constants | None = None
 
+    def __repr__(self) -> str:
+        parts = f"{self.num_workers} workers, batches of {self.batch_size}"
+        return f"<Task {self.name}: {parts}, {self.samples_per_epoch} samples>"
+
 
 def check(task: Task) -> Task:
     """The same task, if its functions fit together; nothing is computed.

@@ -27,6 +27,9 @@ class History:
     records: tuple[Mapping[str, float], ...]
     push_loss: Float[np.ndarray, " P"]  # mean training loss of each push's batches
 
+    def __repr__(self) -> str:
+        return f"<History: {len(self.records)} records of {', '.join(self.names)}>"
+
     def column(self, name: str) -> Float[np.ndarray, " E"]:
         """One measure over all records, in order."""
         return np.array([record.get(name, math.nan) for record in self.records], float)
@@ -36,6 +39,22 @@ class History:
         """The columns."""
         extra = [k for r in self.records for k in r if k not in BASIC]
         return (*BASIC, *dict.fromkeys(extra))
+
+    def to_pandas(self) -> Any:
+        """The records as a `pandas.DataFrame`, a row each.
+
+        Raises:
+          ModuleNotFoundError: if pandas is not installed, which this package does not
+            need otherwise.
+        """
+        try:
+            import pandas
+        except ModuleNotFoundError as error:
+            raise ModuleNotFoundError(
+                "History.to_pandas: pandas is not installed; `pip install pandas`, or "
+                "take `records`, a tuple of dicts."
+            ) from error
+        return pandas.DataFrame(list(self.records), columns=list(self.names))
 
     def last(self, name: str) -> float:
         """The latest value of a measure; NaN if there is none."""

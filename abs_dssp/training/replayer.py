@@ -45,6 +45,11 @@ class Result:
     stopped: str = "end"  # "end", "target", or where the loss was not finite
     missing: str = ""  # which workers a real run was told to expect and lost, and how
 
+    def __repr__(self) -> str:
+        last = self.history.records[-1] if self.history.records else {}
+        shown = [f"{k} {last[k]:.4g}" for k in self.history.names if k in last]
+        return f"<Result of {self.trace!r}: {self.stopped}; {', '.join(shown)}>"
+
 
 def replay(
     task: Task,
