@@ -21,7 +21,7 @@ def test_a_line_for_each(result):
     assert repr(tasks.digits(2)).startswith("<Task digits/mlp: 2 workers, batches of")
     assert repr(delays.constant([1.0, 2.0])) == "<Delays constant(seconds=[1.0, 2.0])>"
     assert len(repr(delays.constant([1.0] * 500))) < 100
-    names = "push, version, seconds, epoch, loss, gradient_norm_squared"
+    names = "push, version, seconds, epoch, gradient_norm_squared, loss"
     assert repr(result.history) == f"<History: 2 records of {names}>"
     shown = repr(result)
     assert shown.startswith(f"<Result of {trace}: end; push 40, version 20, seconds 40")
