@@ -98,6 +98,8 @@ def test_predictions_are_compared_by_rank(round_bowl):
     for which in ("best", "recommended"):
         assert comparison.rank_correlation("predicted", which) == [1.0]
         assert comparison.rank_correlation("guessed", which) == [-1.0]
+        assert comparison.followed("predicted", which) == [5.0]  # of the best, 1
+        assert comparison.followed("guessed", which) == [math.inf]
 
 
 def test_random_times_are_drawn_anew_for_every_seed(round_bowl):

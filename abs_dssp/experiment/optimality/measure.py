@@ -424,12 +424,27 @@ class Comparison:
         """
         means = np.minimum(self.means(which), 1e30)
         found = []
-        for place, column in enumerate(self.columns):
-            own = [getattr(self.outcomes[a, column], predicted) for a in self.labels]
+        for place, own in enumerate(self._predictions(predicted)):
             known = np.isfinite(own)
-            ranks = stats.spearmanr(np.array(own)[known], means[known, place])
+            ranks = stats.spearmanr(own[known], means[known, place])
             found.append(float(ranks.statistic))
         return found
+
+    def followed(self, predicted: str, which: str) -> list[float]:
+        """What the method that is predicted to be the fastest takes, over the best, by
+        regime; the arguments are those of `rank_correlation`."""
+        relative = self.relative(which)
+        return [
+            float(relative[np.nanargmin(own), place])
+            for place, own in enumerate(self._predictions(predicted))
+        ]
+
+    def _predictions(self, name: str) -> list[np.ndarray]:
+        """Of the methods, by regime."""
+        return [
+            np.array([getattr(self.outcomes[a, b], name) for a in self.labels])
+            for b in self.columns
+        ]
 
     def relative(self, which: str) -> np.ndarray:
         """The same over those of the regime's best method."""

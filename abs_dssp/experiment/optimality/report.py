@@ -186,7 +186,13 @@ def _predictions(comparison: Comparison) -> list[Part]:
         found = comparison.rank_correlation(predicted, which)
         shown = [f"{value:.2f}" if math.isfinite(value) else "-" for value in found]
         rows.append([name, *shown])
-    caption = "Rank correlation of the methods' predicted times with the measured ones."
+        taken = comparison.followed(predicted, which)
+        shown = [f"{value:.2f}" if math.isfinite(value) else "never" for value in taken]
+        rows.append([f"time of the first {name}, over the best's", *shown])
+    caption = (
+        "Rank correlation of the methods' predicted times with the measured ones, and "
+        "what it costs to follow the prediction."
+    )
     return [Table(caption, ["predicted", *comparison.columns], rows)]
 
 
