@@ -206,12 +206,16 @@ def _findings(comparison: Comparison) -> list[str]:
             own = relative[labels.index("abs_dssp")]
             worst = int(np.argmax(own))
             best = labels[int(np.argmin(relative[:, worst]))]
-            text.append(
-                f"At {name} abs_dssp needs at most {own.max():.2f} times as long as "
-                f"the best method of the regime (worst: {columns[worst]}, where "
-                f"{best} is best), {np.exp(np.mean(np.log(own))):.2f} times in the "
-                "geometric mean over the regimes."
+            missed = [c for c, r in zip(columns, own, strict=True) if math.isinf(r)]
+            sentence = (
+                f"needs at most {own.max():.2f} times as long as the best method of "
+                f"the regime (worst: {columns[worst]}, where {best} is best), "
+                f"{np.exp(np.mean(np.log(own))):.2f} times in the geometric mean over "
+                "the regimes"
             )
+            if missed:
+                sentence = f"does not get there where times are {', '.join(missed)}"
+            text.append(f"At {name} abs_dssp {sentence}.")
         never = [
             f"{label} ({row.max():.1f})"
             for label, row in zip(labels, relative, strict=True)
