@@ -43,8 +43,8 @@ def main(argv):
         f"{model.num_workers} workers, R = {ratio:g}, {_PUSHES.value:,} pushes "
         f"scheduled: seconds per unit of progress, ranked by {by}; steps in units of "
         f"1 / L\n\n{advice.table(ranked, tuned)}\n\n"
-        f"Use --policy='{best.text}'{more}. Differences below a third say little: see "
-        "docs/optimality.md for how well such rankings did."
+        f"Use --policy='{best.text}'{more}. How well such rankings did, and what it "
+        "costs to follow one: docs/optimality.md."
     )
     if by_loss:
         print(f"Not ranked, since the loss drives them: {', '.join(by_loss)}.")

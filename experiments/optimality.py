@@ -16,7 +16,8 @@ from absl import flags
 
 from abs_dssp.experiment import entry, methods, outputs
 from abs_dssp.experiment.optimality import problems, regimes, report
-from abs_dssp.experiment.optimality.measure import Comparison, Kept, Limits, Outcome
+from abs_dssp.experiment.optimality.comparison import Comparison, Kept
+from abs_dssp.experiment.optimality.measure import Limits, Outcome
 
 _OUT = flags.DEFINE_string("out", "out/optimality", "Output folder.")
 _WORKERS = flags.DEFINE_integer("num_workers", 32, "N.", lower_bound=2)

@@ -39,6 +39,12 @@ class Method:
     weights_are_steps: bool = False  # in units of 1 / L
     basis: str = ITS_TRACE  # of the step, if all workers have the same data
 
+    def weight(self, trace: Trace) -> float:
+        """The mean step of a commit, in units of the learning rate."""
+        if self.aggregate != "sum":
+            return 1.0
+        return float(trace.weight.sum()) / max(trace.commits, 1)
+
     def step(
         self, trace: Trace, smoothness: float, variance: float, target: float
     ) -> Step:
@@ -56,12 +62,11 @@ class Method:
             step = float(theory.target_step(smoothness, variance, target, schedule))
             return Step(step / schedule.mean_step, step, schedule)
         schedule = self.schedule_of(trace, self.aggregate)
-        weight = float(trace.weight.sum()) / max(trace.commits, 1)  # of a commit
+        weight = self.weight(trace)
         if self.weights_are_steps:
             return Step(1 / smoothness, weight / smoothness, schedule)
         step = float(theory.target_step(smoothness, variance, target, schedule))
-        rate = step / weight if self.aggregate == "sum" else step
-        return Step(rate, step, schedule)
+        return Step(step / weight, step, schedule)
 
 
 def recommended(n: int, ratio: float) -> list[Method]:
@@ -120,16 +125,17 @@ def _own(label: str, text: str) -> Method:
 def _growing(n: int, batch: int) -> list[Method]:
     """Batch rules that begin with the rounds that `abs_dssp` begins with, as large in
     proportion to their own; none if that is all of their rounds."""
-    inner = {
-        f"K-batch-sync, K = {n} to {2 * batch}": f"k_batch_sync(k={2 * batch})",
-        f"Rennala, S = {n // 2} to {batch}": f"rennala(batch_size={batch})",
-        f"K-batch-async, K = {n // 2} to {batch}": f"k_batch_async(k={batch})",
+    if 2 * batch <= n:
+        return []
+    half, two = n // 2, 2 * batch
+    grown = {
+        f"K-batch-sync, K = {n} to {two}": (f"k_batch_sync(k={two})", n),
+        f"Rennala, S = {half} to {batch}": (f"rennala(batch_size={batch})", half),
+        f"K-batch-async, K = {half} to {batch}": (f"k_batch_async(k={batch})", half),
     }
-    first = [n, n // 2, n // 2]
     return [
-        Method(label, f"growing({text}, first={begin})")
-        for (label, text), begin in zip(inner.items(), first, strict=True)
-        if 2 * batch > n
+        Method(label, f"growing({text}, first={first})")
+        for label, (text, first) in grown.items()
     ]
 
 

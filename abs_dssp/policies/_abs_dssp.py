@@ -43,7 +43,7 @@ class Round(NamedTuple):
     begun: Float[Array, ""]  # seconds
     predicted: Float[Array, " J"]  # seconds that rounds should take, by the intervals
     arrived: Float[Array, " J"]  # seconds until so many pushes were there; 0 before
-    late: Float[Array, " J"]  # mean log of how long rounds took over predicted
+    late: Float[Array, " J"]  # log of what rounds took over what was predicted, a mean
 
 
 class AbsDsspState(NamedTuple):
@@ -60,7 +60,7 @@ def abs_dssp(
     num_workers: int,
     *,
     noise: float | None = None,
-    growth: float = 1.2,
+    growth: float = rounds.GROWTH,
     memory: float = 0.7,
 ) -> base.Policy:
     """Rounds of K^t pushes at most tau_max^t stale, both planned from measured times.
@@ -139,8 +139,8 @@ def abs_dssp(
         def next_round():
             late = lateness(present, state.plan)
             plan, predicted = controller(interval, clocks.alive, noise, late)
-            nobody = jnp.zeros_like(late)
-            return plan, Round(now, predicted, nobody, late)
+            nothing = jnp.zeros_like(late)
+            return plan, Round(now, predicted, nothing, late)
 
         plan, present = jax.lax.cond(commit, next_round, lambda: (state.plan, present))
         stale = clocks.version + 1 - clocks.pulled > plan.tau_max
@@ -170,14 +170,14 @@ def abs_dssp(
 def received(
     present: Round, plan: Plan, pending: Int[Array, ""], now: Float[Array, ""]
 ) -> Round:
-    """The round when `pending` pushes of it are there."""
+    """The round with `pending` pushes: notes when it was as large as smaller ones."""
     there = (pending >= plan.sizes) & (present.arrived == 0)
     seconds = jnp.maximum(now - present.begun, _MOMENT)
     return present._replace(arrived=jnp.where(there, seconds, present.arrived))
 
 
 def lateness(present: Round, plan: Plan) -> Float[Array, " J"]:
-    """`Round.late` after a round: of all sizes up to its own, which it has shown."""
+    """`Round.late` after a round, which has shown what all smaller ones would take."""
     predicted, arrived = present.predicted, present.arrived
     shown = (plan.tau_max == 0) & (arrived > 0)
     shown = shown & (predicted > 0) & jnp.isfinite(predicted)

@@ -6,12 +6,12 @@ ICLR 2018 (arXiv 1711.00489).
 
 import jax.numpy as jnp
 
-from abs_dssp.policies import base
+from abs_dssp.policies import base, rounds
 
 
 @base.constructor
 def growing(
-    num_workers: int, policy: base.Policy, *, first: int, growth: float = 1.2
+    num_workers: int, policy: base.Policy, *, first: int, growth: float = rounds.GROWTH
 ) -> base.Policy:
     """`policy`, whose rounds of K pushes are smaller in the beginning.
 

@@ -3,7 +3,8 @@
 A policy decides by times, so its trace does not depend on the step size: runs that
 differ in nothing else read the same rows and share one compiled loop, side by side
 under `jax.vmap`. On small problems, where a push costs XLA's dispatch rather than
-arithmetic, dozens of runs take hardly longer than one.
+arithmetic, dozens of runs take little longer than one: on two CPU cores 72 runs take
+1.8 times as long as one for 20 parameters, 21 times for 1,000.
 """
 
 import functools

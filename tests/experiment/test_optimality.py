@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from abs_dssp import delays, tasks
 from abs_dssp.experiment import methods
-from abs_dssp.experiment.optimality import measure, problems, regimes
+from abs_dssp.experiment.optimality import comparison, measure, problems, regimes
 
 BSP = methods.Method("BSP", "bsp()")
 LIMITS = measure.Limits(num_workers=2, seeds=2, max_pushes=2000)
@@ -82,6 +82,14 @@ def test_a_step_falls_as_the_batches_of_abs_dssp_grow():
         assert max(1.0, peak / (1 + fall * pushes)) == pytest.approx(expected)
 
 
+def test_ending_early_changes_nothing(round_bowl, monkeypatch):
+    """Seeds that share a trace: a lane that is ended could not have been the best."""
+    asp = methods.Method("ASP", "asp()")
+    early = measure.compete(asp, unequal(), round_bowl, LIMITS)
+    monkeypatch.setattr(measure, "_Enough", lambda target: None)
+    assert measure.compete(asp, unequal(), round_bowl, LIMITS) == early
+
+
 def test_predictions_are_compared_by_rank(round_bowl):
     def outcome(predicted, *measured):
         times = measure.Times(measured, measured)
@@ -94,12 +102,12 @@ def test_predictions_are_compared_by_rank(round_bowl):
     names = [methods.Method(label, "asp()") for label in "abcd"]
     table = {(m.label, "unequal"): o for m, o in zip(names, made, strict=True)}
     all_of_them = (round_bowl, LIMITS, names, [unequal()], table)
-    comparison = measure.Comparison(*all_of_them)
+    made = comparison.Comparison(*all_of_them)
     for which in ("best", "recommended"):
-        assert comparison.rank_correlation("predicted", which) == [1.0]
-        assert comparison.rank_correlation("guessed", which) == [-1.0]
-        assert comparison.followed("predicted", which) == [5.0]  # of the best, 1
-        assert comparison.followed("guessed", which) == [math.inf]
+        assert made.rank_correlation("predicted", which) == [1.0]
+        assert made.rank_correlation("guessed", which) == [-1.0]
+        assert made.followed("predicted", which) == [5.0]  # of the best, 1
+        assert made.followed("guessed", which) == [math.inf]
 
 
 def test_random_times_are_drawn_anew_for_every_seed(round_bowl):
@@ -112,14 +120,14 @@ def test_random_times_are_drawn_anew_for_every_seed(round_bowl):
 
 def test_outcomes_are_kept_to_the_last_digit(round_bowl, tmp_path, monkeypatch):
     path = tmp_path / "outcomes.jsonl"
-    made = measure.Kept(path).get(BSP, unequal(), round_bowl, LIMITS)
+    made = comparison.Kept(path).get(BSP, unequal(), round_bowl, LIMITS)
     path.write_text(path.read_text() + '{"cut": o')  # by an interruption
     monkeypatch.setattr(measure, "compete", None)
-    assert measure.Kept(path).get(BSP, unequal(), round_bowl, LIMITS) == made
+    assert comparison.Kept(path).get(BSP, unequal(), round_bowl, LIMITS) == made
     older = json.loads(path.read_text().splitlines()[0]) | {"rules": 0}
     path.write_text(json.dumps(older))
     with pytest.raises(TypeError):  # measured again
-        measure.Kept(path).get(BSP, unequal(), round_bowl, LIMITS)
+        comparison.Kept(path).get(BSP, unequal(), round_bowl, LIMITS)
 
 
 def test_times_are_what_the_regimes_are_called():

@@ -6,31 +6,27 @@ noise, and fall as fast in terms of pushes.
 """
 
 import dataclasses
-import json
 import math
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from scipy import stats
 
 from abs_dssp import optimizers, policies, replay, simulate, theory
-from abs_dssp.experiment import advice, outputs
+from abs_dssp.experiment import advice
 from abs_dssp.experiment.methods import Method, Step
 from abs_dssp.experiment.optimality.problems import Problem
 from abs_dssp.experiment.optimality.regimes import Regime
+from abs_dssp.policies import rounds
 from abs_dssp.traces import Trace
 
 GRID = 2.0 ** np.arange(3, -11, -1)  # steps of a commit, in units of 1 / L
 WINDOW = 0.2  # share of the commits so far over which a sustained mean is taken
-_GROWTH = 1.2  # per round of N pushes, as in `abs_dssp`
 _PILOT = 4000  # pushes of the first schedule, from which a step is chosen
 _LOOK = 10  # evaluations until it is looked again whether all can end
-_SPACING = 1.025  # ratio of the commits at which a run is evaluated
+SPACING = 1.025  # ratio of the commits at which a run is evaluated
 _WITHOUT_SWEEP = 20_000  # pushes at most of rules that read the loss, one run at a time
-_RULES = 3  # of measuring; outcomes by earlier ones are not taken
+RULES = 3  # of measuring; outcomes by earlier ones are not taken
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,6 +66,12 @@ class Outcome:
     tau_max: float
     pushes: int
 
+    def at(self, which: str) -> Times:
+        """At the `recommended` step or at the `best`, whichever that is: where the
+        theory's is better than all of the grid, it is the best."""
+        own = self.recommended
+        return self.best if which == "best" and self.best.mean < own.mean else own
+
 
 def compete(
     method: Method, regime: Regime, problem: Problem, limits: Limits
@@ -89,7 +91,7 @@ def compete(
     step, pushes = _plan(method, policy, model, problem, limits.max_pushes)
     draws = range(limits.seeds) if regime.chance else [0]
     traces = [simulate.schedule(policy, model, pushes, seed=seed) for seed in draws]
-    weight = float(np.mean([_weight(method, trace) for trace in traces]))
+    weight = float(np.mean([method.weight(trace) for trace in traces]))
     own = _measure(method, problem, traces, limits, [[step.learning_rate], [1.0], [0]])
     # No step of the grid counts that takes longer, so the schedules may end there.
     enough = [t[: _row_at(t, max(own[0].sustained))] for t in traces]
@@ -217,8 +219,8 @@ class _Enough:
 
 def _points(commits: int) -> list[int]:
     """Commits at which a run is evaluated: all at first, then ever fewer."""
-    count = int(math.log(max(commits, 1)) / math.log(_SPACING)) + 1
-    return sorted({round(_SPACING**k) for k in range(count)})
+    count = int(math.log(max(commits, 1)) / math.log(SPACING)) + 1
+    return sorted({round(SPACING**k) for k in range(count)})
 
 
 def _lanes(problem: Problem, weight: float, size: float, n: int):
@@ -228,7 +230,7 @@ def _lanes(problem: Problem, weight: float, size: float, n: int):
     if peak <= 1:
         return [rates, np.ones_like(rates), np.zeros_like(rates)]
     # abs_dssp's R^t is (N / 2) g^t after (N / 2) 2 (g^t - 1) / (g - 1) pushes.
-    fall = size * (_GROWTH - 1) / n
+    fall = size * (rounds.GROWTH - 1) / n
     return [
         np.concatenate([rates, rates / peak]),
         np.repeat([1.0, peak], rates.size),
@@ -240,13 +242,6 @@ def _row_at(trace: Trace, seconds: float) -> int:
     """The row after the first commit past this time."""
     late = np.flatnonzero(trace.committed & (trace.time > seconds))
     return int(late[0]) + 1 if late.size else len(trace)
-
-
-def _weight(method: Method, trace: Trace) -> float:
-    """What a commit's step is, in units of the learning rate."""
-    if method.aggregate != "sum":
-        return 1.0
-    return float(trace.weight.sum()) / max(trace.commits, 1)
 
 
 def _size(trace: Trace) -> float:
@@ -334,119 +329,3 @@ def _follow_the_loss(
         tau_max=tau_max,
         pushes=pushes,
     )
-
-
-class Kept:
-    """Outcomes by their settings, a line of JSON each: none is measured twice."""
-
-    def __init__(self, path: Path):
-        self.path = path
-        self._known: dict[str, Outcome] = {}
-        for line in path.read_text().splitlines() if path.exists() else ():
-            try:
-                record = json.loads(line)
-            except ValueError:  # cut off by an interruption
-                continue
-            if record.get("rules") == _RULES:
-                self._known[record["key"]] = _outcome(record["outcome"])
-
-    def get(
-        self, method: Method, regime: Regime, problem: Problem, limits: Limits
-    ) -> Outcome:
-        """See `compete`."""
-        settings = {
-            "who": [method.text, method.aggregate, method.label],
-            "where": regime.label,
-            "problem": problem.label,
-            "ratio": problem.ratio,
-            "n": limits.num_workers,
-            "target": problem.target,
-            "seeds": limits.seeds,
-            "limit": limits.max_pushes,
-        }
-        key = outputs.digest(settings)
-        if key not in self._known:
-            made = compete(method, regime, problem, limits)
-            record = {"key": key, "rules": _RULES} | settings
-            outputs.append(self.path, record | {"outcome": dataclasses.asdict(made)})
-            self._known[key] = made
-        return self._known[key]
-
-
-def _outcome(record: dict[str, Any]) -> Outcome:
-    """Of `dataclasses.asdict`, as JSON gives it back."""
-    times = {
-        name: Times(**{kind: tuple(v) for kind, v in record[name].items()})
-        for name in ("recommended", "best")
-    }
-    return Outcome(**(record | times))
-
-
-@dataclasses.dataclass(frozen=True)
-class Comparison:
-    """Every method in every regime, on one problem."""
-
-    problem: Problem
-    limits: Limits
-    methods: Sequence[Method]
-    regimes: Sequence[Regime]
-    outcomes: dict[tuple[str, str], Outcome]  # by the labels of method and regime
-
-    @property
-    def labels(self) -> list[str]:
-        """Of the methods, in order."""
-        return [method.label for method in self.methods]
-
-    @property
-    def columns(self) -> list[str]:
-        """Labels of the regimes, in order."""
-        return [regime.label for regime in self.regimes]
-
-    def means(self, which: str) -> np.ndarray:
-        """Mean sustained seconds (methods, regimes), `which` `best` or `recommended`.
-
-        Where the theory's step is better than all of the grid, it is the best.
-        """
-
-        def mean(outcome: Outcome) -> float:
-            own = outcome.recommended.mean
-            return own if which == "recommended" else min(own, outcome.best.mean)
-
-        rows = [[mean(self.outcomes[a, b]) for b in self.columns] for a in self.labels]
-        return np.array(rows)
-
-    def rank_correlation(self, predicted: str, which: str) -> list[float]:
-        """Spearman's, of a prediction with the measured times, by regime.
-
-        Args:
-          predicted: `predicted` or `guessed`.
-          which: see `means`. Methods that did not get there are the last, level.
-        """
-        means = np.minimum(self.means(which), 1e30)
-        found = []
-        for place, own in enumerate(self._predictions(predicted)):
-            known = np.isfinite(own)
-            ranks = stats.spearmanr(own[known], means[known, place])
-            found.append(float(ranks.statistic))
-        return found
-
-    def followed(self, predicted: str, which: str) -> list[float]:
-        """What the method that is predicted to be the fastest takes, over the best, by
-        regime; the arguments are those of `rank_correlation`."""
-        relative = self.relative(which)
-        return [
-            float(relative[np.nanargmin(own), place])
-            for place, own in enumerate(self._predictions(predicted))
-        ]
-
-    def _predictions(self, name: str) -> list[np.ndarray]:
-        """Of the methods, by regime."""
-        return [
-            np.array([getattr(self.outcomes[a, b], name) for a in self.labels])
-            for b in self.columns
-        ]
-
-    def relative(self, which: str) -> np.ndarray:
-        """The same over those of the regime's best method."""
-        means = self.means(which)
-        return means / means.min(axis=0)

@@ -39,7 +39,7 @@ def every(n: int, data_dir: str | None = None) -> list[Regime]:
         Regime("alternating in threes", lambda n: _alternating(n, 3), _of_both),
         Regime("Markov", _markov, _of_chain, True),
         Regime("Markov, common", _common, _of_chain),
-        *(_measured(job, data_dir) for job in (1, 4) if data_dir is not None),
+        *([] if data_dir is None else [_measured(job, data_dir) for job in (1, 4)]),
     ]
 
 
@@ -98,9 +98,9 @@ def _of_chain(n: int) -> np.ndarray:
     return np.full(n, (1 - slow) + slow * _CHAIN["slow"])
 
 
-def _measured(job: int, data_dir: str | None) -> Regime:
+def _measured(job: int, data_dir: str) -> Regime:
     """Step times of a job of Alibaba's GPU cluster, in units of their mean."""
-    path = Path(data_dir or "", f"traces/alibaba_gpu_2020/job_{job}_norm.csv")
+    path = Path(data_dir, f"traces/alibaba_gpu_2020/job_{job}_norm.csv")
 
     def model(n: int) -> delays.Delays:
         return delays.csv(path, seconds="batch_time_norm", mean=1.0, num_workers=n)

@@ -8,7 +8,8 @@ import numpy as np
 
 from abs_dssp import theory
 from abs_dssp.experiment import outputs
-from abs_dssp.experiment.optimality.measure import GRID, Comparison, Outcome, Times
+from abs_dssp.experiment.optimality.comparison import Comparison
+from abs_dssp.experiment.optimality.measure import GRID, SPACING, WINDOW, Outcome
 from abs_dssp.report import style
 from abs_dssp.report.document import Part, Picture, Section, Table
 
@@ -67,6 +68,7 @@ def section(comparison: Comparison, out: Path) -> Section:
             header,
             _steps(comparison),
         ),
+        _bases(comparison),
         *_choices(comparison),
         *_predictions(comparison),
         *_findings(comparison),
@@ -74,16 +76,9 @@ def section(comparison: Comparison, out: Path) -> Section:
     return Section(title[0].upper() + title[1:], parts)
 
 
-def _chosen(outcome: Outcome, which: str) -> Times:
-    """`which` as `Comparison.means` counts it."""
-    own = outcome.recommended
-    better = which == "best" and outcome.best.mean < own.mean
-    return outcome.best if better else own
-
-
 def _times(comparison: Comparison, which: str) -> list[list[str]]:
     def cell(label: str, column: str) -> str:
-        times = _chosen(comparison.outcomes[label, column], which)
+        times = comparison.outcomes[label, column].at(which)
         first = float(np.mean(times.first))
         return f"{seconds(times.mean)} ({seconds(first)})"
 
@@ -142,6 +137,16 @@ def _steps(comparison: Comparison) -> list[list[str]]:
         [label, *(cell(comparison.outcomes[label, c]) for c in comparison.columns)]
         for label in comparison.labels
     ]
+
+
+def _bases(comparison: Comparison) -> str:
+    """What the theory's steps rest on."""
+    found: dict[str, list[str]] = {}
+    for method in comparison.methods:
+        found.setdefault(method.basis, []).append(method.label)
+    usual, *others = sorted(found, key=lambda basis: -len(found[basis]))
+    listed = "; ".join(f"of {' and '.join(found[basis])}: {basis}" for basis in others)
+    return f"The theory's step is by {usual}" + (f"; {listed}." if listed else ".")
 
 
 def _choices(comparison: Comparison) -> list[Part]:
@@ -244,9 +249,9 @@ def setting() -> Section:
             "Malenia and Ringleader keep a gradient for each worker and are for "
             "different data; they were left out on the largest problem.",
             "A target is reached first when ||grad F||^2 <= eps is measured, and "
-            "sustained when its mean over the last fifth of the commits so far is. "
-            "Evaluated at commits that are 2.5 % apart, all of them at first. Rankings "
-            "are by the sustained time.",
+            f"sustained when its mean over the last {WINDOW:.0%} of the commits so far "
+            f"is. Evaluated at commits that are {SPACING - 1:.1%} apart, all of them "
+            "at first. Rankings are by the sustained time.",
             "The regimes; one gradient of the fastest worker takes about a second: "
             "equal times of 1 s; sqrt(i) and i seconds for worker i; one worker 100 "
             "times slower; exponential with mean 1; Pareto with least 0.2 s and tail "
