@@ -46,6 +46,22 @@ def test_when_a_target_is_reached_first_and_for_good(values, apart):
     assert sustained == min(lasting, default=math.inf)
 
 
+def test_the_window_begins_after_four_fifths():
+    version = np.arange(1, 6)
+    values = np.array([9.0, 9.0, 9.0, 9.0, 1.0])  # the fourth of five is outside
+    first, sustained = measure.reached(version, version * 1.0, values, target=1.0)
+    assert first == sustained == 5.0
+
+
+def test_the_best_step_may_be_that_of_the_theory():
+    slow, quick = (measure.Times((t,), (t,)) for t in (8.0, 3.0))
+    rest = (1.0, False, True)
+    made = measure.Outcome(1.0, quick, *rest, slow, 1.0, 1.0, 0.0, 1)
+    assert made.at("best") == made.at("recommended") == quick
+    made = measure.Outcome(1.0, slow, *rest, quick, 1.0, 1.0, 0.0, 1)
+    assert made.at("best") == quick and made.at("recommended") == slow
+
+
 def test_a_run_that_diverged_does_not_reach_anything():
     values = np.array([[1.0, np.inf, np.nan, 0.0], [2.0, 0.5, 0.5, 0.5]])
     version = np.array([10, 20, 30, 40])
@@ -82,12 +98,30 @@ def test_a_step_falls_as_the_batches_of_abs_dssp_grow():
         assert max(1.0, peak / (1 + fall * pushes)) == pytest.approx(expected)
 
 
-def test_ending_early_changes_nothing(round_bowl, monkeypatch):
+def test_runs_go_on_for_three_times_what_the_best_has_needed():
+    """Two of another lane's seeds may have been so much faster than the last."""
+    enough = measure._Enough(target=1.0)
+    ended = []
+    for version in range(100):
+        value = 0.5 if version >= 20 else 9.0  # of the first lane; the other never
+        values = np.array([[value] * 3, [9.0] * 3])
+        if enough(version, 1.0 * version, {"gradient_norm_squared": values}):
+            ended.append(version)
+    means = [np.mean([0.5 if v >= 20 else 9.0 for v in range(1, u + 1) if v > 0.8 * u])
+             for u in range(1, 40)]  # fmt: skip
+    best = 1 + int(np.argmax(np.array(means) <= 1.0))
+    assert 20 < best < 27
+    assert ended[0] == next(v for v in range(100) if v % 10 == 9 and v > 3 * best)
+
+
+def test_ending_early_changes_nothing(monkeypatch):
     """Seeds that share a trace: a lane that is ended could not have been the best."""
     asp = methods.Method("ASP", "asp()")
-    early = measure.compete(asp, unequal(), round_bowl, LIMITS)
+    problem = problems.parse("strongly_convex:1", 0, 1e-2)
+    early = measure.compete(asp, unequal(), problem, LIMITS)
+    assert early.best.mean > 10 and early.best.mean < early.recommended.mean
     monkeypatch.setattr(measure, "_Enough", lambda target: None)
-    assert measure.compete(asp, unequal(), round_bowl, LIMITS) == early
+    assert measure.compete(asp, unequal(), problem, LIMITS) == early
 
 
 def test_predictions_are_compared_by_rank(round_bowl):
