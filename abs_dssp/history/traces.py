@@ -79,8 +79,9 @@ class Trace:
         return len(self.time)
 
     def __repr__(self) -> str:
-        counts = f"{len(self)} pushes, {self.commits} commits, {self.num_workers} workers"
-        return f"<Trace {self.policy or 'of no policy'}: {counts}, {self.seconds:.6g} s>"
+        parts = [f"{len(self)} pushes", f"{self.commits} commits"]
+        parts += [f"{self.num_workers} workers", f"{self.seconds:.6g} s"]
+        return f"<Trace {self.policy or 'of no policy'}: {', '.join(parts)}>"
 
     def __getitem__(self, rows: slice) -> "Trace":
         """The rows of a slice, with the same settings."""
