@@ -10,6 +10,7 @@ measured again.
 
 import gc
 import sys
+from pathlib import Path
 
 import jax
 from absl import flags
@@ -38,11 +39,17 @@ _BESIDE = flags.DEFINE_list(
 _SEEDS = flags.DEFINE_integer("seeds", 3, "Repetitions.", lower_bound=1)
 _LIMIT = flags.DEFINE_integer("max_pushes", 40_000, "Give up after.", lower_bound=1000)
 _ONLY = flags.DEFINE_list("only", None, "Methods whose label contains one of them.")
+_GROWTHS = flags.DEFINE_list(
+    "growths", [], "Factors by which abs_dssp's rounds grow, each a method of its own."
+)
 _DATA = flags.DEFINE_string(
     "data_dir", None, "Folder with measured step times; without it they are left out."
 )
 _PUBLISH = flags.DEFINE_string(
-    "publish", None, "Also write the report to this Markdown file, pictures beside it."
+    "publish",
+    None,
+    "Also write the report to this Markdown file, pictures and outcomes beside it; "
+    "what was measured for it before is not measured again.",
 )
 
 # What `--beside` compares: labels begin so.
@@ -61,7 +68,10 @@ def main(argv):
         (problems.parse(text, _DIM.value, _TARGET.value), n) for text, n in wanted
     ]
     out = outputs.folder(_OUT.value)
-    kept = Kept(out / "outcomes.jsonl")
+    published = None
+    if _PUBLISH.value is not None:
+        published = Path(_PUBLISH.value).with_suffix("") / "outcomes.jsonl.xz"
+    kept = Kept(out / "outcomes.jsonl", published)
     sections = []
     for problem, n in parsed:
         limits = Limits(n or _WORKERS.value, _SEEDS.value, _LIMIT.value)
@@ -70,6 +80,8 @@ def main(argv):
         outputs.save_report(report.TITLE, [*sections, report.setting()], out)
     everything = [*sections, report.setting()]
     outputs.save_report(report.TITLE, everything, out, _PUBLISH.value)
+    if published is not None:
+        kept.publish(published)
     print(f"Written to {out}: report.md, report.html and PNGs")
 
 
@@ -86,6 +98,7 @@ def _beside(text: str) -> tuple[str, int]:
 
 def _compare(problem, limits: Limits, kept: Kept, few: bool) -> Comparison:
     """Measures the methods in the regimes, or takes what was measured before."""
+    growths = [float(text) for text in _GROWTHS.value]
     places = [
         regime
         for regime in regimes.every(limits.num_workers, _DATA.value)
@@ -93,7 +106,7 @@ def _compare(problem, limits: Limits, kept: Kept, few: bool) -> Comparison:
     ]
     chosen = [
         method
-        for method in methods.recommended(limits.num_workers, problem.ratio)
+        for method in methods.recommended(limits.num_workers, problem.ratio, growths)
         if (not few or method.label.startswith(_FEW_METHODS))
         and not (problem.large and method.aggregate in ("workers", "table"))
         and (not _ONLY.value or any(part in method.label for part in _ONLY.value))

@@ -1,7 +1,7 @@
 """Every method with the parameters that its source recommends."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -69,12 +69,13 @@ class Method:
         return Step(step / weight, step, schedule)
 
 
-def recommended(n: int, ratio: float) -> list[Method]:
+def recommended(n: int, ratio: float, growths: Sequence[float] = ()) -> list[Method]:
     """All methods.
 
     Args:
       n: workers.
       ratio: R = sigma^2 / eps.
+      growths: of `abs_dssp`'s rounds, to be compared beside the usual one.
     """
     batch = int(theory.rennala_batch(ratio, 1.0))
     large = max(n, batch)
@@ -115,6 +116,10 @@ def recommended(n: int, ratio: float) -> list[Method]:
         *_growing(n, batch),
         _own("abs_dssp", f"abs_dssp(noise={ratio:g})"),
         _own("abs_dssp, R fixed", f"abs_dssp(noise={ratio:g},growth=1.0)"),
+        *(
+            _own(f"abs_dssp, growth {g:g}", f"abs_dssp(noise={ratio:g},growth={g:g})")
+            for g in growths
+        ),
     ]
 
 

@@ -158,6 +158,12 @@ def test_outcomes_are_kept_to_the_last_digit(round_bowl, tmp_path, monkeypatch):
     path.write_text(path.read_text() + '{"cut": o')  # by an interruption
     monkeypatch.setattr(measure, "compete", None)
     assert comparison.Kept(path).get(BSP, unequal(), round_bowl, LIMITS) == made
+    published = tmp_path / "report" / "outcomes.jsonl.xz"
+    again = comparison.Kept(path)
+    again.get(BSP, unequal(), round_bowl, LIMITS)
+    again.publish(published)
+    elsewhere = comparison.Kept(tmp_path / "other.jsonl", published)
+    assert elsewhere.get(BSP, unequal(), round_bowl, LIMITS) == made
     older = json.loads(path.read_text().splitlines()[0]) | {"rules": 0}
     path.write_text(json.dumps(older))
     with pytest.raises(TypeError):  # measured again

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import lzma
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
+from abs_dssp import files
 from abs_dssp.experiment import outputs
 from abs_dssp.experiment.methods import Method
 from abs_dssp.experiment.optimality import measure
@@ -18,18 +20,27 @@ from abs_dssp.experiment.optimality.regimes import Regime
 
 
 class Kept:
-    """Outcomes by their settings, a line of JSON each: none is measured twice."""
+    """Outcomes by their settings, a line of JSON each: none is measured twice.
 
-    def __init__(self, path: Path):
+    Args:
+      path: of the lines.
+      published: compressed lines that `publish` wrote earlier, if they are there.
+    """
+
+    def __init__(self, path: Path, published: Path | None = None):
         self.path = path
-        self._known: dict[str, Outcome] = {}
-        for line in path.read_text().splitlines() if path.exists() else ():
+        self._known: dict[str, dict[str, Any]] = {}
+        self._wanted: list[str] = []  # keys, in the order they were asked for
+        lines = path.read_bytes().splitlines() if path.exists() else []
+        if published is not None and published.exists():
+            lines += lzma.decompress(published.read_bytes()).splitlines()
+        for line in lines:
             try:
                 record = json.loads(line)
             except ValueError:  # cut off by an interruption
                 continue
             if record.get("rules") == measure.RULES:
-                self._known[record["key"]] = _outcome(record["outcome"])
+                self._known[record["key"]] = record
 
     def get(
         self, method: Method, regime: Regime, problem: Problem, limits: Limits
@@ -49,13 +60,23 @@ class Kept:
         if key not in self._known:
             made = measure.compete(method, regime, problem, limits)
             record = {"key": key, "rules": measure.RULES} | settings
-            outputs.append(self.path, record | {"outcome": dataclasses.asdict(made)})
-            self._known[key] = made
-        return self._known[key]
+            record |= {"outcome": dataclasses.asdict(made)}
+            outputs.append(self.path, record)
+            self._known[key] = record
+        self._wanted.append(key)
+        return _outcome(self._known[key]["outcome"])
+
+    def publish(self, path: Path) -> None:
+        """Writes the outcomes that were asked for to a compressed file."""
+        keys = dict.fromkeys(self._wanted)
+        lines = [json.dumps(self._known[key]) for key in keys]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with files.whole(path) as partial:
+            partial.write_bytes(lzma.compress("\n".join(lines).encode()))
 
 
 def _outcome(record: dict[str, Any]) -> Outcome:
-    """Of `dataclasses.asdict`, as JSON gives it back."""
+    """Of `dataclasses.asdict`, or what JSON makes of it."""
     times = {
         name: Times(**{kind: tuple(v) for kind, v in record[name].items()})
         for name in ("recommended", "best")

@@ -221,6 +221,7 @@ def _findings(comparison: Comparison) -> list[str]:
             if missed:
                 sentence = f"does not get there where times are {', '.join(missed)}"
             text.append(f"At {name} abs_dssp {sentence}.")
+        text.append(_averages(labels, relative, name))
         never = [
             f"{label} ({row.max():.1f})"
             for label, row in zip(labels, relative, strict=True)
@@ -232,6 +233,20 @@ def _findings(comparison: Comparison) -> list[str]:
             + "."
         )
     return text
+
+
+def _averages(labels: list[str], relative: np.ndarray, name: str) -> str:
+    """Geometric means over the regimes, of those who always got there."""
+    averages = np.exp(np.mean(np.log(relative), axis=1))
+    shown = [
+        f"{labels[i]} {averages[i]:.2f}"
+        for i in np.argsort(averages)
+        if math.isfinite(averages[i])
+    ]
+    return (
+        "Time over the best of the regime, geometric mean over the regimes, at "
+        f"{name}: " + (", ".join(shown) if shown else "nobody always got there") + "."
+    )
 
 
 def setting() -> Section:
