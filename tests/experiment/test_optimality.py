@@ -100,7 +100,7 @@ def test_a_step_falls_as_the_batches_of_abs_dssp_grow():
 
 def test_runs_go_on_for_three_times_what_the_best_has_needed():
     """Two of another lane's seeds may have been so much faster than the last."""
-    enough = measure._Enough(target=1.0)
+    enough = measure.Enough(target=1.0)
     ended = []
     for version in range(100):
         value = 0.5 if version >= 20 else 9.0  # of the first lane; the other never
@@ -120,7 +120,7 @@ def test_ending_early_changes_nothing(monkeypatch):
     problem = problems.parse("strongly_convex:1", 0, 1e-2)
     early = measure.compete(asp, unequal(), problem, LIMITS)
     assert early.best.mean > 10 and early.best.mean < early.recommended.mean
-    monkeypatch.setattr(measure, "_Enough", lambda target: None)
+    monkeypatch.setattr(measure, "Enough", lambda target: None)
     assert measure.compete(asp, unequal(), problem, LIMITS) == early
 
 

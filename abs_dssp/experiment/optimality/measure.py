@@ -178,9 +178,9 @@ def _measure(
             trace,
             own,
             aggregate=method.aggregate,
-            eval_every_commits=_points(trace.commits),
+            eval_every_commits=points(trace.commits),
             measures=["gradient_norm_squared"],
-            until=_Enough(problem.target),
+            until=Enough(problem.target),
         )
         values = made.measures["gradient_norm_squared"].astype(np.float64)
         found = reached(made.version, made.seconds, values, problem.target)
@@ -191,16 +191,26 @@ def _measure(
     return [Times(tuple(a.tolist()), tuple(b.tolist())) for a, b in rows]
 
 
-class _Enough:
+class Enough:
     """Whether a lane that has not got to the target can still be the best.
 
     One whose last seed comes after three times the best mean of three seeds has a
     larger mean itself. Where each seed has a trace of its own, this ends lanes that
     are three times as slow as the best of this seed.
+
+    Args:
+      target: eps.
+      measure: that is compared with it.
+      all_lanes: go on until all lanes have got there.
     """
 
-    def __init__(self, target: float):
-        self.target = target
+    def __init__(
+        self,
+        target: float,
+        measure: str = "gradient_norm_squared",
+        all_lanes: bool = False,
+    ):
+        self.target, self.measure, self.all_lanes = target, measure, all_lanes
         self.version: list[int] = []
         self.seconds: list[float] = []
         self.values: list[np.ndarray] = []
@@ -208,16 +218,18 @@ class _Enough:
     def __call__(self, version: int, seconds: float, measures) -> bool:
         self.version.append(version)
         self.seconds.append(seconds)
-        self.values.append(measures["gradient_norm_squared"].astype(np.float64))
+        self.values.append(measures[self.measure].astype(np.float64))
         if len(self.version) % _LOOK:
             return False
         columns = np.array(self.version), np.array(self.seconds)
         _, sustained = reached(*columns, np.stack(self.values, -1), self.target)
+        if self.all_lanes:
+            return bool(np.isfinite(sustained).all())
         best = sustained.mean(axis=1).min()
         return bool(seconds > 3 * best)
 
 
-def _points(commits: int) -> list[int]:
+def points(commits: int) -> list[int]:
     """Commits at which a run is evaluated: all at first, then ever fewer."""
     count = int(math.log(max(commits, 1)) / math.log(SPACING)) + 1
     return sorted({round(SPACING**k) for k in range(count)})
@@ -301,7 +313,7 @@ def _follow_the_loss(
                 optimizers.sgd(step / problem.smoothness),
                 pushes,
                 seed=seed,
-                eval_every_commits=_points(pushes),
+                eval_every_commits=points(pushes),
                 aggregate=method.aggregate,
             )
             record = made.history

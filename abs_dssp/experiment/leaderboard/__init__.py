@@ -1,0 +1,1 @@
+"""Every rule on the same fixed cases: what `leaderboard.py` runs."""
