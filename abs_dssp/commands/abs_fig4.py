@@ -1,6 +1,6 @@
 """ABS's Figure 4: the parameter a, at K^0 = 5 and N = 20.
 
-python experiments/abs_fig4.py --scale=laptop --data_dir=../shared/data
+abs-dssp abs-fig4 --scale=laptop --data_dir=../shared/data
 """
 
 from absl import flags
@@ -9,5 +9,7 @@ from abs_dssp.experiment.reproduction import study_flags
 
 flags.adopt_module_key_flags(study_flags)  # --help lists them
 
-if __name__ == "__main__":
+
+def run() -> None:
+    """Runs the command."""
     study_flags.main("abs_fig4")

@@ -1,7 +1,7 @@
 """Which policy for these machines? Ranked by predicted time to a target.
 
-    python experiments/advise.py RUN_DIR --noise_ratio=50
-    python experiments/advise.py "constant(seconds=[1,1,1,2.7])" --noise_ratio=50
+    abs-dssp advise RUN_DIR --noise_ratio=50
+    abs-dssp advise "constant(seconds=[1,1,1,2.7])" --noise_ratio=50
 
 The argument is the folder of a recorded run, whose times are scheduled again under
 every policy, or a delay model (its workers counted by its lists, or --num_workers).
@@ -50,5 +50,6 @@ def main(argv):
         print(f"Not ranked, since the loss drives them: {', '.join(by_loss)}.")
 
 
-if __name__ == "__main__":
+def run() -> None:
+    """Runs the command."""
     entry.run(main, positional="RUN_DIR or a delay model")

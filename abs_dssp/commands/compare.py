@@ -1,7 +1,7 @@
 """Who reaches the target first: policies side by side on unequal simulated workers.
 
-    python experiments/compare.py --out=out/compare
-    python experiments/compare.py --policy="bsp()" --policy="ssp(s=3)" --out=out/two
+    abs-dssp compare --out=out/compare
+    abs-dssp compare --policy="bsp()" --policy="ssp(s=3)" --out=out/two
 
 Trains a real model under every policy and seed in virtual time. Writes to --out:
 summary.json (one object per policy), history.csv, the traces, and PNGs: accuracy
@@ -134,5 +134,6 @@ def _save(out: Path, texts: list[str], made: dict[tuple[str, int], dict[str, Any
     return entries
 
 
-if __name__ == "__main__":
+def run() -> None:
+    """Runs the command."""
     entry.run(main)

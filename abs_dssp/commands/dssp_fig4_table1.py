@@ -1,6 +1,6 @@
 """DSSP's Figure 4 and Table I: two workers, one 2.6 times as fast as the other.
 
-    python experiments/dssp_fig4_table1.py --scale=laptop --data_dir=../shared/data
+    abs-dssp dssp-fig4-table1 --scale=laptop --data_dir=../shared/data
 
 --ratio is how many times as long the slow worker takes.
 """
@@ -11,5 +11,7 @@ from abs_dssp.experiment.reproduction import study_flags
 
 flags.adopt_module_key_flags(study_flags)  # --help lists them
 
-if __name__ == "__main__":
+
+def run() -> None:
+    """Runs the command."""
     study_flags.main("dssp_fig4_table1")

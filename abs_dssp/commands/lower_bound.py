@@ -1,6 +1,6 @@
 """How many times as long as any method must take does each method take?
 
-    python experiments/lower_bound.py --out=out/lower_bound
+    abs-dssp lower-bound --out=out/lower_bound
 
 On a chain whose coordinates must be found one after another the lower bound holds
 without a constant. Writes report.md and report.html.
@@ -80,5 +80,6 @@ def _probability(text: str) -> float:
     return value
 
 
-if __name__ == "__main__":
+def run() -> None:
+    """Runs the command."""
     entry.run(main)

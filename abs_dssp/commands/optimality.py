@@ -1,6 +1,6 @@
 """How far is every policy from the best time that any method can achieve?
 
-    python experiments/optimality.py --out=out/optimality
+    abs-dssp optimality --out=out/optimality
 
 Time until ||grad F||^2 <= eps holds and lasts, for every policy and regime of worker
 times, at the step that the theory recommends for it and at the best step of one grid.
@@ -117,5 +117,6 @@ def _compare(problem, limits: Limits, kept: Kept, few: bool) -> Comparison:
     return Comparison(problem, limits, chosen, places, outcomes)
 
 
-if __name__ == "__main__":
+def run() -> None:
+    """Runs the command."""
     entry.run(main)

@@ -1,8 +1,8 @@
 """Recomputes a run's parameters from its trace, and compares them bit by bit.
 
-    python experiments/replay.py RUN_DIR
+    abs-dssp replay RUN_DIR
 
-RUN_DIR is what train.py wrote for a real run; flags that were given there are read from
+RUN_DIR is what `train` wrote for a real run; flags that were given there are read from
 its settings.json. The parameters are compared where the newest checkpoint is: at the
 last push, if the run was not killed. Also asks the policy again about every push at the
 recorded times.
@@ -55,5 +55,6 @@ def main(argv):
         sys.exit(1)
 
 
-if __name__ == "__main__":
+def run() -> None:
+    """Runs the command."""
     entry.run(main, positional="RUN_DIR")

@@ -1,7 +1,7 @@
 """Every figure and table of both papers, side by side with the papers' numbers.
 
-    python experiments/reproduce.py --scale=smoke
-    python experiments/reproduce.py --scale=laptop --data_dir=../shared/data
+    abs-dssp reproduce --scale=smoke
+    abs-dssp reproduce --scale=laptop --data_dir=../shared/data
 
 Writes report.md and report.html to --out/SCALE. Finished runs are kept: the same
 command goes on where it was interrupted, and the report grows figure by figure.
@@ -84,5 +84,6 @@ def _overview(sections: list[Section]) -> Section:
     )
 
 
-if __name__ == "__main__":
+def run() -> None:
+    """Runs the command."""
     entry.run(main)

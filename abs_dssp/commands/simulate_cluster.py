@@ -1,8 +1,8 @@
 """Looks for a seed that breaks the cluster, and shows its shortest history.
 
-    python -m abs_dssp.cluster.simulate --seed=7 --faults=none,kill=0.01
-    python -m abs_dssp.cluster.simulate --seed=1 --minutes=30 --jobs=2
-    python -m abs_dssp.cluster.simulate --seeds=100 --faults=lying_sync=0.1,power=0.001
+    abs-dssp simulate-cluster --seed=7 --faults=none,kill=0.01
+    abs-dssp simulate-cluster --seed=1 --minutes=30 --jobs=2
+    abs-dssp simulate-cluster --seeds=100 --faults=lying_sync=0.1,power=0.001
 
 A history gets shorter as faults are left out of it. Without lying_sync, a push that
 was acknowledged is never lost, if the log is synchronised. With it, a loss of power may
@@ -14,6 +14,7 @@ import argparse
 import concurrent.futures
 import itertools
 import multiprocessing
+import signal
 import sys
 import time
 from collections import Counter
@@ -114,7 +115,7 @@ def _batches(options: argparse.Namespace, begun: float) -> Iterator[list[Any]]:
 
 def _options(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="simulate",
+        prog=sys.argv[0],
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -134,5 +135,13 @@ def _options(argv: Sequence[str]) -> argparse.Namespace:
     return options
 
 
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+def run() -> None:
+    """Runs the command."""
+    from abs_dssp import interrupts  # in here, since it acts when it is imported
+
+    interrupts.raise_again()
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except KeyboardInterrupt:
+        print("interrupted.", file=sys.stderr)
+        sys.exit(128 + signal.SIGINT)

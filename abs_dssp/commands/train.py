@@ -1,7 +1,7 @@
 """One policy, one run: in virtual time, or on real processes.
 
-    python experiments/train.py --policy="dssp(s_lower=3,s_upper=15)" --out=out/dssp
-    python experiments/train.py --cluster=local --processes=4 --slowdown="[1,1,1,2.7]" \
+    abs-dssp train --policy="dssp(s_lower=3,s_upper=15)" --out=out/dssp
+    abs-dssp train --cluster=local --processes=4 --slowdown="[1,1,1,2.7]" \
         --policy="dssp(s_lower=3,s_upper=15)" --out=out/real
 
 Writes to --out: trace.npz, history.csv, run.json, timeline.json (for ui.perfetto.dev),
@@ -9,9 +9,6 @@ timeline.png, accuracy.png and checkpoints/; a real run its log, tensorboard/ an
 too. The same command again goes on where the run was interrupted.
 """
 
-import abs_dssp.interrupts  # noqa: F401  # first: Ctrl-C during the others
-
-# isort: split
 import json
 import sys
 from pathlib import Path
@@ -120,5 +117,6 @@ def _save(
     print(f"Written to {out}")
 
 
-if __name__ == "__main__":
+def run() -> None:
+    """Runs the command."""
     entry.run(main)

@@ -1,8 +1,8 @@
-"""Checks rules in every order of events: `python -m abs_dssp.verify --help`.
+"""Checks rules in every order of events: `abs-dssp verify --help`.
 
-    python -m abs_dssp.verify
-    python -m abs_dssp.verify --policy="ssp(s=3)" --policy="my_rules:mine(lead=2)"
-    python -m abs_dssp.verify --policy="my_rules:mine()" --max_gap=3 --out=broken.npz
+    abs-dssp verify
+    abs-dssp verify --policy="ssp(s=3)" --policy="my_rules:mine(lead=2)"
+    abs-dssp verify --policy="my_rules:mine()" --max_gap=3 --out=broken.npz
 
 Prints of each policy whether its properties hold where they were tried, and what that
 was: each search with its states and depth, the intervals and losses it chose from, the
@@ -131,5 +131,9 @@ def _refuse(sentence: str) -> None:
     sys.exit(2)
 
 
-if __name__ == "__main__":
+def run() -> None:
+    """Runs the command."""
+    from abs_dssp import interrupts  # in here, since it acts when it is imported
+
+    interrupts.raise_again()
     app.run(main)

@@ -1,7 +1,7 @@
 """What other policies would have done with the times that a run recorded.
 
-    python experiments/whatif.py RUN_DIR --policy="bsp()" --policy="dssp()"
-    python experiments/whatif.py RUN_DIR --policy="bsp(); local_steps=8" --train
+    abs-dssp whatif RUN_DIR --policy="bsp()" --policy="dssp()"
+    abs-dssp whatif RUN_DIR --policy="bsp(); local_steps=8" --train
 
 RUN_DIR holds the trace.npz of a real run, or of one in virtual time; flags that are not
 given are read from its settings.json, if there is one. Re-schedules the recorded times
@@ -103,5 +103,6 @@ def _adopt(run_dir: Path, trace: Trace) -> None:
         steps.value = trace.local_steps
 
 
-if __name__ == "__main__":
+def run() -> None:
+    """Runs the command."""
     entry.run(main, positional="RUN_DIR")

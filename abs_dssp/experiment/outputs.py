@@ -66,7 +66,7 @@ def load_settings(run_dir: Path) -> dict[str, Any]:
     """
     path = run_dir / "settings.json"
     if not path.exists():
-        raise ValueError(f"{run_dir} is no run of train.py: it has no {path.name}.")
+        raise ValueError(f"{run_dir} is no run of train: it has no {path.name}.")
     settings = load_json(path)
     if settings is None:
         raise ValueError(f"{path} is damaged.")

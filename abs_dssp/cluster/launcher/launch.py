@@ -24,6 +24,7 @@ import signal
 import sys
 import tempfile
 import threading
+import types
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -215,12 +216,23 @@ def _signals() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-def main(argv: Sequence[str]) -> int:
-    """Reads the options and runs the Python script after `--`; returns its status."""
+def main(
+    argv: Sequence[str],
+    prog: str = "launch",
+    commands: Mapping[str, Sequence[str]] = types.MappingProxyType({}),
+) -> int:
+    """Reads the options and runs what stands after `--`; returns its status.
+
+    Args:
+      argv: options, `--`, and a Python script or one of `commands`, with its flags.
+      prog: the program's name, for its help.
+      commands: by name, the words that start what is no script.
+    """
+    what = "COMMAND or SCRIPT" if commands else "SCRIPT"
     parser = argparse.ArgumentParser(
-        prog="launch",
-        usage="launch --processes=P [options] -- SCRIPT [its flags]",
-        description="Runs a Python script in P processes on this machine.",
+        prog=prog,
+        usage=f"{prog} --processes=P [options] -- {what} [its flags]",
+        description=f"Runs a {what.lower()} in P processes on this machine.",
         allow_abbrev=False,
     )
     option = parser.add_argument
@@ -245,10 +257,12 @@ def main(argv: Sequence[str]) -> int:
     command = argv[separator + 1 :]
     if not command:
         parser.error("no script; put it and its flags after --")
-    if not os.path.isfile(command[0]):
-        parser.error(f"no script {command[0]!r} in {os.getcwd()}")
+    first, *flags = command
+    start = commands.get(first, [sys.executable, first])
+    if first not in commands and not os.path.isfile(first):
+        parser.error(f"no script {first!r} in {os.getcwd()}")
     try:
-        return run([sys.executable, *command], **options)
+        return run([*start, *flags], **options)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
