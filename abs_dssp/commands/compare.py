@@ -17,7 +17,7 @@ from typing import Any
 
 from absl import flags
 
-from abs_dssp import files
+from abs_dssp import extras, files
 from abs_dssp.experiment import entry, outputs, run_flags
 from abs_dssp.experiment.progress import PushProgress
 from abs_dssp.experiment.run import Run
@@ -125,6 +125,8 @@ def _save(out: Path, texts: list[str], made: dict[tuple[str, int], dict[str, Any
     by_policy = {text: [histories[text, seed] for seed in seeds] for text in texts}
     measure = outputs.measure(histories.values())
     target = _TARGET.value if measure == "accuracy" else None
+    if not extras.available("matplotlib", "a picture of them"):
+        return entries
     for against, name in (("seconds", "time"), ("version", "rounds")):
         path = out / f"{measure}_{name}.png"
         curves.save_curves(by_policy, path, against, measure, target)

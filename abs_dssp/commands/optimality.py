@@ -14,6 +14,7 @@ import sys
 import jax
 from absl import flags
 
+from abs_dssp import extras
 from abs_dssp.experiment import entry, methods, outputs
 from abs_dssp.experiment.optimality import problems, regimes, report
 from abs_dssp.experiment.optimality.comparison import Comparison, Kept
@@ -55,6 +56,7 @@ _FEW_REGIMES = ("i", "exponential", "alternating in threes", "Alibaba, job 4")
 
 def main(argv):
     del argv
+    extras.require("matplotlib", "a report with pictures")
     wanted: list[tuple[str, int | None]] = [(text, None) for text in _PROBLEMS.value]
     wanted += [_beside(text) for text in _BESIDE.value]
     parsed = [

@@ -21,6 +21,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from abs_dssp import extras
 from abs_dssp.cluster.simulate import faults, seeds, shrink
 
 _BATCH = 12  # seeds per task of a process
@@ -142,6 +143,8 @@ def run() -> None:
     interrupts.raise_again()
     try:
         sys.exit(main(sys.argv[1:]))
+    except extras.MissingExtraError as error:
+        sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         print("interrupted.", file=sys.stderr)
         sys.exit(128 + signal.SIGINT)

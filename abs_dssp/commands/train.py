@@ -15,7 +15,7 @@ from pathlib import Path
 
 from absl import flags
 
-from abs_dssp import files
+from abs_dssp import extras, files
 from abs_dssp.experiment import cluster_flags, entry, outputs, run_flags
 from abs_dssp.experiment.progress import PushProgress
 from abs_dssp.experiment.run import Run
@@ -100,11 +100,12 @@ def _save(
     trace, history = result.trace, result.history
     outputs.save_history(out / "history.csv", {(text, run.seed): history})
     timeline.save_chrome(trace, out / "timeline.json")
-    timeline.save_picture([trace], out / "timeline.png")
-    measure = outputs.measure([history])
-    path, target = out / f"{measure}.png", _TARGET.value
-    shown = {text: [history]}
-    curves.save_curves(shown, path, "seconds", measure, target, real=trace.recorded)
+    if extras.available("matplotlib", "a picture of the run"):
+        timeline.save_picture([trace], out / "timeline.png")
+        measure = outputs.measure([history])
+        path, target = out / f"{measure}.png", _TARGET.value
+        shown = {text: [history]}
+        curves.save_curves(shown, path, "seconds", measure, target, real=trace.recorded)
     if result.stopped.startswith("interrupted"):
         trace.save(out / "trace.npz")
     else:

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from absl import app, flags, logging
 
-from abs_dssp import policies, verify
+from abs_dssp import extras, policies, verify
 
 _POLICY = flags.DEFINE_multi_string(
     "policy", [], "Rule to check; may be given several times. All by default."
@@ -119,7 +119,7 @@ def _save(report: verify.Report, path: Path) -> None:
     try:
         saved = trace.save(path)
         print(f"\nwrote {saved}")
-        if len(trace):
+        if len(trace) and extras.available("matplotlib", "a picture of it"):
             picture = timeline.save_picture([trace], path.with_suffix(".png"))
             print(f"wrote {picture}")
     except OSError as error:

@@ -20,7 +20,7 @@ from typing import Any
 
 from absl import flags
 
-from abs_dssp import files, traces, whatif
+from abs_dssp import extras, files, traces, whatif
 from abs_dssp.experiment import entry, outputs, run_flags, what_if
 from abs_dssp.report import summary, timeline
 from abs_dssp.traces import Trace
@@ -71,7 +71,8 @@ def main(argv):
         "notes": what_if.notes(trace, runs, trained=bool(results)),
     }
     shown = dataclasses.replace(trace, policy=name)
-    timeline.save_picture([shown, *schedules.values()], out / "timeline.png")
+    if extras.available("matplotlib", "a picture of them"):
+        timeline.save_picture([shown, *schedules.values()], out / "timeline.png")
     kind = "real" if trace.recorded else "virtual"
     print(
         f"{trace.task or 'no task'}, {trace.num_workers} workers, {len(trace)} pushes "

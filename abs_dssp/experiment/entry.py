@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 
 from absl import app, logging
 
+from abs_dssp import extras
+
 program: list[str] = []  # what starts this program again, where no script does
 
 
@@ -38,6 +40,8 @@ def run(main: Callable[[Sequence[str]], None], positional: str = "") -> None:
             if isinstance(error, OSError) or _raised_here(error):
                 sys.exit(f"error: {error}")
             raise
+        except extras.MissingExtraError as error:
+            sys.exit(f"error: {error}")
         except KeyboardInterrupt:
             print("interrupted; what was finished is kept in --out.", file=sys.stderr)
             sys.exit(128 + signal.SIGINT)

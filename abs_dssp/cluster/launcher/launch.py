@@ -28,6 +28,7 @@ import types
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from abs_dssp import extras
 from abs_dssp.cluster import keys, lines
 from abs_dssp.cluster.launcher import supervise
 
@@ -85,6 +86,7 @@ def run(
     Raises:
       ValueError: if an argument or the key file makes no sense, or another launcher
         writes to `logs`; nothing was started.
+      MissingExtraError: if a key must be made and cryptography is not installed.
       OSError: if a folder cannot be made.
     """
     _check(command, processes, devices_per_process, max_restarts, port, grace_seconds)
@@ -263,7 +265,7 @@ def main(
         parser.error(f"no script {first!r} in {os.getcwd()}")
     try:
         return run([*start, *flags], **options)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, extras.MissingExtraError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
 
