@@ -1,13 +1,6 @@
-"""ABS's Figure 2: ABS against AdaSync, SA-AdaSync and Local SGD with 10 workers.
+"""`abs-dssp abs-fig2` from the source tree; see abs_dssp/commands."""
 
-python experiments/abs_fig2.py --scale=laptop --data_dir=../shared/data
-"""
-
-from absl import flags
-
-from abs_dssp.experiment.reproduction import study_flags
-
-flags.adopt_module_key_flags(study_flags)  # --help lists them
+from abs_dssp import commands
 
 if __name__ == "__main__":
-    study_flags.main("abs_fig2")
+    commands.run("abs-fig2")

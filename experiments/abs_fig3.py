@@ -1,13 +1,6 @@
-"""ABS's Figure 3: ABS against AdaSync, SA-AdaSync and Local SGD with 20 workers.
+"""`abs-dssp abs-fig3` from the source tree; see abs_dssp/commands."""
 
-python experiments/abs_fig3.py --scale=laptop --data_dir=../shared/data
-"""
-
-from absl import flags
-
-from abs_dssp.experiment.reproduction import study_flags
-
-flags.adopt_module_key_flags(study_flags)  # --help lists them
+from abs_dssp import commands
 
 if __name__ == "__main__":
-    study_flags.main("abs_fig3")
+    commands.run("abs-fig3")

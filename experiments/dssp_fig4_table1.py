@@ -1,15 +1,6 @@
-"""DSSP's Figure 4 and Table I: two workers, one 2.6 times as fast as the other.
+"""`abs-dssp dssp-fig4-table1` from the source tree; see abs_dssp/commands."""
 
-    python experiments/dssp_fig4_table1.py --scale=laptop --data_dir=../shared/data
-
---ratio is how many times as long the slow worker takes.
-"""
-
-from absl import flags
-
-from abs_dssp.experiment.reproduction import study_flags
-
-flags.adopt_module_key_flags(study_flags)  # --help lists them
+from abs_dssp import commands
 
 if __name__ == "__main__":
-    study_flags.main("dssp_fig4_table1")
+    commands.run("dssp-fig4-table1")

@@ -17,6 +17,7 @@ FLOORS = [  # a room imports those above it, and itself
     "cluster",
     "report",
     "experiment",
+    "commands",
 ]
 
 

@@ -16,7 +16,7 @@ import stat
 import sys
 from collections.abc import Sequence
 
-from abs_dssp import files
+from abs_dssp import extras, files
 
 _MOST_BYTES = 4096  # a key file has some 600
 
@@ -72,6 +72,7 @@ def make(path: str | os.PathLike) -> Keys:
 
     Raises:
       KeyFileError: if the file exists or cannot be written.
+      MissingExtraError: if cryptography is not installed.
     """
     keys = Keys(_new())
     try:
@@ -92,9 +93,10 @@ def make(path: str | os.PathLike) -> Keys:
 
 def _new() -> str:
     """A private key and its certificate, which does not expire (RFC 5280, 4.1.2.5)."""
-    from cryptography import x509
-    from cryptography.hazmat.primitives import serialization
-    from cryptography.hazmat.primitives.asymmetric import ed25519
+    with extras.needed("the key of a cluster"):
+        from cryptography import x509
+        from cryptography.hazmat.primitives import serialization
+        from cryptography.hazmat.primitives.asymmetric import ed25519
 
     key = ed25519.Ed25519PrivateKey.generate()
     name = x509.Name.from_rfc4514_string("CN=abs_dssp")
@@ -176,7 +178,7 @@ def main(argv: Sequence[str]) -> None:
         sys.exit(0 if argv in (["-h"], ["--help"]) else 2)
     try:
         make(argv[0])
-    except KeyFileError as error:
+    except (KeyFileError, extras.MissingExtraError) as error:
         sys.exit(f"error: {error}")
 
 

@@ -1,4 +1,4 @@
-"""What the scripts of `experiments/` share: flags, runs, outputs, reports.
+"""What the commands share: flags, runs, outputs, reports.
 
 Modules whose names end in `flags` define absl flags when they are imported.
 """

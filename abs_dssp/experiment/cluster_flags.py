@@ -15,7 +15,7 @@ from abs_dssp import files, simulate
 from abs_dssp.cluster import lines, transport
 from abs_dssp.cluster import settings as settings_lib
 from abs_dssp.cluster.status import Status
-from abs_dssp.experiment import outputs, run_flags
+from abs_dssp.experiment import entry, outputs, run_flags
 from abs_dssp.experiment.run import Run
 from abs_dssp.replay import Result
 from abs_dssp.training import flat
@@ -95,7 +95,7 @@ def launch(out: Path) -> int:
     from abs_dssp.cluster.launcher import launch as launcher
 
     return launcher.run(
-        [sys.executable, sys.argv[0], *_for_processes(sys.argv[1:]), "--cluster=auto"],
+        [*entry.again(), *_for_processes(sys.argv[1:]), "--cluster=auto"],
         _PROCESSES.value,
         devices_per_process=_DEVICES.value,
         max_restarts=_RESTARTS.value,

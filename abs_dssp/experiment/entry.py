@@ -1,4 +1,4 @@
-"""Runs a script: checks its arguments and reports mistakes in one sentence."""
+"""Runs a command: checks its arguments and reports mistakes in one sentence."""
 
 import signal
 import sys
@@ -6,6 +6,15 @@ import traceback
 from collections.abc import Callable, Sequence
 
 from absl import app, logging
+
+from abs_dssp import extras
+
+program: list[str] = []  # what starts this program again, where no script does
+
+
+def again() -> list[str]:
+    """The words that start this program again; its flags come after them."""
+    return program or [sys.executable, sys.argv[0]]
 
 
 def run(main: Callable[[Sequence[str]], None], positional: str = "") -> None:
@@ -16,6 +25,8 @@ def run(main: Callable[[Sequence[str]], None], positional: str = "") -> None:
       positional: what the one such argument is, as in `RUN_DIR`; none by default.
     """
 
+    from abs_dssp import interrupts  # in here, since it acts when it is imported
+
     def guarded(argv: Sequence[str]) -> None:
         logging.set_verbosity(logging.WARNING)  # libraries' notes are not for users
         if not positional and len(argv) > 1:
@@ -23,13 +34,14 @@ def run(main: Callable[[Sequence[str]], None], positional: str = "") -> None:
         if positional and len(argv) != 2:
             raise app.UsageError(f"Expected one argument, {positional}.")
         try:
-            if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:  # see `interrupts`
-                signal.signal(signal.SIGINT, signal.default_int_handler)
+            interrupts.raise_again()
             main(argv)
         except (ValueError, TypeError, OSError) as error:
             if isinstance(error, OSError) or _raised_here(error):
                 sys.exit(f"error: {error}")
             raise
+        except extras.MissingExtraError as error:
+            sys.exit(f"error: {error}")
         except KeyboardInterrupt:
             print("interrupted; what was finished is kept in --out.", file=sys.stderr)
             sys.exit(128 + signal.SIGINT)

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from abs_dssp import files, traces
+from abs_dssp import extras, files, traces
 from abs_dssp.replay import Result
 from abs_dssp.report import document, summary
 from abs_dssp.report.document import Picture, Section
@@ -66,7 +66,7 @@ def load_settings(run_dir: Path) -> dict[str, Any]:
     """
     path = run_dir / "settings.json"
     if not path.exists():
-        raise ValueError(f"{run_dir} is no run of train.py: it has no {path.name}.")
+        raise ValueError(f"{run_dir} is no run of train: it has no {path.name}.")
     settings = load_json(path)
     if settings is None:
         raise ValueError(f"{path} is damaged.")
@@ -166,14 +166,14 @@ def save_report(
 
 def _publish(title: str, sections: Sequence[Section], path: Path) -> None:
     """A report as documentation: one Markdown file and a folder of its pictures."""
-    from PIL import Image
-
     pictures = path.with_suffix("")
     pictures.mkdir(parents=True, exist_ok=True)
 
     def copied(part):
         if not isinstance(part, Picture):
             return part
+        with extras.needed("a published picture"):
+            from PIL import Image
         copy = pictures / f"{part.path.parent.name}_{part.path.name}"
         with Image.open(part.path) as picture:
             # 256 colours make small files; this method keeps those of thin lines.

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from abs_dssp import policies, whatif
+from abs_dssp import extras, policies, whatif
 from abs_dssp.experiment import outputs
 from abs_dssp.experiment.progress import PushProgress
 from abs_dssp.experiment.run import Run
@@ -132,5 +132,6 @@ def save_training(
     measure = outputs.measure(histories.values())
     shown = {name: [history] for name, history in histories.items()}
     path = out / f"{measure}.png"
-    curves.save_curves(shown, path, measure=measure, target=target)
+    if extras.available("matplotlib", "a picture of the curves"):
+        curves.save_curves(shown, path, measure=measure, target=target)
     return [summary.over_seeds(name, [row]) for name, row in rows.items()]

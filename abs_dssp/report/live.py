@@ -5,6 +5,7 @@ import sys
 import time
 from typing import Any
 
+from abs_dssp import extras
 from abs_dssp.cluster import lines
 from abs_dssp.cluster.status import Status
 
@@ -48,7 +49,10 @@ class Live:
         self._every, self._told = every, time.monotonic()
         self._live: Any = None
         if _is_terminal(self._stream) and not self._json:
-            self._live = _open(self._stream)
+            try:
+                self._live = _open(self._stream)
+            except extras.MissingExtraError as error:
+                self._print(f"lines instead of a table: {error}")
 
     def show(self, status: Status) -> None:
         """Shows the present state."""
@@ -111,8 +115,9 @@ def _reader_may_leave() -> contextlib.AbstractContextManager[None]:
 
 def _open(stream: Any) -> Any:
     """A table on a terminal that stays silent once the terminal is gone."""
-    from rich.console import Console
-    from rich.live import Live as Table
+    with extras.needed("the live table"):
+        from rich.console import Console
+        from rich.live import Live as Table
 
     class Terminal(Console):
         def on_broken_pipe(self) -> None:

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
+from abs_dssp import extras
 from abs_dssp.cluster.measures import HISTOGRAMS, Histogram
 from abs_dssp.cluster.status import STATES, Status
 
@@ -48,8 +49,10 @@ class MetricsServer:
 
         Raises:
           ValueError: if the port cannot be had.
+          MissingExtraError: if prometheus-client is not installed.
         """
-        from prometheus_client.core import CollectorRegistry
+        with extras.needed("/metrics"):
+            from prometheus_client.core import CollectorRegistry
 
         self._status: Status | None = None
         registry = CollectorRegistry()

@@ -7,13 +7,15 @@ import time
 from pathlib import Path
 from typing import Any
 
+from abs_dssp import extras
 from abs_dssp.cluster.status import Status
 
 _FLUSH = 5.0  # seconds between two waits for the disk
 
 
 class Scalars:
-    """Writes event files into a folder. A folder that fails costs a warning only.
+    """Writes event files into a folder. A folder that fails, or a
+    missing library, costs a warning only.
 
     Called from one thread. Starts none: TensorBoard writers with a thread of their own
     block their callers for ever when it meets a full disk.
@@ -24,13 +26,14 @@ class Scalars:
         self._measured: dict[str, float] = {}
         self._flushed = time.monotonic()
         try:
-            from tensorboardX.event_file_writer import EventsWriter
+            with extras.needed("tensorboard/"):
+                from tensorboardX.event_file_writer import EventsWriter
 
             folder.mkdir(parents=True, exist_ok=True)
             # The name counts whole seconds: a quick restart must not overwrite.
             self._events = EventsWriter(str(folder / "events"), f".{os.getpid()}")
             self._events.flush()
-        except OSError as error:
+        except (OSError, extras.MissingExtraError) as error:
             self._give_up(error)
 
     def write(self, status: Status) -> None:
@@ -76,6 +79,6 @@ class Scalars:
                 self._give_up(error)
             self._events = None
 
-    def _give_up(self, error: OSError) -> None:
+    def _give_up(self, error: Exception) -> None:
         self._events = None
         logging.getLogger(__name__).warning("no TensorBoard scalars: %s", error)

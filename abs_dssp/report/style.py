@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from abs_dssp import files
+from abs_dssp import extras, files
 
 # Okabe and Ito's palette, distinguishable with every common colour blindness.
 COLORS = {
@@ -33,11 +33,16 @@ def line(number: int) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def figure() -> Iterator[Any]:
-    """Gives pyplot with the project's settings and no window; closes its figures."""
-    import matplotlib
+    """Gives pyplot with the project's settings and no window; closes its figures.
 
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
+    Raises:
+      MissingExtraError: if matplotlib is not installed.
+    """
+    with extras.needed("a picture"):
+        import matplotlib
+
+        matplotlib.use("Agg")
+        import matplotlib.pyplot as plt
 
     settings: Any = {
         "figure.constrained_layout.use": True,

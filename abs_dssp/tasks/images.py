@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int, UInt8
 
-from abs_dssp import files
+from abs_dssp import extras, files
 
 
 class DataError(ValueError):
@@ -42,12 +42,16 @@ def digits() -> Images:
     the test set of Alpaydin and Kaynak, "Optical Recognition of Handwritten Digits",
     UCI, 1998 (https://doi.org/10.24432/C50P49).
 
+    Raises:
+      MissingExtraError: if scikit-learn is not installed.
+
     Example:
       >>> from abs_dssp.tasks import images
       >>> images.digits().train.shape
       (1437, 8, 8, 1)
     """
-    from sklearn.datasets import load_digits
+    with extras.needed("the data set digits"):
+        from sklearn.datasets import load_digits
 
     data = load_digits()
     order = np.random.default_rng(0).permutation(len(data.target))
@@ -111,7 +115,7 @@ def tfds(
     except ImportError as error:
         raise DataError(
             f"{name}: no image decoder is installed ({_first_line(error)}); "
-            "install pillow."
+            f"{extras.sentence('PIL', 'the usual one')}"
         ) from error
     except Exception as error:
         raise DataError(f"{name} cannot be read: {_first_line(error)}") from error

@@ -24,9 +24,11 @@ import signal
 import sys
 import tempfile
 import threading
+import types
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from abs_dssp import extras
 from abs_dssp.cluster import keys, lines
 from abs_dssp.cluster.launcher import supervise
 
@@ -84,6 +86,7 @@ def run(
     Raises:
       ValueError: if an argument or the key file makes no sense, or another launcher
         writes to `logs`; nothing was started.
+      MissingExtraError: if a key must be made and cryptography is not installed.
       OSError: if a folder cannot be made.
     """
     _check(command, processes, devices_per_process, max_restarts, port, grace_seconds)
@@ -215,12 +218,23 @@ def _signals() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-def main(argv: Sequence[str]) -> int:
-    """Reads the options and runs the Python script after `--`; returns its status."""
+def main(
+    argv: Sequence[str],
+    prog: str = "launch",
+    commands: Mapping[str, Sequence[str]] = types.MappingProxyType({}),
+) -> int:
+    """Reads the options and runs what stands after `--`; returns its status.
+
+    Args:
+      argv: options, `--`, and a Python script or one of `commands`, with its flags.
+      prog: the program's name, for its help.
+      commands: by name, the words that start what is no script.
+    """
+    what = "COMMAND or SCRIPT" if commands else "SCRIPT"
     parser = argparse.ArgumentParser(
-        prog="launch",
-        usage="launch --processes=P [options] -- SCRIPT [its flags]",
-        description="Runs a Python script in P processes on this machine.",
+        prog=prog,
+        usage=f"{prog} --processes=P [options] -- {what} [its flags]",
+        description=f"Runs a {what.lower()} in P processes on this machine.",
         allow_abbrev=False,
     )
     option = parser.add_argument
@@ -245,11 +259,13 @@ def main(argv: Sequence[str]) -> int:
     command = argv[separator + 1 :]
     if not command:
         parser.error("no script; put it and its flags after --")
-    if not os.path.isfile(command[0]):
-        parser.error(f"no script {command[0]!r} in {os.getcwd()}")
+    first, *flags = command
+    start = commands.get(first, [sys.executable, first])
+    if first not in commands and not os.path.isfile(first):
+        parser.error(f"no script {first!r} in {os.getcwd()}")
     try:
-        return run([sys.executable, *command], **options)
-    except (ValueError, OSError) as error:
+        return run([*start, *flags], **options)
+    except (ValueError, OSError, extras.MissingExtraError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
 

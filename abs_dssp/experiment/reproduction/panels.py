@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from abs_dssp import extras
 from abs_dssp.experiment.reproduction.runs import Outcome
 from abs_dssp.report import curves as curves_lib
 from abs_dssp.report import style
@@ -46,7 +47,8 @@ def look(number: int, **more: Any) -> dict[str, Any]:
 
 def shades(count: int) -> list[dict[str, Any]]:
     """Lines for a series of parameter values, from dark to light."""
-    import matplotlib
+    with extras.needed("a picture"):
+        import matplotlib
 
     cmap = matplotlib.colormaps["cividis"]
     return [

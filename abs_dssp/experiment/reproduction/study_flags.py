@@ -12,6 +12,7 @@ from pathlib import Path
 import jax
 from absl import flags
 
+from abs_dssp import extras
 from abs_dssp.experiment import entry, outputs, verdicts
 from abs_dssp.experiment.reproduction import scales
 from abs_dssp.experiment.reproduction.figures import FIGURES
@@ -44,7 +45,9 @@ def context() -> Context:
 
     Raises:
       ValueError: for a folder that cannot be written, or missing data.
+      MissingExtraError: if matplotlib is not installed.
     """
+    extras.require("matplotlib", "a report with pictures")
     scale = scales.SCALES[_SCALE.value]
     if _SEEDS.value is not None:
         scale = dataclasses.replace(scale, seeds=_SEEDS.value)

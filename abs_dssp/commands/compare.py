@@ -1,0 +1,141 @@
+"""Who reaches the target first: policies side by side on unequal simulated workers.
+
+    abs-dssp compare --out=out/compare
+    abs-dssp compare --policy="bsp()" --policy="ssp(s=3)" --out=out/two
+
+Trains a real model under every policy and seed in virtual time. Writes to --out:
+summary.json (one object per policy), history.csv, the traces, and PNGs: accuracy
+against time and against rounds, staleness, timeline. Finished runs are kept: the same
+command again computes only what is missing.
+"""
+
+import itertools
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+
+from abs_dssp import extras, files
+from abs_dssp.experiment import entry, outputs, run_flags
+from abs_dssp.experiment.progress import PushProgress
+from abs_dssp.experiment.run import Run
+from abs_dssp.report import curves, summary, timeline
+
+_POLICY = flags.DEFINE_multi_string(
+    "policy",
+    None,
+    'Policy, repeatable; its own settings after ";", as in "bsp(); local_steps=4".',
+)
+_TARGET = flags.DEFINE_float(
+    "target_accuracy", 0.95, "Accuracy whose time is taken.", lower_bound=0
+)
+_SEEDS = flags.DEFINE_integer("seeds", 3, "Runs per policy.", lower_bound=1)
+_OUT = flags.DEFINE_string("out", None, "Output folder.", required=True)
+flags.adopt_module_key_flags(run_flags)  # --help lists them too
+
+
+def default_policies(num_workers: int) -> list[str]:
+    """The papers' set, for any number of workers."""
+    half = max(1, num_workers // 2)
+    return [
+        "bsp()",
+        "asp()",
+        "ssp(s=3)",
+        "dssp(s_lower=3,s_upper=15)",
+        'dssp(s_lower=3,s_upper=15,variant="bounded")',
+        f"k_sync(k={max(1, num_workers - 1)})",
+        f"k_async(k={half})",
+        "adasync(k0=1,interval=5)",
+        "sa_adasync(k0=1,interval=5)",
+        "local_sgd(); local_steps=8",
+        "abs(k0=1,a=100)",
+    ]
+
+
+def main(argv):
+    del argv
+    given = _POLICY.value or default_policies(flags.FLAGS.workers)
+    texts = [text.strip() for text in given]
+    pairs = itertools.product(texts, range(_SEEDS.value))
+    runs = {(text, seed): run_flags.run(text, seed) for text, seed in pairs}
+    task = run_flags.task()
+    out = outputs.folder(_OUT.value)
+    settings = json.dumps(run_flags.settings(), indent=1)
+    files.write(out / "settings.json", settings)
+    made = {}
+    for (text, seed), run in runs.items():
+        label = f"[{texts.index(text) + 1}/{len(texts)}] {text} seed {seed}"
+        made[text, seed] = _made(task, text, run, out, label)
+    entries = _save(out, texts, made)
+    known = any(entry["final_accuracy"] is not None for entry in entries)
+    target = f"; target accuracy {_TARGET.value}" if known else ""
+    print(
+        f"\n{task.name}, {task.num_workers} workers, {_SEEDS.value} seed(s){target}"
+        f"\n\n{summary.table(entries)}\n\n"
+        f"Written to {out}: summary.json, history.csv, runs/ and PNGs"
+    )
+
+
+def _made(task, text: str, run: Run, out: Path, label: str) -> dict[str, Any]:
+    """One run, or what was kept of it."""
+    own = [text, run.local_steps, run.learning_rate]
+    settings = {"settings": run_flags.settings(), "own": own, "seed": run.seed}
+    key = outputs.digest(settings)
+    run_dir = out / "runs" / f"{outputs.slug(text)}-seed{run.seed}"
+    kept = outputs.load_run(run_dir, key)
+    if kept is not None:
+        print(f"{label}: kept from before", flush=True)
+        return kept
+    progress = PushProgress(label)
+    begun = time.monotonic()
+    result = run.train(task, progress=progress, **run_flags.memory())
+    outputs.save_run(run_dir, result, key, _TARGET.value)
+    if run.seed == 0:
+        timeline.save_chrome(result.trace, run_dir / "timeline.json")
+    took, measure = time.monotonic() - begun, outputs.measure([result.history])
+    line = (
+        f"{label}: {len(result.trace)} pushes, {result.trace.seconds:.1f} virtual s, "
+        f"final {measure} {result.history.last(measure):.4f} ({took:.1f} s)"
+    )
+    if result.stopped not in ("end", "target"):
+        line += f"; ended early: {result.stopped}"
+    progress.close(line)
+    saved = outputs.load_run(run_dir, key)
+    assert saved is not None
+    return saved
+
+
+def _save(out: Path, texts: list[str], made: dict[tuple[str, int], dict[str, Any]]):
+    """Writes summary, evaluations and pictures; gives the entries of the summary."""
+    histories = {name: outputs.kept_history(run) for name, run in made.items()}
+    seeds = range(_SEEDS.value)
+    entries = []
+    for text in texts:
+        # A kept run may have been made for another target.
+        rows = [
+            made[text, seed]["summary"]
+            | summary.to_target(histories[text, seed], _TARGET.value)
+            for seed in seeds
+        ]
+        entries.append(summary.over_seeds(text, rows))
+    files.write(out / "summary.json", json.dumps(entries, indent=1))
+    outputs.save_history(out / "history.csv", histories)
+    by_policy = {text: [histories[text, seed] for seed in seeds] for text in texts}
+    measure = outputs.measure(histories.values())
+    target = _TARGET.value if measure == "accuracy" else None
+    if not extras.available("matplotlib", "a picture of them"):
+        return entries
+    for against, name in (("seconds", "time"), ("version", "rounds")):
+        path = out / f"{measure}_{name}.png"
+        curves.save_curves(by_policy, path, against, measure, target)
+    traces = {text: made[text, 0]["trace"] for text in texts}
+    curves.save_staleness(traces, out / "staleness.png")
+    timeline.save_picture(list(traces.values()), out / "timeline.png")
+    return entries
+
+
+def run() -> None:
+    """Runs the command."""
+    entry.run(main)

@@ -1,0 +1,60 @@
+"""Recomputes a run's parameters from its trace, and compares them bit by bit.
+
+    abs-dssp replay RUN_DIR
+
+RUN_DIR is what `train` wrote for a real run; flags that were given there are read from
+its settings.json. The parameters are compared where the newest checkpoint is: at the
+last push, if the run was not killed. Also asks the policy again about every push at the
+recorded times.
+Ends with status 1 if a bit or a decision differs.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+from absl import flags
+
+from abs_dssp.experiment import entry, outputs, recorded_run, run_flags
+from abs_dssp.experiment.progress import PushProgress
+
+flags.adopt_module_key_flags(run_flags)  # --help lists them too
+
+
+def main(argv):
+    run_dir = Path(argv[1])
+    settings = outputs.load_settings(run_dir)
+    # Threads of the device decide in which order a CPU adds; they must be the same.
+    # JAX reads this when it first touches a device.
+    os.environ["XLA_FLAGS"] = settings.get("xla_flags", "")
+    recorded = recorded_run.load(run_dir)
+    trace, checked = recorded.trace, recorded.checked
+    run_flags.adopt(settings)
+    flags.FLAGS["workers"].value = trace.num_workers
+    run = run_flags.run(settings["policy"], settings["seed"])
+    task = run_flags.task()
+    print(f"{run_dir}: {len(trace)} pushes, version {trace.commits}, {trace.policy}")
+    progress = PushProgress("replay")
+    computed, computed_losses = recorded_run.replayed(
+        run, task, checked, settings, progress
+    )
+    progress.close()
+    kept = recorded.parameters
+    difference = recorded_run.describe_difference(computed, kept)
+    count = len(checked)
+    equal_losses = np.array_equal(computed_losses, recorded.losses[:count])
+    other = recorded_run.first_other_decision(run, task, trace, recorded.losses)
+    print(
+        f"parameters at push {count}, that of the checkpoint: {kept.size} values, "
+        + (f"NOT equal: {difference}" if difference else "equal in every bit")
+        + f"\ntraining losses up to there: {'equal' if equal_losses else 'NOT equal'}"
+        + f"\ndecisions: {other or 'the policy decides the same, row by row'}"
+    )
+    if difference or other:
+        sys.exit(1)
+
+
+def run() -> None:
+    """Runs the command."""
+    entry.run(main, positional="RUN_DIR")
