@@ -51,7 +51,8 @@ class Recorder:
       >>> from abs_dssp import record
       >>> folder = tempfile.TemporaryDirectory()
       >>> path = pathlib.Path(folder.name, "steps.csv")
-      >>> with record.Recorder(path, worker=3, clock=iter([5.0, 5.25]).__next__) as steps:
+      >>> seconds = iter([5.0, 5.25]).__next__
+      >>> with record.Recorder(path, worker=3, clock=seconds) as steps:
       ...     with steps.step():
       ...         total = sum(range(10))
       ...     steps.add(0.5)

@@ -120,9 +120,7 @@ def test_a_file_that_exists_is_gone_on_with(tmp_path, before, after):
 def test_what_is_wrong_is_said_in_one_sentence(tmp_path):
     path = tmp_path / "steps.csv"
     path.write_text("rank,loss\n0,1\n")
-    with pytest.raises(
-        ValueError, match="columns worker,seconds,step to go on with it"
-    ):
+    with pytest.raises(ValueError, match="columns worker,seconds,step to go on"):
         record.Recorder(path, 0)
     assert path.read_text() == "rank,loss\n0,1\n"
     with pytest.raises(ValueError, match="a number or a name, got ' '"):
