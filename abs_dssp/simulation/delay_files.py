@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -100,33 +101,64 @@ def csv(
       >>> delays.table(wider, 3).tolist()  # times 16 / mean(1, 5, 2) = 6
       [[6.0, 12.0, 6.0], [30.0, 30.0, 30.0], [12.0, 6.0, 12.0], [30.0, 30.0, 30.0]]
     """
-    if mean is not None and not 0 < mean < math.inf:
-        raise ValueError(f"csv: mean must be above 0 and finite, got {mean}.")
     path = os.fspath(path)
     columns = time_files.Columns(worker, seconds, step)
-    durations = time_files.by_worker(path, columns)
+    where = f"csv: {path!r}"
+    model = of_workers(time_files.by_worker(path, columns), mean, num_workers, where)
+    given = columns._asdict() | {"mean": mean}
+    usual = time_files.USUAL._asdict() | {"mean": None}
+    others = [f"{key}={given[key]!r}" for key in given if given[key] != usual[key]]
+    spec = f"csv({','.join([repr(path), *others])})"
+    return dataclasses.replace(model, spec=spec)
+
+
+def of_workers(
+    durations: Sequence[np.ndarray],
+    mean: float | None,
+    num_workers: int | None,
+    where: str,
+) -> Delays:
+    """Measured durations of n workers for any number of them, as `csv` takes them.
+
+    Args:
+      durations: (M_i,) seconds of each of the n workers.
+      mean: seconds that the mean over all durations becomes; None leaves them.
+      num_workers: number of workers N; n by default.
+      where: they are from, for messages.
+
+    Raises:
+      ValueError: as for `csv`.
+
+    Example:
+      >>> import numpy as np
+      >>> from abs_dssp import delays
+      >>> from abs_dssp.simulation import delay_files
+      >>> rows = [np.array([1.0, 2.0]), np.array([6.0])]
+      >>> model = delay_files.of_workers(rows, mean=6.0, num_workers=3, where="rows")
+      >>> delays.table(model, 2).tolist()  # times 6 / mean(1, 2, 6) = 2
+      [[2.0, 4.0], [12.0, 12.0], [4.0, 2.0]]
+    """
     if mean is not None:
+        if not 0 < mean < math.inf:
+            raise ValueError(f"{where}: mean must be above 0 and finite, got {mean}.")
         average = np.concatenate(durations).mean()
         if average == 0:
             raise ValueError(
-                f"csv: all durations in {path!r} are 0, so no factor gives them the "
-                f"mean {mean}; leave out mean."
+                f"{where}: all durations are 0, so no factor gives them the mean "
+                f"{mean}; leave out mean."
             )
         durations = [mine / average * mean for mine in durations]
     n = len(durations)
     workers = n if num_workers is None else num_workers
     if workers < 1:
-        raise ValueError(f"csv: num_workers must be at least 1, got {workers}.")
+        raise ValueError(f"{where}: num_workers must be at least 1, got {workers}.")
     laps = -(-workers // n)
-    rows = [
-        np.roll(durations[i % n], -(durations[i % n].size * (i // n) // laps))
-        for i in range(workers)
-    ]
-    given = columns._asdict() | {"mean": mean}
-    usual = time_files.USUAL._asdict() | {"mean": None}
-    others = [f"{key}={given[key]!r}" for key in given if given[key] != usual[key]]
-    spec = f"csv({','.join([repr(path), *others])})"
-    return dataclasses.replace(recorded(rows), spec=spec)
+    return recorded(
+        [
+            np.roll(durations[i % n], -(durations[i % n].size * (i // n) // laps))
+            for i in range(workers)
+        ]
+    )
 
 
 def _recorded(parameters, key, index, chain):
