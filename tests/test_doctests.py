@@ -20,6 +20,7 @@ CHECKED = [
     "abs_dssp.history",
     "abs_dssp.literals",
     "abs_dssp.policies",
+    "abs_dssp.record",
     "abs_dssp.simulation",
     "abs_dssp.tasks",
     "abs_dssp.theory",

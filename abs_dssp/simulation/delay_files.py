@@ -1,14 +1,15 @@
-"""Durations that were measured, as a model of worker speed: a table or a CSV file."""
+"""Durations that were measured, as a model of worker speed: a table or a file."""
 
-import csv as csv_lib
 import dataclasses
 import math
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
+from abs_dssp.simulation import time_files
 from abs_dssp.simulation.delay_base import BLOCK, Delays, build, is_traced
 
 
@@ -55,23 +56,30 @@ def csv(
     *,
     worker: str = "worker",
     seconds: str = "seconds",
+    step: str | None = "step",
     mean: float | None = None,
     num_workers: int | None = None,
 ) -> Delays:
     r"""Measured durations from a CSV file, which is read now, once; as `recorded`.
 
-    A line is one computation, and those of a worker stand in their order. The file's n
-    workers are taken by number where all their labels are numbers, else by text.
+    A line is one computation. The computations of a worker are taken in the order of
+    their steps, and of their lines where steps are equal or the file has none. The
+    file's n workers are taken by number where all their labels are numbers, else by
+    text. `record.Recorder` writes such files; a Parquet file does as well.
 
     With fewer workers than the file has, N are its first N. With more, worker i takes
     the durations of the file's worker i mod n from another place on: at the share
     (i // n) / ceil(N / n) of them, rounded down, and from the start again at the end.
 
     Args:
-      path: of the file; its first line names the columns, others than the two are
-        ignored.
+      path: of the file. Its first line names the columns, others than these are
+        ignored. They are separated by commas, or by semicolons (then with decimal
+        commas too), tabs or bars. A line that ends the file and was cut off is left
+        out, and so is a header that comes again.
       worker: name of the column with the label of the worker.
       seconds: name of the column with the duration.
+      step: name of the column with the number of the step, which may be missing where
+        it is `"step"`; None takes the lines in their order.
       mean: seconds that the mean over all lines becomes, for durations without a unit;
         they are taken as they are by default.
       num_workers: number of workers N; those of the file by default.
@@ -93,85 +101,64 @@ def csv(
       >>> delays.table(wider, 3).tolist()  # times 16 / mean(1, 5, 2) = 6
       [[6.0, 12.0, 6.0], [30.0, 30.0, 30.0], [12.0, 6.0, 12.0], [30.0, 30.0, 30.0]]
     """
-    if mean is not None and not 0 < mean < math.inf:
-        raise ValueError(f"csv: mean must be above 0 and finite, got {mean}.")
     path = os.fspath(path)
-    durations = _by_worker(path, worker, seconds)
+    columns = time_files.Columns(worker, seconds, step)
+    where = f"csv: {path!r}"
+    model = of_workers(time_files.by_worker(path, columns), mean, num_workers, where)
+    given = columns._asdict() | {"mean": mean}
+    usual = time_files.USUAL._asdict() | {"mean": None}
+    others = [f"{key}={given[key]!r}" for key in given if given[key] != usual[key]]
+    spec = f"csv({','.join([repr(path), *others])})"
+    return dataclasses.replace(model, spec=spec)
+
+
+def of_workers(
+    durations: Sequence[np.ndarray],
+    mean: float | None,
+    num_workers: int | None,
+    where: str,
+) -> Delays:
+    """Measured durations of n workers for any number of them, as `csv` takes them.
+
+    Args:
+      durations: (M_i,) seconds of each of the n workers.
+      mean: seconds that the mean over all durations becomes; None leaves them.
+      num_workers: number of workers N; n by default.
+      where: they are from, for messages.
+
+    Raises:
+      ValueError: as for `csv`.
+
+    Example:
+      >>> import numpy as np
+      >>> from abs_dssp import delays
+      >>> from abs_dssp.simulation import delay_files
+      >>> rows = [np.array([1.0, 2.0]), np.array([6.0])]
+      >>> model = delay_files.of_workers(rows, mean=6.0, num_workers=3, where="rows")
+      >>> delays.table(model, 2).tolist()  # times 6 / mean(1, 2, 6) = 2
+      [[2.0, 4.0], [12.0, 12.0], [4.0, 2.0]]
+    """
     if mean is not None:
+        if not 0 < mean < math.inf:
+            raise ValueError(f"{where}: mean must be above 0 and finite, got {mean}.")
         average = np.concatenate(durations).mean()
         if average == 0:
             raise ValueError(
-                f"csv: all durations in {path!r} are 0, so no factor gives them the "
-                f"mean {mean}; leave out mean."
+                f"{where}: all durations are 0, so no factor gives them the mean "
+                f"{mean}; leave out mean."
             )
         durations = [mine / average * mean for mine in durations]
     n = len(durations)
     workers = n if num_workers is None else num_workers
     if workers < 1:
-        raise ValueError(f"csv: num_workers must be at least 1, got {workers}.")
+        raise ValueError(f"{where}: num_workers must be at least 1, got {workers}.")
     laps = -(-workers // n)
-    rows = [
-        np.roll(durations[i % n], -(durations[i % n].size * (i // n) // laps))
-        for i in range(workers)
-    ]
-    given = {"worker": worker, "seconds": seconds, "mean": mean}
-    usual = {"worker": "worker", "seconds": "seconds", "mean": None}
-    others = [f"{key}={given[key]!r}" for key in given if given[key] != usual[key]]
-    spec = f"csv({','.join([repr(path), *others])})"
-    return dataclasses.replace(recorded(rows), spec=spec)
-
-
-def _by_worker(path: str, worker: str, seconds: str) -> list[np.ndarray]:
-    """The durations of every worker of the file, the workers in order."""
-    found: dict[str, list[float]] = {}
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            lines = csv_lib.DictReader(file)
-            columns = [name.strip() for name in lines.fieldnames or ()]
-            lines.fieldnames = columns
-            for argument, name in (("worker", worker), ("seconds", seconds)):
-                if name not in columns:
-                    there = ", ".join(map(repr, columns)) or "none"
-                    raise ValueError(
-                        f"csv: {path!r} must have a column {name!r}, got {there}; "
-                        f"say which it is by {argument}=."
-                    )
-            for line in lines:
-                where = f"csv: line {lines.line_num} of {path!r}"
-                label = (line[worker] or "").strip()
-                if not label:
-                    raise ValueError(f"{where} must name a worker, got {line!r}.")
-                mine = found.setdefault(label, [])
-                mine.append(_duration(line[seconds], seconds, where))
-    except (OSError, UnicodeDecodeError, csv_lib.Error) as error:
-        why = (isinstance(error, OSError) and error.strerror) or error
-        raise ValueError(
-            f"csv: path must be that of a CSV file, got {path!r} ({why}); a relative "
-            f"one starts at {os.getcwd()!r}."
-        ) from error
-    if not found:
-        raise ValueError(
-            f"csv: {path!r} must have a line for every computation, got none below "
-            "the names of the columns."
-        )
-    try:
-        labels = sorted(found, key=lambda label: (float(label), label))
-    except ValueError:
-        labels = sorted(found)
-    return [np.array(found[label]) for label in labels]
-
-
-def _duration(text: str | None, column: str, where: str) -> float:
-    try:
-        value = float(text or "")
-    except ValueError:
-        value = math.nan
-    if not 0 <= value < math.inf:
-        raise ValueError(
-            f"{where}: {column} must be a finite number of at least 0, got {text!r}; "
-            "mend the line or leave it out."
-        )
-    return value
+    return recorded(
+        [
+            np.roll(durations[i % n], -(durations[i % n].size * (i // n) // laps))
+            for i in range(workers)
+        ]
+    )
 
 
 def _recorded(parameters, key, index, chain):

@@ -23,6 +23,7 @@ from abs_dssp.simulation.delay_base import (
     worker_keys,
 )
 from abs_dssp.simulation.delay_files import csv, recorded
+from abs_dssp.simulation.fitted_times import measured
 
 __all__ = ["BLOCK", "MODELS", "Delays", "parse", "table", "worker_keys"]
 __all__ += [
@@ -33,7 +34,7 @@ __all__ += [
     "pareto",
     "shifted_exponential",
 ]
-__all__ += ["recorded", "csv", "abandoned", "per_step"]
+__all__ += ["recorded", "csv", "measured", "abandoned", "per_step"]
 
 
 def constant(seconds: Seconds, num_workers: int | None = None) -> Delays:
@@ -271,20 +272,21 @@ def _cut_short(start: Start, block: Block) -> tuple[Start, Block]:
 
 _PLAIN = (constant, exponential, lognormal, markov, pareto, shifted_exponential)
 MODELS: dict[str, Callable[..., Delays]] = {
-    made.__name__: made for made in (abandoned, csv, recorded, *_PLAIN)
+    made.__name__: made for made in (abandoned, csv, measured, recorded, *_PLAIN)
 }
 
 
-def parse(text: str, num_workers: int) -> Delays:
+def parse(text: str, num_workers: int | None) -> Delays:
     """The model that `text` describes, e.g. `"constant(seconds=[1,1,2.7])"`.
 
     Args:
       text: a call of one of `MODELS` with literal arguments.
-      num_workers: number of workers N.
+      num_workers: number of workers N; None for those that the text has: as many as
+        its lists are long, its file or its cluster has.
 
     Raises:
-      ValueError: for an unknown model or argument, a list of the wrong length, or
-        what the constructor refuses.
+      ValueError: for an unknown model or argument, a list of the wrong length, a
+        text that does not say how many workers it has, or what the constructor refuses.
 
     Example:
       >>> from abs_dssp import delays

@@ -151,7 +151,7 @@ def test_a_file_of_durations_may_stand_within_another_model(tmp_path):
     ("content", "arguments", "message"),
     [
         (None, "", "(No such file or directory); a relative one starts at"),
-        (b"\xff\xfe", "", "must be that of a CSV file, got"),
+        (b"\xff\xfe", "", "must be that of a CSV or Parquet file, got"),
         (b"", "", "must have a column 'worker', got none; say which it is by worker="),
         (b"a;b\n", "", "must have a column 'worker', got 'a;b'; say which it is"),
         (b"worker,t\n", "", "a column 'seconds', got 'worker', 't'; say which it is"),

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from abs_dssp import delays
+from abs_dssp.simulation import public_times
 
 _CHAIN = {"slow": 20.0, "slows": 0.01, "recovers": 0.02}  # a third of it slow
 _COMMON = 4000  # computations until a chain that all have begins again
@@ -100,9 +101,9 @@ def _of_chain(n: int) -> np.ndarray:
 
 def _measured(job: int, data_dir: str) -> Regime:
     """Step times of a job of Alibaba's GPU cluster, in units of their mean."""
-    path = Path(data_dir, f"traces/alibaba_gpu_2020/job_{job}_norm.csv")
+    folder = Path(data_dir, "traces")
 
     def model(n: int) -> delays.Delays:
-        return delays.csv(path, seconds="batch_time_norm", mean=1.0, num_workers=n)
+        return public_times.replayed(f"alibaba-job{job}", folder, 1.0, n)
 
     return Regime(f"Alibaba, job {job}", model, np.ones)

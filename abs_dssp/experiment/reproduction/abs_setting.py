@@ -10,6 +10,7 @@ from abs_dssp.experiment.reproduction.study import Context, Outcomes, finals
 from abs_dssp.experiment.run import Run
 from abs_dssp.experiment.statistics import spread, time_text
 from abs_dssp.report.document import Picture, Table
+from abs_dssp.simulation import public_times
 
 NOTE = (
     "Our setting: ABS's delays, model, step sizes and U are not in the text available "
@@ -18,17 +19,22 @@ NOTE = (
 )
 EXPONENTIAL = "exponential(mean=1.0)"
 MAIN = "one draw per push"
-_JOB = (
-    'csv("traces/alibaba_gpu_2020/job_{}_norm.csv",seconds="batch_time_norm",mean=1.0)'
-)
+
+
+def _job(name: str) -> str:
+    """A published job; the text is a part of the names of kept runs."""
+    path = public_times.find(name).path
+    return f'csv("traces/{path}",seconds="batch_time_norm",mean=1.0)'
+
+
 # Times of a local step, and whether each step of a push has a time of its own.
 TIMINGS = {
     MAIN: (EXPONENTIAL, False),
     "a draw per step": (EXPONENTIAL, True),
     "0.5 + exponential": ("shifted_exponential(shift=0.5,mean=0.5)", False),
     "stragglers": ("exponential(mean={})", False),
-    "job 1": (_JOB.format(1), True),
-    "job 4": (_JOB.format(4), True),
+    "job 1": (_job("alibaba-job1"), True),
+    "job 4": (_job("alibaba-job4"), True),
 }
 _STRAGGLERS = 5  # every so many workers one is slow
 _SLOWNESS = 5.0
