@@ -63,6 +63,8 @@ def train(
     local_steps: int = 1,
     local_optimizer: optax.GradientTransformation | None = None,
     aggregate: str = "mean",
+    push: str = "gradients",
+    local_state: str = "fresh",
     identity: Mapping[str, Any] | None = None,
     settings: Settings = Settings(),  # noqa: B008
     slowdown: Sequence[float] | None = None,
@@ -86,8 +88,10 @@ def train(
       until_seconds: stop after so many seconds.
       target_accuracy: stop at the first evaluation of at least this accuracy.
       local_steps: U, gradient steps per push.
-      local_optimizer: see `update.rule`.
-      aggregate: see `update.rule`.
+      local_optimizer: see `config.UpdateConfig`.
+      aggregate: see `config.UpdateConfig`.
+      push: see `config.UpdateConfig`.
+      local_state: see `config.UpdateConfig`.
       identity: what else all processes must agree on, by name; values for JSON.
       settings: times and limits.
       slowdown: per worker, how many times as long its computations take.
@@ -110,7 +114,8 @@ def train(
             f"train: the cluster has {cluster.num_workers} workers, "
             f"the task {task.num_workers}."
         )
-    config = UpdateConfig(optimizer, local_optimizer, local_steps, aggregate)
+    kinds = (aggregate, push, local_state)
+    config = UpdateConfig(optimizer, local_optimizer, local_steps, *kinds)
     options = cluster.options
     wire = flat.wire(options.push_format, options.pull_format)
     functions = flat.Functions(task, config, wire)
@@ -122,6 +127,8 @@ def train(
         "batch_size": task.batch_size,
         "local_steps": local_steps,
         "aggregate": aggregate,
+        "push": push,
+        "local_state": local_state,
         "parameters": functions.layout.size,
         "formats": list(functions.wire),
         "code": run_config.code_digest(),

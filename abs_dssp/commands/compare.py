@@ -31,6 +31,9 @@ _POLICY = flags.DEFINE_multi_string(
 _TARGET = flags.DEFINE_float(
     "target_accuracy", 0.95, "Accuracy whose time is taken.", lower_bound=0
 )
+_MEASURE = flags.DEFINE_string(
+    "measure", None, "What the curves show; accuracy where there is one, by default."
+)
 _SEEDS = flags.DEFINE_integer("seeds", 3, "Runs per policy.", lower_bound=1)
 _OUT = flags.DEFINE_string("out", None, "Output folder.", required=True)
 flags.adopt_module_key_flags(run_flags)  # --help lists them too
@@ -123,7 +126,7 @@ def _save(out: Path, texts: list[str], made: dict[tuple[str, int], dict[str, Any
     files.write(out / "summary.json", json.dumps(entries, indent=1))
     outputs.save_history(out / "history.csv", histories)
     by_policy = {text: [histories[text, seed] for seed in seeds] for text in texts}
-    measure = outputs.measure(histories.values())
+    measure = _MEASURE.value or outputs.measure(histories.values())
     target = _TARGET.value if measure == "accuracy" else None
     if not extras.available("matplotlib", "a picture of them"):
         return entries

@@ -199,6 +199,8 @@ def train(
             local_steps=run.local_steps,
             local_optimizer=run.make_optimizer(local=True),
             aggregate=run.aggregate,
+            push=run.push,
+            local_state=run.local_state,
             identity=_compared(run),
             settings=settings(),
             slowdown=_slowdown(),
@@ -254,7 +256,8 @@ class _Views:
 
 def _compared(run: Run) -> dict[str, Any]:
     """The flags that all processes must be given alike."""
-    same = run_flags.settings() | {"learning_rate": run.learning_rate}
+    own = ("learning_rate", "optimizer", "local_optimizer", "push", "local_state")
+    same = run_flags.settings() | {name: getattr(run, name) for name in own}
     return {"flags": {k: v for k, v in same.items() if k not in ("workers", "width")}}
 
 

@@ -23,6 +23,7 @@ from abs_dssp.policies import Policy
 from abs_dssp.replay import Result
 from abs_dssp.tasks.base import Task
 from abs_dssp.traces import Trace
+from abs_dssp.training.config import UpdateConfig
 
 # Fields that are arguments of a task; None leaves the task's default.
 _OF_TASK = ["model", "batch_size", "partition", "shrink", "augment"]
@@ -67,12 +68,15 @@ class Run:
     eval_commits: int | tuple[int, ...] | None = None
     redraw: bool = True  # times of local steps: one each, or one for all of a push
     optimizer: str | None = None  # for `optimizers.parse`, instead of SGD
+    local_optimizer: str | None = None  # of local steps, instead of that of the server
+    push: str = "gradients"
+    local_state: str = "fresh"
 
     @property
     def settings(self) -> dict[str, Any]:
         """The description, for files and digests."""
         added = ["drop_factor", "warmup", "evaluations", "eval_commits", "redraw"]
-        added += ["optimizer"]
+        added += ["optimizer", "local_optimizer", "push", "local_state"]
         return {
             field.name: getattr(self, field.name)
             for field in dataclasses.fields(self)
@@ -119,14 +123,36 @@ class Run:
     def make_optimizer(self, local: bool = False):
         """The server's optimizer, or that of local steps.
 
-        SGD has no momentum in local steps; any other optimizer is the same in both
-        places, and begins anew with every pull.
+        Without a `local_optimizer`, SGD has no momentum in local steps, and any other
+        optimizer is the same in both places.
         """
+        if local and self.local_optimizer is not None:
+            return _optimizer(self.local_optimizer, None)
         if self.optimizer is not None:
             return _optimizer(self.optimizer, self.learning_rate)
         momentum = 0.0 if local else self.momentum
         schedule = self.learning_rate, self.drops, self.drop_factor, self.warmup
         return _sgd(schedule, momentum, self.weight_decay, self.clock)
+
+    def make_update(self) -> UpdateConfig:
+        """How pushes become updates.
+
+        Raises:
+          ValueError: if its settings do not go together.
+        """
+        if self.push == "displacement" and None in (
+            self.optimizer,
+            self.local_optimizer,
+        ):
+            raise ValueError(
+                "push=displacement needs two optimizers, the server's and that of the "
+                'local steps; give both, such as --optimizer="sgd(1.0)" and '
+                f'--local_optimizer="adamw(0.001)", got {self.optimizer!r} and '
+                f"{self.local_optimizer!r}."
+            )
+        both = self.make_optimizer(), self.make_optimizer(local=True)
+        kinds = self.aggregate, self.push, self.local_state
+        return UpdateConfig(*both, self.local_steps, *kinds)
 
     def eval_interval(self, task: Task) -> float:
         """Virtual seconds between evaluations.
@@ -166,7 +192,8 @@ class Run:
           trace: of this run.
           **settings: further arguments of `replay.replay`.
         """
-        settings |= {"aggregate": self.aggregate}
+        same = ("aggregate", "push", "local_state")
+        settings |= {name: getattr(self, name) for name in same}
         settings |= {"local_optimizer": self.make_optimizer(local=True)}
         return replay.replay(task, self.make_optimizer(), trace, self.seed, **settings)
 
@@ -178,7 +205,8 @@ class Run:
           **changed: arguments of `simulate.train`, beside or instead of those that the
             description gives.
         """
-        same = ("seed", "until_seconds", "local_steps", "aggregate", "loss_every")
+        same = ["seed", "until_seconds", "local_steps", "aggregate", "loss_every"]
+        same += ["push", "local_state"]
         arguments: dict[str, Any] = {name: getattr(self, name) for name in same} | {
             "until_epochs": self.epochs,
             "communication": self.make_communication(task),

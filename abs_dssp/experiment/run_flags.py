@@ -14,6 +14,7 @@ from absl import flags
 from abs_dssp import optimizers
 from abs_dssp.experiment.run import Run
 from abs_dssp.tasks.base import Task
+from abs_dssp.training import config
 
 flags.DEFINE_string(
     "task",
@@ -37,6 +38,23 @@ _OPTIMIZER = flags.DEFINE_string(
     "Instead of SGD: an optax optimizer such as adam(learning_rate=0.001), or one of "
     "your own, my_module:make. Its step is --learning_rate, if given, or its own.",
 )
+flags.DEFINE_string(
+    "local_optimizer", None, "That of the local steps, instead of the server's."
+)
+flags.DEFINE_enum(
+    "push",
+    "gradients",
+    list(config.PUSHES),
+    "What workers send: the sum of the gradients of their local steps, or how far the "
+    "local optimizer went, which the server's takes for a gradient (FedAvg, DiLoCo).",
+)
+flags.DEFINE_enum(
+    "local_state",
+    "fresh",
+    list(config.LOCAL_STATES),
+    "Whether the local optimizer begins anew at every pull, or each worker keeps its "
+    "own.",
+)
 _RATE = flags.DEFINE_float("learning_rate", 0.1, "Step size of SGD.", lower_bound=0)
 flags.DEFINE_float("momentum", 0.0, "Momentum of the server's SGD.")
 flags.DEFINE_float("weight_decay", 0.0, "L2 weight decay.", lower_bound=0)
@@ -56,7 +74,9 @@ flags.DEFINE_string(
 flags.DEFINE_float("epochs", 20.0, "Stop after so many epochs of samples.")
 _UNTIL = flags.DEFINE_float("until", None, "Stop at this time, in (virtual) seconds.")
 flags.DEFINE_string(
-    "partition", "equal", "Data per worker: equal, shared or dirichlet(alpha=0.3)."
+    "partition",
+    "equal",
+    "Data per worker: equal, contiguous, shared or dirichlet(alpha=0.3).",
 )
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Folder of prepared TFDS data.")
 _DOWNLOAD = flags.DEFINE_bool("download", False, "Let TFDS download the data set.")
@@ -78,7 +98,12 @@ _WIDTH = flags.DEFINE_integer(
 )
 
 _SLOTS = 16  # versions kept at least: policies and seeds share a compiled program
-_OWN: dict[str, Callable[[Any], Any]] = {"local_steps": int, "learning_rate": float}
+_TEXTS = ("optimizer", "local_optimizer", "push", "local_state")
+_OWN: dict[str, Callable[[Any], Any]] = {
+    "local_steps": int,
+    "learning_rate": float,
+    **dict.fromkeys(_TEXTS, str),
+}
 _OF_SGD = ("momentum", "weight_decay", "learning_rate_drops")  # and of nothing else
 _adopted: set[str] = set()  # flags whose values another run was given
 
@@ -87,34 +112,45 @@ def run(text: str, seed: int = 0) -> Run:
     """The run of a policy with settings of its own, and what the flags say.
 
     Args:
-      text: `POLICY`, or `POLICY; local_steps=8; learning_rate=0.05`.
+      text: `POLICY`, or `POLICY; local_steps=8; learning_rate=0.05`; `optimizer`,
+        `local_optimizer`, `push` and `local_state` can be given likewise, and are read
+        as the flags are.
       seed: of the run.
 
     Raises:
       ValueError: if the policy, one of its settings or the delay model cannot be read.
     """
-    policy, *settings = text.split(";")
-    own: dict[str, Any] = {"local_steps": _LOCAL_STEPS.value, "learning_rate": _rate()}
-    for setting in settings:
-        own |= assignment("policy", setting, _OWN)
+    policy, own = _split(text)
+    replaced = "optimizer" in own  # whose step is its own
+    rate = None if replaced else _rate()
+    own = {"local_steps": _LOCAL_STEPS.value, "learning_rate": rate} | own
     if own["local_steps"] < 1 or (own["learning_rate"] or 0) < 0:
         raise ValueError(f"--policy: a setting of {text!r} is out of range.")
-    made = _describe(policy.strip(), seed, **own)
+    made = _describe(policy, seed, **own)
     made.make_policy()
     made.make_delays()
-    if made.optimizer is not None:
+    if made.optimizer is not None and not replaced:
         for name in _OF_SGD:
             if flags.FLAGS[name].value != flags.FLAGS[name].default:
                 raise ValueError(
                     f"--{name} belongs to SGD and has no effect on --optimizer="
                     f"{made.optimizer!r}; leave it out, or write it into --optimizer."
                 )
-        made.make_optimizer()
+    made.make_update()
     return made
 
 
+def _split(text: str) -> tuple[str, dict[str, Any]]:
+    """A policy's own text, and the settings behind it by name."""
+    policy, *settings = text.split(";")
+    own: dict[str, Any] = {}
+    for setting in settings:
+        own |= assignment("policy", setting, _OWN)
+    return policy.strip(), own
+
+
 def assignment(flag: str, text: str, known: Mapping[str, Callable]) -> dict[str, Any]:
-    """Reads `NAME=NUMBER`.
+    """Reads `NAME=NUMBER`, or `NAME=TEXT` for names of texts.
 
     Args:
       flag: where it was given, for messages.
@@ -125,6 +161,9 @@ def assignment(flag: str, text: str, known: Mapping[str, Callable]) -> dict[str,
     if name not in known:
         choices = ", ".join(sorted(known))
         raise ValueError(f"--{flag}: unknown setting {name!r}; known: {choices}.")
+    if known[name] is str:
+        quoted = value[:1] in ("'", '"') and value[-1:] == value[:1]
+        return {name: value[1:-1] if quoted else value}
     try:
         return {name: known[name](ast.literal_eval(value))}
     except (ValueError, SyntaxError, TypeError):
@@ -133,7 +172,8 @@ def assignment(flag: str, text: str, known: Mapping[str, Callable]) -> dict[str,
 
 def task() -> Task:
     """Model and data, which are the same for every policy and seed."""
-    described = _describe("", 0, _LOCAL_STEPS.value, _rate())
+    own = {"local_steps": _LOCAL_STEPS.value, "learning_rate": _rate()}
+    described = _describe("", 0, **own)
     return described.make_task(_DATA_DIR.value, _DOWNLOAD.value)
 
 
@@ -143,13 +183,11 @@ def _rate() -> float | None:
     return _RATE.value if _OPTIMIZER.value is None or given else None
 
 
-def _describe(
-    policy: str, seed: int, local_steps: int, learning_rate: float | None
-) -> Run:
+def _describe(policy: str, seed: int, **own: Any) -> Run:
     # A flag that has the name of a field is that field.
     fields = {field.name for field in dataclasses.fields(Run)}
     given = {name: value for name, value in settings().items() if name in fields}
-    given |= {"local_steps": local_steps, "learning_rate": learning_rate}
+    given |= own
     if given["delays"] is None:  # the last worker takes 2.7 times as long
         shift = [1.0] * (given["workers"] - 1) + [2.7]
         given["delays"] = f"shifted_exponential(shift={shift},mean=0.1)"
@@ -176,16 +214,25 @@ def memory() -> dict[str, Any]:
 def settings() -> dict[str, Any]:
     """The values of all flags of this module that decide a result."""
     ignored = {"data_dir", "download"}
-    if _OPTIMIZER.value is None:  # as before there was this flag: kept runs are found
-        ignored |= {"optimizer"}
-    elif _rate() is None:
+    for name in _TEXTS:  # as before there were these flags: kept runs are found
+        if flags.FLAGS[name].value == flags.FLAGS[name].default:
+            ignored |= {name}
+    if _rate() is None:
         ignored |= {"learning_rate"}
     module = flags.FLAGS.flags_by_module_dict()[__name__]
     return {f.name: f.value for f in module if f.name not in ignored}
 
 
 def adopt(saved: Mapping[str, Any]) -> None:
-    """Gives flags that are not on the command line the values that `settings` saved."""
+    """Gives flags that are not on the command line the values that a run had.
+
+    Args:
+      saved: what `settings` gave, and the run's `policy`, whose own settings count.
+    """
+    _, own = _split(saved.get("policy", ""))
+    saved = {**saved, **own}
+    if "optimizer" in own and "learning_rate" not in own:
+        saved.pop("learning_rate", None)
     known = {f.name for f in flags.FLAGS.flags_by_module_dict()[__name__]}
     if _OPTIMIZER.present:  # another one than that run had
         known -= {"learning_rate", *_OF_SGD}

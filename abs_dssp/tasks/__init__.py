@@ -14,6 +14,7 @@ from abs_dssp.tasks.base import Constants, Task, Variables, check
 from abs_dssp.tasks.classifier import classification
 from abs_dssp.tasks.custom import from_flax, from_functions, from_nnx
 from abs_dssp.tasks.images import DataError
+from abs_dssp.tasks.language import text
 from abs_dssp.tasks.logistic import logistic
 from abs_dssp.tasks.quadratic import quadratic
 from abs_dssp.tasks.supervision import supervised
@@ -123,7 +124,7 @@ def cifar100(num_workers: int, **settings: Any) -> Task:
 
 _KNOWN = (quadratic, tridiagonal, zero_chain, logistic)  # with known constants
 _TASKS: dict[str, Callable[..., Task]] = {
-    made.__name__: made for made in (cifar10, cifar100, digits, tfds, *_KNOWN)
+    made.__name__: made for made in (cifar10, cifar100, digits, text, tfds, *_KNOWN)
 }
 
 # Beside the names that `parse` knows.

@@ -17,6 +17,7 @@ from jaxtyping import Array, Float
 
 from abs_dssp import literals
 from abs_dssp.tasks.convolution import Conv, max_pool
+from abs_dssp.tasks.transformer import Transformer
 
 _he = nn.initializers.he_normal()
 # How channels are normalised, by name: over a batch, with running statistics for
@@ -218,8 +219,40 @@ def resnet(
     return partial(_build, ResNet, blocks=(depth - 2) // 6, **kind)
 
 
+def transformer(
+    width: int = 128, depth: int = 4, heads: int = 4, context: int | None = None
+) -> Maker:
+    """A decoder-only language model; of about 12 depth width^2 parameters.
+
+    Args:
+      width: of the residual stream, a multiple of `heads`.
+      depth: layers, each of causal attention and a network of 4 `width` units.
+      heads: of the attention.
+      context: positions that are learned, at most as many tokens as a sample may have;
+        as many as samples have, if None.
+
+    Raises:
+      ValueError: for a size that is not a whole number above 0, or heads that do not
+        divide the width.
+
+    Example:
+      >>> from abs_dssp.tasks import models
+      >>> models.transformer(width=64, depth=2)(256).heads
+      4
+    """
+    sizes = _widths("transformer", "sizes", (width, depth, heads))
+    if width % heads:
+        raise ValueError(
+            f"transformer: width must be a multiple of heads={heads}, got {width}."
+        )
+    if context is not None:
+        _widths("transformer", "context", (context,))
+    named = dict(zip(("width", "depth", "heads"), sizes, strict=True))
+    return partial(_build, Transformer, context=context, **named)
+
+
 MODELS: dict[str, Callable[..., Maker]] = {
-    maker.__name__: maker for maker in (alexnet, cnn, mlp, resnet)
+    maker.__name__: maker for maker in (alexnet, cnn, mlp, resnet, transformer)
 }
 
 

@@ -43,6 +43,25 @@ def equal() -> Splitter:
     return split
 
 
+def contiguous() -> Splitter:
+    """Parts of the data in their order, whose sizes differ by one at most.
+
+    Each worker of a text has a part of it to itself.
+
+    Example:
+      >>> import numpy as np
+      >>> from abs_dssp.tasks import partition
+      >>> partition.make("contiguous", np.zeros(4), num_workers=2).indices.tolist()
+      [[0, 1], [2, 3]]
+    """
+
+    def split(labels, count, num_workers, seed):
+        del labels, seed
+        return np.array_split(np.arange(count), num_workers)
+
+    return split
+
+
 def shared() -> Splitter:
     """Every worker samples everything, each in its own order.
 
@@ -110,7 +129,7 @@ def dirichlet(alpha: float) -> Splitter:
 
 
 SPLITTERS: dict[str, Callable[..., Splitter]] = {
-    splitter.__name__: splitter for splitter in (dirichlet, equal, shared)
+    splitter.__name__: splitter for splitter in (contiguous, dirichlet, equal, shared)
 }
 
 

@@ -10,6 +10,7 @@ from abs_dssp.theory import (
     convergence,
     delay_adaptive,
     discovery,
+    effective,
     lemma_1,
     lower_bound,
     measured,
@@ -20,6 +21,7 @@ from abs_dssp.theory import (
 from abs_dssp.theory.convergence import *  # noqa: F403
 from abs_dssp.theory.delay_adaptive import *  # noqa: F403
 from abs_dssp.theory.discovery import *  # noqa: F403
+from abs_dssp.theory.effective import *  # noqa: F403
 from abs_dssp.theory.lemma_1 import *  # noqa: F403
 from abs_dssp.theory.lower_bound import *  # noqa: F403
 from abs_dssp.theory.measured import *  # noqa: F403
@@ -28,5 +30,5 @@ from abs_dssp.theory.runtime import *  # noqa: F403
 from abs_dssp.theory.target import *  # noqa: F403
 
 __all__ = [*convergence.__all__, *delay_adaptive.__all__, *discovery.__all__]
-__all__ += [*lemma_1.__all__, *lower_bound.__all__]
+__all__ += [*effective.__all__, *lemma_1.__all__, *lower_bound.__all__]
 __all__ += [*measured.__all__, *regret.__all__, *runtime.__all__, *target.__all__]

@@ -148,7 +148,8 @@ def step_size(
     """A step size with a guarantee, by Theorem A (U = 1) or Theorem B (U > 1).
 
     It holds for every schedule of the policy, or for those within `tau_max`, if the
-    pushes of a commit weigh the same and nobody leaves.
+    pushes of a commit weigh the same and nobody leaves. It is a step along gradients:
+    where displacements are pushed see `effective_steps`.
 
     Without `gap`, `variance` and `rounds` it is the largest step that the theorem
     allows. With them it is the minimiser of the two leading terms,

@@ -14,6 +14,7 @@ from abs_dssp.training import evaluation, update
 from abs_dssp.training.aggregators import Arrival
 from abs_dssp.training.checkpoints import Checkpoint
 from abs_dssp.training.config import UpdateConfig
+from abs_dssp.training.wavefronts import wavefronts
 
 
 class Server(NamedTuple):
@@ -23,6 +24,7 @@ class Server(NamedTuple):
     optimizer: Any
     accumulator: Any  # the aggregator's; () where none is needed
     losses: Float[Array, " C"]  # training loss of every push; NaN before it came
+    local: Any = ()  # leaves (N, ...): the workers' local optimisers, if they are kept
 
 
 class Rows(NamedTuple):
@@ -34,6 +36,7 @@ class Rows(NamedTuple):
     version: Int[Array, " C"]
     weight: Float[Array, " C"]
     committed: Bool[Array, " C"]
+    begins: Bool[Array, " C"]  # whether the worker's local optimiser starts anew
     epoch: Float[Array, " C"]  # of `version`
     pulled_epoch: Float[Array, " C"]  # of `pulled`
 
@@ -89,7 +92,9 @@ class CompiledEngine:
             self.server = _run(*fixed, start, stop)
         else:
             pulled, version = self.columns["pulled"], self.columns["version"]
-            fronts = wavefronts(pulled, version, start, stop, self.width)
+            kept = self.config.keeps_local_state
+            worker = self.columns["worker"] if kept else None
+            fronts = wavefronts(pulled, version, start, stop, self.width, worker)
             count = len(fronts[0])
             pad = (0, power_of_two(count) - count)
             firsts, lengths = (jnp.asarray(np.pad(column, pad)) for column in fronts)
@@ -161,42 +166,6 @@ class CompiledEngine:
         self.reserve(asked[1])
 
 
-def wavefronts(
-    pulled: Int[np.ndarray, " P"],
-    version: Int[np.ndarray, " P"],
-    start: int,
-    stop: int,
-    width: int,
-) -> tuple[Int[np.ndarray, " W"], Int[np.ndarray, " W"]]:
-    """Cuts rows into runs whose pulled versions exist before the run begins.
-
-    Args:
-      pulled: version each push was computed from.
-      version: version on each arrival.
-      start: first row.
-      stop: row after the last.
-      width: longest run.
-
-    Returns:
-      First row and length of every run, int32.
-
-    Example:
-      >>> first, count = wavefronts(np.array([0, 0, 1]), np.array([0, 1, 2]), 0, 3, 2)
-      >>> first.tolist(), count.tolist()  # the third push needs what the first made
-      ([0, 2], [2, 1])
-    """
-    firsts, lengths = [], []
-    row = start
-    while row < stop:
-        end = row + 1
-        while end < min(stop, row + width) and pulled[end] <= version[row]:
-            end += 1
-        firsts.append(row)
-        lengths.append(end - row)
-        row = end
-    return np.array(firsts, np.int32), np.array(lengths, np.int32)
-
-
 def rows(
     columns: Mapping[str, np.ndarray], task: Task, config: UpdateConfig, capacity: int
 ) -> Rows:
@@ -214,7 +183,7 @@ def rows(
         return jnp.asarray(column)
 
     both = (epochs[columns["version"]], epochs[columns["pulled"]])
-    return Rows(*map(padded, [*(columns[name] for name in Rows._fields[:6]), *both]))
+    return Rows(*map(padded, [*(columns[name] for name in Rows._fields[:7]), *both]))
 
 
 def capacity(num_pushes: int) -> int:
@@ -240,11 +209,19 @@ def begin(program: Program, num_versions: int, capacity: int, key) -> Server:
         parts = (variables.params, variables.stats, program.task.num_workers)
         accumulator = config.aggregator.init(*parts)
     losses = jnp.full(capacity, jnp.nan, jnp.float32)
-    return Server(ring, config.optimizer.init(variables.params), accumulator, losses)
+    local: Any = ()
+    if config.keeps_local_state:  # every worker's first row starts it anew
+        count = program.task.num_workers
+        local = jax.tree.map(
+            lambda leaf: jnp.broadcast_to(leaf, (count, *jnp.shape(leaf))),
+            config.local.init(variables.params),
+        )
+    optimizer = config.optimizer.init(variables.params)
+    return Server(ring, optimizer, accumulator, losses, local)
 
 
-def version_at(ring, index) -> Variables:
-    """The version at a place of the ring."""
+def version_at(ring, index) -> Any:
+    """The version at a place of the ring, or one part of any stack of trees."""
     return jax.tree.map(
         lambda leaf: jax.lax.dynamic_index_in_dim(leaf, index, keepdims=False), ring
     )
@@ -269,8 +246,8 @@ def _length(ring) -> int:
     return jax.tree.leaves(ring)[0].shape[0]
 
 
-def _read(ring, version) -> Variables:
-    """A version out of the ring, inside the loop.
+def _read(ring, version) -> Any:
+    """A version out of the ring, inside the loop; or a worker's part of `local`.
 
     XLA never fuses a conditional. If this read were fused with its users, XLA could not
     tell that all reads come before the write and would copy the whole ring at every
@@ -288,11 +265,19 @@ def _read(ring, version) -> Variables:
     )
 
 
-def _push(program: Program, data, key, ring, row: Rows) -> update.Push:
+def _push(program: Program, data, key, server: Server, row: Rows) -> update.Push:
+    config = program.config
     numbers = (row.worker, row.clock, row.pulled, row.pulled_epoch)
     context = update.PushContext(*numbers)
-    pulled = _read(ring, row.pulled)
-    return update.compute_push(program.config, program.task, data, key, pulled, context)
+    pulled = _read(server.ring, row.pulled)
+    local = None
+    if config.keeps_local_state:
+        local = jax.tree.map(
+            lambda start, kept: jnp.where(row.begins, start, kept),
+            config.local.init(pulled.params),
+            _read(server.local, row.worker),
+        )
+    return update.compute_push(config, program.task, data, key, pulled, context, local)
 
 
 def _receive(program: Program, server: Server, row: Rows, push, index) -> Server:
@@ -338,7 +323,12 @@ def _receive(program: Program, server: Server, row: Rows, push, index) -> Server
         variables,
     )
     losses = server.losses.at[index].set(push.loss)
-    return Server(ring, optimizer, accumulator, losses)
+    local = jax.tree.map(
+        lambda leaf, new: jax.lax.dynamic_update_index_in_dim(leaf, new, row.worker, 0),
+        server.local,
+        push.local,
+    )
+    return Server(ring, optimizer, accumulator, losses, local)
 
 
 def follow(
@@ -348,7 +338,7 @@ def follow(
 
     def one(index, server):
         row = jax.tree.map(lambda column: column[index], rows)
-        push = _push(program, data, key, server.ring, row)
+        push = _push(program, data, key, server, row)
         return _receive(program, server, row, push, index)
 
     return jax.lax.fori_loop(start, stop, one, server)
@@ -370,7 +360,7 @@ def _run_wide(program, data, key, rows, server, width, fronts) -> Server:
         wave = jax.tree.map(
             lambda column: column[jnp.minimum(indices, capacity - 1)], rows
         )
-        pushes = jax.vmap(lambda row: _push(program, data, key, server.ring, row))(wave)
+        pushes = jax.vmap(lambda row: _push(program, data, key, server, row))(wave)
 
         def one(i, server):
             row, push = jax.tree.map(lambda leaf: leaf[i], (wave, pushes))

@@ -16,6 +16,8 @@ from abs_dssp.training import aggregators
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 Every = SupportsIndex | Sequence[int]  # commits: after so many, or after these
 LOOPS = ("auto", "compiled", "host")
+PUSHES = ("gradients", "displacement")
+LOCAL_STATES = ("fresh", "kept")
 
 
 class Wire(NamedTuple):
@@ -46,29 +48,85 @@ def wire(push: str = "float32", pull: str = "float32") -> Wire:
 class UpdateConfig:
     """How pushes become updates. Hashable: a static argument of compiled functions.
 
+    With `push="gradients"` a push is the sum of the U gradients of a computation. With
+    `"displacement"` it is w_pulled - w_local after U steps of the local optimiser, for
+    U = 1 too, and the server's optimiser takes that for a gradient. So sgd(1.0) with
+    `"mean"` is FedAvg (McMahan et al., AISTATS 2017, arXiv 1602.05629) with any local
+    optimiser, and sgd(0.7, momentum=0.9, nesterov=True) around AdamW is DiLoCo
+    (Douillard et al., 2023, arXiv 2311.08105). Momentum around sums of gradients is
+    not: they are larger than a displacement by one over the local step.
+
     Attributes:
       optimizer: the server's; its `update` is given `epoch` and `server_updates` as
         extra arguments (see `optimizers.on_clock`).
-      local_optimizer: makes the local steps within a push, from a fresh state at every
-        pull; the server's by default, so that plain SGD has the same step size in both
-        places (gamma = eta).
+      local_optimizer: makes the local steps within a push; of gradients the server's by
+        default, so that plain SGD has the same step size in both places (gamma = eta).
       local_steps: U, gradient steps per push; at least 1.
       aggregate: what a commit makes of its pushes: a name of `aggregators.KNOWN`, with
         arguments where it has any, such as `"mean"` or `"compensated(strength=0.04)"`.
+      push: one of `PUSHES`.
+      local_state: `"fresh"`: the local optimiser starts anew at every pull; `"kept"`:
+        every worker has a state of its own, which the computations that it finishes
+        carry on, those that the policy discards too. It starts anew only where the
+        worker left or joined; a cancelled computation leaves no mark.
 
     Raises:
-      ValueError: for `local_steps` below 1 or an unknown `aggregate`.
+      ValueError: for `local_steps` below 1, an unknown name, a displacement without a
+        local optimiser or with an aggregate that squares gradients, or a state that is
+        kept where no local optimiser runs.
+
+    Example:
+      >>> import optax
+      >>> fedavg = UpdateConfig(
+      ...     optax.sgd(1.0), optax.adam(1e-3), local_steps=20, push="displacement")
+      >>> fedavg.moves_locally
+      True
     """
 
     optimizer: optax.GradientTransformation
     local_optimizer: optax.GradientTransformation | None = None
     local_steps: int = 1
     aggregate: str = "mean"
+    push: str = "gradients"
+    local_state: str = "fresh"
 
     def __post_init__(self):
         if self.local_steps < 1:
             raise ValueError(f"local_steps must be at least 1, got {self.local_steps}.")
         aggregators.parse(self.aggregate)  # refuses what it does not know
+        named = (("push", PUSHES), ("local_state", LOCAL_STATES))
+        for name, known in named:
+            if getattr(self, name) not in known:
+                listed = ", ".join(map(repr, known))
+                got = repr(getattr(self, name))
+                raise ValueError(f"{name} must be one of {listed}, got {got}.")
+        if self.push == "displacement" and self.local_optimizer is None:
+            raise ValueError(
+                "push='displacement' needs a local optimizer, which makes the steps "
+                "that are pushed; give one beside the server's, such as sgd(0.1) "
+                "beside sgd(1.0)."
+            )
+        if self.push == "displacement" and self.aggregate.startswith("compensated"):
+            raise ValueError(
+                f"aggregate={self.aggregate!r} takes squares of gradients for a "
+                "curvature, so it needs push='gradients', got 'displacement'."
+            )
+        if self.keeps_local_state and not self.moves_locally:
+            raise ValueError(
+                "local_state='kept' has nothing to keep: with push='gradients' and "
+                "local_steps=1 no local optimizer runs; take push='displacement' or "
+                "more local steps."
+            )
+
+    @property
+    def moves_locally(self) -> bool:
+        """Whether the local optimiser makes steps within a push."""
+        return self.local_steps > 1 or self.push == "displacement"
+
+    @property
+    def keeps_local_state(self) -> bool:
+        """Whether every worker has a state of the local optimiser of its own."""
+        return self.local_state == "kept"
 
     @property
     def aggregator(self) -> aggregators.Aggregator:

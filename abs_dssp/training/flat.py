@@ -3,7 +3,9 @@
 A cluster's workers and server call these, and so does the replay of a cluster's run:
 the same executables on the same numbers give the same bits. Parameters and BatchNorm
 statistics lie in one float32 vector of length D, in the order of the pytree's leaves;
-a push lies in a vector of the same length, gradients where the parameters are. The
+a push lies in a vector of the same length, gradients where the parameters are. Where
+workers keep the state of their local optimiser, what travels is longer: S more numbers
+hold the bits of that state, after a version as after a push (`local_vectors`). The
 formulas are those of `update` and `aggregators`; this module cuts vectors for them.
 """
 
@@ -18,7 +20,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from abs_dssp.tasks.base import Task, Variables
-from abs_dssp.training import update
+from abs_dssp.training import local_vectors, update
 from abs_dssp.training.config import DTYPES, UpdateConfig, Wire
 from abs_dssp.training.config import wire as wire
 from abs_dssp.training.elementwise import is_elementwise
@@ -82,15 +84,29 @@ class Plan(NamedTuple):
     num_workers: int
 
 
+class Travel(NamedTuple):
+    """What a push depends on besides the task and its arrays. Static."""
+
+    config: UpdateConfig
+    layout: Layout
+    local: local_vectors.LocalLayout | None  # None: starts anew at every pull
+    dtype: str  # format of pushes
+
+
 class Functions:
     """The compiled functions of a task. Stateless; shared by threads.
 
-    Every vector has length D, `layout.size`. A donated argument is used up.
+    Every vector has length D, `layout.size`, but for what `push`, `begin` and `compute`
+    are given and `push` and `finish` give: D + `local_size`. A donated argument is used
+    up.
 
     Attributes:
+      local_size: S, numbers of a worker's local optimiser that travel; 0 if it starts
+        anew at every pull.
       initial: `(key) -> vector`, version 0.
       push: `(vector, data, key, context) -> (push, loss)`, for one local step.
       begin, step, finish: the same for several, as in `update`.
+      start_local: `(vector) -> (S,)`, a local optimiser at its start.
       pulled: `(vector) -> vector`, a copy of a version in the format of pulls.
       copy: `(vector) -> vector`.
       start_optimizer: `(vector) -> state`.
@@ -112,11 +128,16 @@ class Functions:
         self.layout = layout(task)
         whole = is_elementwise(config.optimizer)
         plan = Plan(config, self.layout, whole, task.num_workers)
+        kept = local_vectors.layout(task, config)
+        local_vectors.require_exact(kept, formats)
+        self.local_size = 0 if kept is None else kept.size
+        travel = Travel(config, self.layout, kept, formats.push)
         self.initial = functools.partial(_initial, functions)
-        self.push = functools.partial(_push, functions, self.layout, formats.push)
-        self.begin = functools.partial(_begin, config, self.layout)
+        self.push = functools.partial(_push, functions, travel)
+        self.begin = functools.partial(_begin, travel)
         self.step = functools.partial(_step, functions, config)
-        self.finish = functools.partial(_finish, formats.push)
+        self.finish = functools.partial(_finish, travel)
+        self.start_local = functools.partial(_start_local, travel)
         self.pulled = functools.partial(_pulled, formats.pull)
         self.copy = _copy
         self.start_optimizer = functools.partial(_start_optimizer, plan)
@@ -132,7 +153,8 @@ class Functions:
         """One push from a pulled version.
 
         Args:
-          vector: the pulled version as it travelled, (D,) in the format of pulls.
+          vector: the pulled version as it travelled, in the format of pulls, and behind
+            it the worker's local optimiser, if that is kept: (D + S,).
           data: the task's arrays, on the device that computes.
           key: of the run's seed.
           worker: 0..N-1.
@@ -142,7 +164,7 @@ class Functions:
           pause: called after every local step but the last; true cancels.
 
         Returns:
-          Push, (D,) in the format of pushes, and mean loss, float32, both on the
+          Push, (D + S,) in the format of pushes, and mean loss, float32, both on the
           device; None if cancelled.
         """
         integers = (np.int32(worker), np.int32(clock), np.int32(version))
@@ -169,16 +191,17 @@ def _variables(layout: Layout, vector) -> Variables:
     return layout.unflatten(vector.astype(jnp.float32))
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
-def _push(functions, layout, dtype, vector, data, key, context):
-    variables = _variables(layout, vector)
-    push = update.single_step(functions, data, key, variables, context)
-    return _packed(push, dtype)
-
-
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def _begin(config, layout, vector):
-    return update.begin(config, _variables(layout, vector))
+def _push(functions, travel, vector, data, key, context):
+    variables, local = _parts(travel, vector)
+    config = travel.config
+    push = update.compute_push(config, functions, data, key, variables, context, local)
+    return _packed(travel, push)
+
+
+@functools.partial(jax.jit, static_argnums=(0,))
+def _begin(travel, vector):
+    return update.begin(travel.config, *_parts(travel, vector))
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=(4,))
@@ -187,13 +210,29 @@ def _step(functions, config, data, key, state, context, number):
 
 
 @functools.partial(jax.jit, static_argnums=(0,))
-def _finish(dtype, state):
-    return _packed(update.finish(state), dtype)
+def _finish(travel, state):
+    return _packed(travel, update.finish(travel.config, state))
 
 
-def _packed(push: update.Push, dtype):
+@functools.partial(jax.jit, static_argnums=(0,))
+def _start_local(travel, vector):
+    params = _variables(travel.layout, vector).params
+    return local_vectors.flatten(travel.config.local.init(params))
+
+
+def _parts(travel: Travel, vector):
+    """A version, and the state of the local optimiser that came with it, or None."""
+    variables = _variables(travel.layout, vector)
+    if travel.local is None:
+        return variables, None
+    return variables, travel.local.unflatten(vector[travel.layout.size :])
+
+
+def _packed(travel: Travel, push: update.Push):
     vector = flatten(Variables(push.gradient, push.stats))
-    return vector.astype(DTYPES[dtype]), push.loss.astype(jnp.float32)
+    if travel.local is not None:
+        vector = jnp.concatenate([vector, local_vectors.flatten(push.local)])
+    return vector.astype(DTYPES[travel.dtype]), push.loss.astype(jnp.float32)
 
 
 @functools.partial(jax.jit, static_argnums=(0,))

@@ -47,6 +47,9 @@ def of_run(
     numbers = (task.num_workers, task.batch_size, task.samples_per_epoch)
     known = (task.name, numbers, seed, update.local_steps, update.aggregate, settings)
     digest.update(repr(known).encode())
+    kinds = (update.push, update.local_state)
+    if kinds != ("gradients", "fresh"):  # as before there were others: runs are found
+        digest.update(repr(kinds).encode())
     _add_task(digest, task, update)
     if delays is not None:
         with jax.enable_x64(True):

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import optax
+from jaxtyping import Bool
 
 from abs_dssp.history import traces
 from abs_dssp.history.traces import Trace
@@ -60,6 +61,8 @@ def replay(
     local_optimizer: optax.GradientTransformation | None = None,
     local_steps: int | None = None,
     aggregate: str = "mean",
+    push: str = "gradients",
+    local_state: str = "fresh",
     width: int | None = None,
     slots: int | None = None,
     loop: str = "auto",
@@ -82,6 +85,10 @@ def replay(
       local_steps: U; the trace's by default.
       aggregate: what a commit makes of its pushes: `"mean"`, `"sum"`, `"count"`,
         `"workers"`, `"table"` or `"compensated(strength=0.04)"`.
+      push: what a worker sends: the sum of its `"gradients"`, or the `"displacement"`
+        of its parameters by the local optimiser; see `config.UpdateConfig`.
+      local_state: whether the local optimiser starts `"fresh"` at every pull, or every
+        worker's is `"kept"`.
       width: gradients computed side by side; 1 on a CPU and N elsewhere by default.
       slots: versions kept at least, so that several traces share one compiled program;
         as many as the trace needs by default.
@@ -114,7 +121,7 @@ def replay(
     """
     steps = trace.local_steps if local_steps is None else local_steps
     config = ReplayConfig(
-        UpdateConfig(optimizer, local_optimizer, steps, aggregate),
+        UpdateConfig(optimizer, local_optimizer, steps, aggregate, push, local_state),
         EngineConfig(width, slots or 1, loop, formats or Wire()),
         EvaluationConfig(eval_every_commits, eval_every_seconds, target_accuracy),
         CheckpointConfig(checkpoint_dir, checkpoint_every),
@@ -154,6 +161,8 @@ def trajectory(
     *,
     local_optimizer: optax.GradientTransformation | None = None,
     aggregate: str = "mean",
+    push: str = "gradients",
+    local_state: str = "fresh",
 ) -> Variables:
     """Every version that a trace leads to, stacked: what theory is tested on.
 
@@ -164,6 +173,8 @@ def trajectory(
       seed: see `replay`.
       local_optimizer: see `replay`.
       aggregate: see `replay`.
+      push: see `replay`.
+      local_state: see `replay`.
 
     Returns:
       Variables whose leaves have a leading axis of `trace.commits + 1` versions.
@@ -180,7 +191,8 @@ def trajectory(
       (6, 3)
     """
     require_same_workers(task, trace)
-    update = UpdateConfig(optimizer, local_optimizer, trace.local_steps, aggregate)
+    kinds = (aggregate, push, local_state)
+    update = UpdateConfig(optimizer, local_optimizer, trace.local_steps, *kinds)
     alone = commits_every_push(trace)
     versions = trace.commits + 1
     engine = CompiledEngine(task, update, seed, versions, len(trace), alone)
@@ -205,7 +217,29 @@ def commits_every_push(trace: Trace) -> bool:
 
 def columns(trace: Trace) -> dict[str, np.ndarray]:
     """What an engine loads of a trace."""
-    return {name: getattr(trace, name) for name in traces.COLUMNS}
+    known = {name: getattr(trace, name) for name in traces.COLUMNS}
+    return known | {"begins": begins(trace)}
+
+
+def begins(trace: Trace) -> Bool[np.ndarray, " P"]:
+    """The pushes of workers that had made none since they came, or came back.
+
+    With these their local optimisers start anew.
+
+    Example:
+      >>> from abs_dssp import delays, policies, simulate
+      >>> trace = simulate.schedule(policies.asp(2), delays.constant([1.0, 2.5]), 4)
+      >>> trace.worker.tolist(), begins(trace).tolist()
+      ([0, 0, 1, 0], [True, False, True, False])
+    """
+    first = np.zeros(len(trace), bool)
+    for rows in traces.rows_of_workers(trace.worker, trace.num_workers):
+        first[rows[:1]] = True
+    for event in trace.events:
+        if event.kind in ("leave", "join"):
+            rest = np.flatnonzero(trace.worker[event.rows :] == event.worker)
+            first[event.rows + rest[:1]] = True
+    return first
 
 
 class Run:

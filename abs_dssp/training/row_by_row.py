@@ -41,6 +41,7 @@ class HostEngine:
         self.parameters = Parameters(self.functions, start)
         self.version = 0
         self.kept = {0: self.functions.pulled(start)}  # by version, as they travelled
+        self.local: dict[int, Any] = {}  # local optimisers that are kept, by worker
         self.columns: Mapping[str, np.ndarray] = {}
         self.epochs = np.zeros(1, np.float32)  # of the versions
         self._losses: list[Any] = []
@@ -55,17 +56,35 @@ class HostEngine:
 
     def run(self, start: int, stop: int) -> None:
         """Computes and applies the rows `start` up to, not including, `stop`."""
-        names = ("worker", "clock", "pulled", "weight", "committed")
+        names = ("worker", "clock", "pulled", "weight", "committed", "begins")
         rows = [self.columns[name][start:stop].tolist() for name in names]
-        for worker, clock, pulled, weight, committed in zip(*rows, strict=True):
+        for worker, clock, pulled, weight, committed, begins in zip(*rows, strict=True):
             vector, epoch = self.kept[pulled], self.epochs[pulled]
+            if begins and self.config.keeps_local_state:
+                self.local[worker] = self.functions.start_local(vector)
             push, loss = self.functions.compute(
-                vector, self.task.data, self.key, worker, clock, pulled, epoch
+                self._sent(vector, worker),
+                *(self.task.data, self.key, worker, clock, pulled, epoch),
             )
             self._losses.append(loss)
+            push = self._received(push, worker)
             self.parameters.receive(push, weight, worker, committed, vector)
             if committed:
                 self._commit()
+
+    def _sent(self, vector: Any, worker: int) -> Any:
+        """What a worker pulls: a version, and its local optimiser if that is kept."""
+        if not self.config.keeps_local_state:
+            return vector
+        return jnp.concatenate([vector, self.local[worker]])
+
+    def _received(self, push: Any, worker: int) -> Any:
+        """A push without the local optimiser behind it, which is kept."""
+        if not self.config.keeps_local_state:
+            return push
+        size = self.functions.layout.size
+        self.local[worker] = push[size:]
+        return push[:size]
 
     def _commit(self) -> None:
         self.parameters.commit(float(self.epochs[self.version]), self.version)
@@ -108,14 +127,20 @@ class HostEngine:
             "version": self.version,
             "num_versions": self.num_versions,
             "kept": list(self.kept),
+            "local": list(self.local),
             "parameters": len(parameters),
         }
-        return Checkpoint([*parameters, *self.kept.values(), losses], note)
+        vectors = [*self.kept.values(), *self.local.values()]
+        return Checkpoint([*parameters, *vectors, losses], note)
 
     def restore(self, saved: Checkpoint) -> None:
         """Continues from a saved state, with at least the versions asked for."""
         cut = saved.note["parameters"]
         *vectors, losses = saved.leaves[cut:]
+        workers = saved.note.get("local", [])
+        after = len(vectors) - len(workers)
+        vectors, local = vectors[:after], vectors[after:]
+        self.local = dict(zip(workers, map(jnp.array, local), strict=True))
         self.parameters.restore(saved.leaves[:cut])
         self.version = saved.note["version"]
         self.kept = {

@@ -22,7 +22,12 @@ from abs_dssp.tasks.base import Task
 from abs_dssp.training import compiled, evaluation, replayer
 from abs_dssp.training.config import EvaluationConfig, Every, UpdateConfig
 
-Make = Callable[..., optax.GradientTransformation]  # of R settings' scalars
+# Of the scalars of a setting: the server's optimizer, or the server's and the workers'.
+Make = Callable[
+    ...,
+    optax.GradientTransformation
+    | tuple[optax.GradientTransformation, optax.GradientTransformation],
+]
 
 # (version, seconds, measures (R, S) by name) -> whether that is enough
 Until = Callable[[int, float, dict[str, np.ndarray]], bool]
@@ -46,13 +51,18 @@ class _Kind(NamedTuple):
     make: Make
     local_steps: int
     aggregate: str
+    push: str
+    local_state: str
     accumulates: bool
     measures: tuple[str, ...] | None
 
     def program(self, setting: Sequence[Any]) -> compiled.Program:
-        """The program of one run, whose optimizer may hold traced numbers."""
-        optimizer = self.make(*setting)
-        config = UpdateConfig(optimizer, None, self.local_steps, self.aggregate)
+        """The program of one run, whose optimizers may hold traced numbers."""
+        made: Any = self.make(*setting)
+        one = isinstance(made, optax.GradientTransformation)  # which is a tuple, too
+        server, local = (made, None) if one else made
+        kinds = (self.aggregate, self.push, self.local_state)
+        config = UpdateConfig(server, local, self.local_steps, *kinds)
         return compiled.Program(self.task, config, self.accumulates)
 
 
@@ -64,6 +74,8 @@ def sweep(
     seeds: Sequence[int] = (0,),
     *,
     aggregate: str = "mean",
+    push: str = "gradients",
+    local_state: str = "fresh",
     eval_every_commits: Every | None = None,
     measures: Sequence[str] | None = None,
     until: Until | None = None,
@@ -76,11 +88,14 @@ def sweep(
     Args:
       task: model and data; must have as many workers as the trace.
       make: gives the server's optimizer for the scalars of one setting, which are
-        traced. A function of a module: each is compiled for by itself.
+        traced, or the pair of the server's and that of the local steps. A function of
+        a module: each is compiled for by itself.
       settings: the arguments of `make`, R numbers each.
       trace: who pushed what when.
       seeds: of the runs of every setting; S of them.
       aggregate: see `replay`.
+      push: see `replay`.
+      local_state: see `replay`.
       eval_every_commits: see `replay`; at the start and the end by default.
       measures: those of the task's that are wanted, which spares the others' work.
       until: asked after every evaluation, with its version, its seconds and its
@@ -105,7 +120,7 @@ def sweep(
     columns = [np.asarray(values, np.float32) for values in settings]
     if not columns or any(c.ndim != 1 or c.shape != columns[0].shape for c in columns):
         raise ValueError("sweep: settings must be arrays of one length, of shape (R,).")
-    kind = _kind(task, make, trace, aggregate, measures)
+    kind = _kind(task, make, trace, (aggregate, push, local_state), measures)
     keys = jnp.stack([jax.random.key(seed) for seed in seeds])
     kept = _kept(trace) * _bytes(task, keys[0]) * len(seeds)
     at_once = max(1, _BYTES // kept)
@@ -126,13 +141,15 @@ def sweep(
     )
 
 
-def _kind(task: Task, make: Make, trace: Trace, aggregate: str, measures) -> _Kind:
-    config = UpdateConfig(optax.identity(), aggregate=aggregate)
+def _kind(
+    task: Task, make: Make, trace: Trace, kinds: tuple[str, str, str], measures
+) -> _Kind:
+    config = UpdateConfig(optax.identity(), aggregate=kinds[0])
     single = config.aggregator.single is not None
     alone = single and replayer.commits_every_push(trace)
     functions = task._replace(data=None, constants=None)
     wanted = None if measures is None else tuple(measures)
-    return _Kind(functions, make, trace.local_steps, aggregate, not alone, wanted)
+    return _Kind(functions, make, trace.local_steps, *kinds, not alone, wanted)
 
 
 def _kept(trace: Trace) -> int:

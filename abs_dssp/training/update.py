@@ -1,8 +1,9 @@
 """What a push and a commit compute: the formulas shared by replay and cluster.
 
-A push is the sum over U local steps of mini-batch gradients. A commit applies what the
-aggregator makes of the pushes since the last one. BatchNorm statistics travel with a
-push and are averaged at the commit like the gradients.
+A push is the sum over U local steps of mini-batch gradients, or how far these steps
+went (`UpdateConfig.push`). A commit applies what the aggregator makes of the pushes
+since the last one. BatchNorm statistics travel with a push and are averaged at the
+commit like the gradients.
 """
 
 from typing import Any, NamedTuple
@@ -31,9 +32,12 @@ class PushContext(NamedTuple):
 class Push(NamedTuple):
     """A worker's result."""
 
-    gradient: PyTree  # like the parameters; sum over the local steps
+    # Like the parameters: the sum of the gradients of the local steps, or the pulled
+    # parameters minus those after the last local step.
+    gradient: PyTree
     stats: PyTree  # BatchNorm statistics after the last local step
     loss: Float[Array, ""]  # mean over the local steps
+    local: PyTree = ()  # the local optimiser's state after the last step, if it is kept
 
 
 class LocalState(NamedTuple):
@@ -41,7 +45,8 @@ class LocalState(NamedTuple):
 
     variables: Variables
     optimizer: PyTree  # state of the local optimiser
-    gradient: PyTree  # sum of the gradients so far
+    gradient: PyTree  # sum of the gradients so far; () where displacements are pushed
+    pulled: PyTree  # parameters at the start; () where gradients are pushed
     losses: Float[Array, " U"]  # of the local steps; 0 before their turn
 
 
@@ -52,6 +57,7 @@ def compute_push(
     key: Any,
     variables: Variables,
     context: PushContext,
+    local: PyTree = None,
 ) -> Push:
     """One push: U local steps from a pulled version. Pure.
 
@@ -62,31 +68,34 @@ def compute_push(
       key: of the run's seed.
       variables: the pulled version.
       context: worker, clock and version.
+      local: state of the worker's local optimiser; None starts it anew.
 
     Returns:
       Gradients summed over the local steps, taken at `variables` first and then along
-      the local optimiser's path.
+      the local optimiser's path; or how far that path went, from its end to its start.
     """
-    if config.local_steps == 1:
+    if not config.moves_locally:
         return single_step(task, data, key, variables, context)
 
     def step(state, number):
         return local_step(config, task, data, key, state, context, number), None
 
     steps = jnp.arange(config.local_steps, dtype=jnp.int32)
-    state, _ = jax.lax.scan(step, begin(config, variables), steps)
-    return finish(state)
+    state, _ = jax.lax.scan(step, begin(config, variables, local), steps)
+    return finish(config, state)
 
 
 def single_step(
     task: Task, data: PyTree, key: Any, variables: Variables, context: PushContext
 ) -> Push:
-    """A push of one local step; the arguments are those of `compute_push`."""
+    """The push of one gradient; the arguments are those of `compute_push`."""
     return Push(*_gradient(1, task, data, key, variables, context, jnp.int32(0)))
 
 
-def begin(config: UpdateConfig, variables: Variables) -> LocalState:
-    """The state before the first of several local steps.
+def begin(
+    config: UpdateConfig, variables: Variables, local: PyTree = None
+) -> LocalState:
+    """The state before the first local step; `local` as in `compute_push`.
 
     Example:
       >>> import optax
@@ -95,10 +104,16 @@ def begin(config: UpdateConfig, variables: Variables) -> LocalState:
       >>> state.gradient["w"].tolist(), state.losses.shape
       ([0.0, 0.0], (3,))
     """
+    params, gradient, pulled = variables.params, (), ()
+    if config.push == "gradients":
+        gradient = jax.tree.map(jnp.zeros_like, params)
+    else:  # a copy: the steps may write over the parameters' own memory
+        pulled = jax.tree.map(jnp.copy, params)
     return LocalState(
         variables,
-        config.local.init(variables.params),
-        jax.tree.map(jnp.zeros_like, variables.params),
+        config.local.init(params) if local is None else local,
+        gradient,
+        pulled,
         jnp.zeros(config.local_steps, jnp.float32),
     )
 
@@ -120,17 +135,34 @@ def local_step(
     change, optimizer = config.local.update(
         gradient, state.optimizer, variables.params, **clocks
     )
+    total: PyTree = ()
+    if config.push == "gradients":
+        total = jax.tree.map(jnp.add, state.gradient, gradient)
     return LocalState(
         Variables(optax.apply_updates(variables.params, change), stats),
         optimizer,
-        jax.tree.map(jnp.add, state.gradient, gradient),
+        total,
+        state.pulled,
         state.losses.at[number].set(loss.astype(jnp.float32)),
     )
 
 
-def finish(state: LocalState) -> Push:
-    """The push after the last local step."""
-    return Push(state.gradient, state.variables.stats, jnp.mean(state.losses))
+def finish(config: UpdateConfig, state: LocalState) -> Push:
+    """The push after the last local step.
+
+    Example:
+      >>> import optax
+      >>> config = UpdateConfig(optax.sgd(1.0), optax.sgd(0.1), push="displacement")
+      >>> state = begin(config, Variables(jnp.array([3.0]), {}))
+      >>> moved = state._replace(variables=Variables(jnp.array([2.5]), {}))
+      >>> finish(config, moved).gradient.tolist()
+      [0.5]
+    """
+    gradient = state.gradient
+    if config.push == "displacement":
+        gradient = jax.tree.map(jnp.subtract, state.pulled, state.variables.params)
+    local = state.optimizer if config.keeps_local_state else ()
+    return Push(gradient, state.variables.stats, jnp.mean(state.losses), local)
 
 
 def _gradient(

@@ -38,6 +38,8 @@ def train(
     local_steps: int = 1,
     local_optimizer: optax.GradientTransformation | None = None,
     aggregate: str = "mean",
+    push: str = "gradients",
+    local_state: str = "fresh",
     width: int | None = None,
     slots: int | None = None,
     loop: str = "auto",
@@ -68,6 +70,8 @@ def train(
       local_steps: U, gradient steps per push.
       local_optimizer: see `replay.replay`.
       aggregate: see `replay.replay`.
+      push: see `replay.replay`.
+      local_state: see `replay.replay`.
       width: see `replay.replay`.
       slots: see `replay.replay`.
       loop: see `replay.replay`.
@@ -103,8 +107,9 @@ def train(
             f"the delays {delays.num_workers}."
         )
     limits = RunLimits(num_pushes, until_seconds, until_epochs)
+    kinds = (aggregate, push, local_state)
     config = ReplayConfig(
-        UpdateConfig(optimizer, local_optimizer, local_steps, aggregate),
+        UpdateConfig(optimizer, local_optimizer, local_steps, *kinds),
         EngineConfig(width, slots or 1, loop),
         EvaluationConfig(eval_every_commits, eval_every_seconds, target_accuracy),
         CheckpointConfig(checkpoint_dir, checkpoint_every),

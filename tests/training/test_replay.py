@@ -11,7 +11,7 @@ import pytest
 from flax import linen as nn
 
 from abs_dssp import delays, optimizers, policies, replay, simulate, tasks
-from abs_dssp.training import compiled, update
+from abs_dssp.training import compiled, update, wavefronts
 
 N = 4
 MODEL = delays.shifted_exponential([1, 1, 1, 2.7], 0.5)
@@ -156,13 +156,13 @@ def test_wavefronts_agree_with_the_sequential_order(digits, text):
     )
     assert np.linalg.norm(one - wide) <= 1e-5 * np.linalg.norm(one)
     # A wavefront really is one: fewer runs than rows.
-    first, count = compiled.wavefronts(trace.pulled, trace.version, 0, len(trace), N)
+    first, count = wavefronts.wavefronts(trace.pulled, trace.version, 0, len(trace), N)
     assert count.sum() == len(trace) and len(first) < 0.9 * len(trace)
 
 
 def test_a_wavefront_holds_no_push_computed_from_one_of_its_own_commits():
     trace = simulate.schedule(policies.asp(N), MODEL, 300)
-    first, count = compiled.wavefronts(trace.pulled, trace.version, 10, 200, N)
+    first, count = wavefronts.wavefronts(trace.pulled, trace.version, 10, 200, N)
     assert first[0] == 10 and first[-1] + count[-1] == 200
     for begin, length in zip(first, count, strict=True):
         assert trace.pulled[begin : begin + length].max() <= trace.version[begin]
