@@ -95,6 +95,8 @@ def csv(
     """
     if mean is not None and not 0 < mean < math.inf:
         raise ValueError(f"csv: mean must be above 0 and finite, got {mean}.")
+    if not isinstance(path, (str, os.PathLike)):
+        raise TypeError(f"csv: path must be that of a CSV file, got {path!r}.")
     path = os.fspath(path)
     durations = _by_worker(path, worker, seconds)
     if mean is not None:
