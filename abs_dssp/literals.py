@@ -186,7 +186,8 @@ def _called(function, name: str, where: str, args: list, kwargs: dict) -> Any:
     try:
         return function(*args, **kwargs)
     except TypeError as error:
-        raise ValueError(f"{where}: {name}: {error}.") from error
+        reason = str(error).rstrip(".")
+        raise ValueError(f"{where}: {name}: {reason}.") from error
 
 
 def _call(node: ast.Call, text: str, where: str) -> Call:

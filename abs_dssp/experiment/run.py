@@ -2,10 +2,7 @@
 
 import dataclasses
 import functools
-import math
 from typing import Any
-
-import jax
 
 from abs_dssp import (
     communication,
@@ -116,9 +113,7 @@ class Run:
 
     def make_communication(self, task: Task) -> Communication:
         """Time of a push and the pull after it, each as large as the parameters."""
-        shapes = jax.tree.leaves(jax.eval_shape(task.init, jax.random.key(0)))
-        size = sum(math.prod(s.shape) * s.dtype.itemsize for s in shapes)
-        return communication.parse(self.communication, 2 * size)
+        return communication.parse(self.communication, 2 * tasks.variable_bytes(task))
 
     def make_optimizer(self, local: bool = False):
         """The server's optimizer, or that of local steps.

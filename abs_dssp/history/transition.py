@@ -83,7 +83,8 @@ def push(
       ([False, False], [2, 0])
     """
     pushed = _count_push(state, worker, now)
-    inner, decision = policy.on_push(state.policy, pushed.clocks, worker, now)
+    asked = (state.policy, pushed.clocks, worker, now)
+    inner, decision = policies.ask(policy.on_push, *asked)
     after, done = carry_out(pushed, "push", worker, now, decision, busy)
     return after._replace(policy=inner), _of(state, worker, done)
 
@@ -103,7 +104,8 @@ def leave(policy: Policy, state: State, worker, now) -> tuple[State, Transition]
       The state afterwards, and what happened.
     """
     gone = _drop_member(state, worker)
-    inner, decision = policy.on_leave(state.policy, gone.clocks, worker, now)
+    asked = (state.policy, gone.clocks, worker, now)
+    inner, decision = policies.ask(policy.on_leave, *asked)
     after, done = carry_out(gone, "leave", worker, now, decision)
     return after._replace(policy=inner), _of(state, worker, done, "leave")
 

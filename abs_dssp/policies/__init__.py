@@ -8,7 +8,7 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-from abs_dssp import literals
+from abs_dssp import checks, literals
 from abs_dssp.policies._abs_dssp import abs_dssp
 from abs_dssp.policies._adaptive_bounded_staleness import (
     adaptive_bounded_staleness,
@@ -32,6 +32,7 @@ from abs_dssp.policies._ssp import ssp
 from abs_dssp.policies._switch import switch, sync_switch
 from abs_dssp.policies._zipline import zipline
 from abs_dssp.policies.analysis import fields_read, initial_clocks, reads_loss
+from abs_dssp.policies.answers import ask, require_fit
 from abs_dssp.policies.base import (
     Clocks,
     Decision,
@@ -42,6 +43,7 @@ from abs_dssp.policies.base import (
     describe,
     gap,
     only,
+    workers,
 )
 from abs_dssp.policies.federated import fedasync, fedbuff
 from abs_dssp.policies.weighting import (
@@ -84,6 +86,9 @@ _COMBINATORS: dict[str, Callable[..., Policy]] = {
     "switch": switch,
     "weighted": weighted,
 }
+# The text's name; left out of __all__, since it would hide Python's own.
+abs = adaptive_bounded_staleness
+_ALIASES = {adaptive_bounded_staleness.__name__: adaptive_bounded_staleness}
 _WEIGHTINGS: dict[str, Callable[..., Any]] = {
     "constant": constant,
     "inverse": inverse,
@@ -104,13 +109,17 @@ __all__ = [
     "constructor",
 ]
 __all__ += [
+    "ask",
     "describe",
     "fields_read",
     "initial_clocks",
     "reads_loss",
     "names",
     "parse",
+    "require_fit",
+    "resolve",
     "rule",
+    "workers",
 ]
 __all__ += ["controller", "loss_growth", "rounds_growth"]
 __all__ += [made.__name__ for made in (_RULES | _COMBINATORS | _WEIGHTINGS).values()]
@@ -122,7 +131,14 @@ def names() -> tuple[str, ...]:
 
 
 def rule(name: str) -> Callable[..., Policy]:
-    """The constructor that `parse` knows by `name`, one of `names()`."""
+    """The constructor that `parse` knows by `name`, one of `names()`.
+
+    Raises:
+      ValueError: for another name.
+    """
+    if name not in _RULES:
+        known = ", ".join(names())
+        raise ValueError(f"policies.rule: unknown name {name!r}; known: {known}.")
     return _RULES[name]
 
 
@@ -149,10 +165,11 @@ def parse(text: str, num_workers: int) -> Policy:
       3
     """
     where = "policies.parse"
-    if isinstance(num_workers, bool) or num_workers < 1:
-        raise ValueError(f"{where}: num_workers must be at least 1, got {num_workers}.")
+    checks.text(where, text, "'ssp(s=3)'")
+    num_workers = checks.whole(where, "num_workers", num_workers, least=1)
     known: dict[str, Callable[..., Any]] = {**_RULES, **_COMBINATORS, **_WEIGHTINGS}
     call = literals.parse_call(text, where)
+    known |= {name: made for name, made in _ALIASES.items() if name == call.name}
     for name in {inner.name for inner in literals.calls(call) if ":" in inner.name}:
         known[name] = _load(name, where)
     policy = literals.build(call, where, known, num_workers=num_workers)
@@ -160,6 +177,33 @@ def parse(text: str, num_workers: int) -> Policy:
         raise ValueError(
             f"{where}: {text!r} is not a policy; known: {', '.join(names())}."
         )
+    return policy
+
+
+def resolve(
+    policy: Policy | str, num_workers: int, where: str = "policies.resolve"
+) -> Policy:
+    """A policy, or the one that a text describes, if it can decide for N workers.
+
+    Args:
+      policy: what was given.
+      num_workers: number of workers N.
+      where: the caller's name, for messages.
+
+    Raises:
+      TypeError: if it is neither.
+      ValueError: as `parse`; for a policy that is made for another N, cannot be traced,
+        or answers anything else than its state and a `Decision`.
+
+    Example:
+      >>> policies.resolve("ssp(s=3)", num_workers=4)
+      <Policy ssp(s=3)>
+    """
+    if isinstance(policy, str):
+        policy = parse(policy, num_workers)
+    example = f"policies.ssp({num_workers}, s=3) or the text 'ssp(s=3)'"
+    checks.kind(where, "policy", policy, Policy, example)
+    require_fit(where, policy, num_workers)
     return policy
 
 

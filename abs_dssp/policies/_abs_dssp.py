@@ -58,7 +58,6 @@ class AbsDsspState(NamedTuple):
 @base.constructor
 def abs_dssp(
     num_workers: int,
-    *,
     noise: float | None = None,
     growth: float = rounds.GROWTH,
     memory: float = 0.7,

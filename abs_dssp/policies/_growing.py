@@ -11,7 +11,7 @@ from abs_dssp.policies import base, rounds
 
 @base.constructor
 def growing(
-    num_workers: int, policy: base.Policy, *, first: int, growth: float = rounds.GROWTH
+    num_workers: int, policy: base.Policy, first: int, growth: float = rounds.GROWTH
 ) -> base.Policy:
     """`policy`, whose rounds of K pushes are smaller in the beginning.
 

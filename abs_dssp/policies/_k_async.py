@@ -8,7 +8,7 @@ from abs_dssp.policies import base, rounds
 
 
 @base.constructor
-def k_async(num_workers: int, *, k: base.Whole) -> base.Policy:
+def k_async(num_workers: int, k: base.Whole) -> base.Policy:
     """Commits at `k` pushes of whatever staleness; those `k` waited, nobody restarts.
 
         commit  iff  pending = k  or  nobody else computes
@@ -32,7 +32,7 @@ def k_async(num_workers: int, *, k: base.Whole) -> base.Policy:
 
 
 @base.constructor
-def k_batch_async(num_workers: int, *, k: base.Whole) -> base.Policy:
+def k_batch_async(num_workers: int, k: base.Whole) -> base.Policy:
     """Commits at every `k`-th push; nobody waits.
 
         commit  iff  pending = k;  release = {pusher}

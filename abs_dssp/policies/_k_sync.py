@@ -9,7 +9,7 @@ from abs_dssp.policies import base, rounds
 
 
 @base.constructor
-def k_sync(num_workers: int, *, k: base.Whole) -> base.Policy:
+def k_sync(num_workers: int, k: base.Whole) -> base.Policy:
     """Commits at `k` fresh pushes; pushers wait, the others are restarted.
 
         accept  iff  staleness = 0;  commit and restart the others  iff  pending = k
@@ -36,7 +36,7 @@ def k_sync(num_workers: int, *, k: base.Whole) -> base.Policy:
 
 
 @base.constructor
-def m_sync(num_workers: int, *, m: base.Whole) -> base.Policy:
+def m_sync(num_workers: int, m: base.Whole) -> base.Policy:
     """m-synchronous SGD: `k_sync` under its other name.
 
         accept  iff  staleness = 0;  commit and restart the others  iff  pending = m
@@ -60,7 +60,7 @@ def m_sync(num_workers: int, *, m: base.Whole) -> base.Policy:
 
 
 @base.constructor
-def k_batch_sync(num_workers: int, *, k: base.Whole) -> base.Policy:
+def k_batch_sync(num_workers: int, k: base.Whole) -> base.Policy:
     """Commits at `k` fresh pushes of any workers; nobody waits.
 
         accept  iff  staleness = 0;  commit and restart the others  iff  pending = k

@@ -20,7 +20,7 @@ class MaleniaState(NamedTuple):
 
 
 @base.constructor
-def malenia(num_workers: int, *, batch_size: base.Whole) -> base.Policy:
+def malenia(num_workers: int, batch_size: base.Whole) -> base.Policy:
     """Collects fresh pushes until every worker's mean is good enough.
 
         accept  iff  staleness = 0;  commit  iff  n / sum_i (1 / B_i) >= batch_size / n

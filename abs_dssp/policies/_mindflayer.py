@@ -26,7 +26,7 @@ class MindFlayerState(NamedTuple):
 
 
 @base.constructor
-def mindflayer(num_workers: int, *, trials: _Per, seconds: _Per) -> base.Policy:
+def mindflayer(num_workers: int, trials: _Per, seconds: _Per) -> base.Policy:
     """Worker i makes trials[i] computations per round, each at most seconds[i] long.
 
         accept  iff  staleness = 0  and  the computation took less than seconds_i

@@ -10,7 +10,7 @@ from abs_dssp.policies import base, rounds
 
 
 @base.constructor
-def rennala(num_workers: int, *, batch_size: base.Whole) -> base.Policy:
+def rennala(num_workers: int, batch_size: base.Whole) -> base.Policy:
     """Commits at `batch_size` pushes of staleness 0; others are discarded.
 
         accept  iff  staleness = 0;  commit  iff  pending = batch_size

@@ -11,7 +11,7 @@ from abs_dssp.policies import base, rounds
 
 @base.constructor
 def ringmaster(
-    num_workers: int, *, threshold: base.Whole, stop: bool = False
+    num_workers: int, threshold: base.Whole, stop: bool = False
 ) -> base.Policy:
     """Commits every push of staleness below `threshold` alone; discards the others.
 

@@ -8,7 +8,7 @@ from abs_dssp.policies import base
 
 
 @base.constructor
-def ssp(num_workers: int, *, s: base.Whole) -> base.Policy:
+def ssp(num_workers: int, s: base.Whole) -> base.Policy:
     """Commits every push alone; a worker waits while its gap exceeds `s`.
 
         release i  iff  clock_i - min_j clock_j <= s,  j alive

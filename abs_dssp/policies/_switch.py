@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool
 
-from abs_dssp.policies import base
+from abs_dssp.policies import answers, base
 from abs_dssp.policies._asp import asp
 from abs_dssp.policies._bsp import bsp
 
@@ -28,7 +28,6 @@ def switch(
     num_workers: int,
     first: base.Policy,
     then: base.Policy,
-    *,
     at: float,
     unit: str = "version",
 ) -> base.Policy:
@@ -76,11 +75,11 @@ def switch(
         switched = state.switched | reached
 
         def before(_):
-            inner, decision = ask_first(state.first, clocks, worker, now)
+            inner, decision = answers.ask(ask_first, state.first, clocks, worker, now)
             return SwitchState(inner, state.then, switched), decision
 
         def after(_):
-            inner, decision = ask_then(state.then, clocks, worker, now)
+            inner, decision = answers.ask(ask_then, state.then, clocks, worker, now)
             left = clocks.waiting & clocks.alive & ~state.switched
             decision = decision._replace(release=decision.release | left)
             return SwitchState(state.first, inner, switched), decision
@@ -115,7 +114,7 @@ def _common(first: base.Policy, then: base.Policy) -> base.Properties:
 
 
 @base.constructor
-def sync_switch(num_workers: int, *, at: float, unit: str = "version") -> base.Policy:
+def sync_switch(num_workers: int, at: float, unit: str = "version") -> base.Policy:
     """Sync-Switch: `bsp` first, `asp` from `at` on.
 
         bsp decides  iff  version (or seconds) < at

@@ -25,7 +25,7 @@ class ZiplineState(NamedTuple):
 
 
 @base.constructor
-def zipline(num_workers: int, *, lookahead: int = 8) -> base.Policy:
+def zipline(num_workers: int, lookahead: int = 8) -> base.Policy:
     """Everybody makes its own number of pushes, then waits for the others.
 
         barrier = argmin_b sum_i (b - I_i floor(b / I_i)),  b a predicted push

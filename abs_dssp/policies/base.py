@@ -13,7 +13,10 @@ from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int
+
+from abs_dssp import checks
 
 State = Any  # what a policy remembers between pushes: any pytree of arrays
 Whole = int | Int[Array, ""]  # a hyper-parameter that vmap may sweep
@@ -145,16 +148,15 @@ def constructor(function: Callable[P, T], name: str | None = None) -> Callable[P
 
     @functools.wraps(function)
     def construct(*args: P.args, **kwargs: P.kwargs) -> T:
+        bound = _bound(name, signature, args, kwargs)
+        given = {key: _identity(value) for key, value in bound.arguments.items()}
+        call = tuple(given.items())
         try:
-            bound = signature.bind(*args, **kwargs)
-            bound.apply_defaults()
-            given = {key: _identity(value) for key, value in bound.arguments.items()}
-            call = tuple(given.items())
             if call in made:
                 return made[call]
-        except TypeError:  # a traced argument (vmap over it), or a wrong call
-            return function(*args, **kwargs)
-        result: Any = function(*args, **kwargs)
+        except TypeError:  # a traced argument (vmap over it)
+            return _called(name, function, bound)
+        result: Any = _called(name, function, bound)
         if isinstance(result, Policy) and result.on_push in _TEXTS:
             # Another constructor's policy gets a function, hence a text, of its own.
             result = result._replace(on_push=functools.partial(result.on_push))
@@ -166,6 +168,7 @@ def constructor(function: Callable[P, T], name: str | None = None) -> Callable[P
         ]
         named = result.on_push if isinstance(result, Policy) else result
         _TEXTS[named] = f"{name}({','.join(shown)})"
+        _WORKERS[named] = bound.arguments.get("num_workers")
         made[call] = result
         return result
 
@@ -174,6 +177,55 @@ def constructor(function: Callable[P, T], name: str | None = None) -> Callable[P
 
 # By function; what constructors made lives for ever.
 _TEXTS: dict[Callable[..., Any], str] = {}
+_WORKERS: dict[Callable[..., Any], int | None] = {}
+
+
+def _bound(name: str, signature: inspect.Signature, args, kwargs):
+    """The arguments of a call by name, with defaults; their workers are checked."""
+    try:
+        bound = signature.bind(*args, **kwargs)
+    except TypeError as error:
+        known = ", ".join(signature.parameters) or "no arguments"
+        raise TypeError(f"{name}: {error}; it takes {known}.") from None
+    bound.apply_defaults()
+    if "num_workers" not in bound.arguments:
+        return bound
+    count = bound.arguments["num_workers"]
+    bound.arguments["num_workers"] = checks.whole(name, "num_workers", count, least=1)
+    for key, value in bound.arguments.items():
+        own = workers(value)
+        if own not in (None, count):
+            raise ValueError(
+                f"{name}: {key} must be for num_workers={count}, got "
+                f"{describe(value)} for {own}."
+            )
+    return bound
+
+
+def _called(name: str, function: Callable[..., T], bound: inspect.BoundArguments) -> T:
+    try:
+        return function(*bound.args, **bound.kwargs)
+    except TypeError as error:
+        if str(error).startswith(f"{name}: "):
+            raise  # a sentence of the constructor's own
+        shown = [
+            f"{key}={checks.shown(value)}"
+            for key, value in bound.arguments.items()
+            if key != "num_workers"
+        ]
+        raise TypeError(
+            f"{name}: cannot be made with {', '.join(shown)}: {error}."
+        ) from error
+
+
+def workers(policy: Any) -> int | None:
+    """The number of workers that a constructor made a policy for; None if unknown.
+
+    Example:
+      >>> policies.workers(policies.asp(4))
+      4
+    """
+    return _WORKERS.get(policy.on_push) if isinstance(policy, Policy) else None
 
 
 def describe(policy: Policy) -> str:
@@ -198,6 +250,8 @@ def _identity(value: Any) -> Any:
 def _written(value: Any) -> str:
     if isinstance(value, Policy):
         return describe(value)
+    if isinstance(value, np.generic):
+        return repr(value.item())
     if not callable(value):
         return repr(value)
     if value in _TEXTS:
@@ -228,7 +282,7 @@ def whole(value: Any) -> bool:
     """Whether `value` is a whole number (or traced, which cannot be told)."""
     if isinstance(value, jax.core.Tracer):
         return True
-    return not isinstance(value, bool) and isinstance(value, int)
+    return not isinstance(value, bool) and isinstance(value, (int, np.integer))
 
 
 def gap(clocks: Clocks) -> Int[Array, " N"]:

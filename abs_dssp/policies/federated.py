@@ -16,7 +16,7 @@ from abs_dssp.policies._k_async import k_batch_async
 
 
 @base.constructor
-def fedbuff(num_workers: int, *, k: base.Whole = 10, a: float = 0.5) -> base.Policy:
+def fedbuff(num_workers: int, k: base.Whole = 10, a: float = 0.5) -> base.Policy:
     """Commits every `k`-th push; a push weighs (1 + staleness)^-a / k.
 
         weight = (1 + staleness)^-a / k;  commit  iff  pending = k
@@ -40,7 +40,7 @@ def fedbuff(num_workers: int, *, k: base.Whole = 10, a: float = 0.5) -> base.Pol
 
 
 @base.constructor
-def fedasync(num_workers: int, *, alpha: float = 0.6, a: float = 0.5) -> base.Policy:
+def fedasync(num_workers: int, alpha: float = 0.6, a: float = 0.5) -> base.Policy:
     """Commits every push alone, with weight alpha (1 + staleness)^-a.
 
         weight = alpha (1 + staleness)^-a;  commit at every push

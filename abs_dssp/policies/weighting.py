@@ -16,7 +16,7 @@ from collections.abc import Callable
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from abs_dssp.policies import base
+from abs_dssp.policies import answers, base
 
 Weighting = Callable[[Int[Array, ""]], Float[Array, ""]]  # staleness -> weight
 
@@ -181,7 +181,7 @@ def weigh(
 
     def on_push(state, clocks, worker, now):
         staleness = clocks.version - clocks.pulled[worker]
-        state, decision = policy.on_push(state, clocks, worker, now)
+        state, decision = answers.ask(policy.on_push, state, clocks, worker, now)
         factor = weighting(staleness).astype(decision.weight.dtype)
         return state, decision._replace(weight=decision.weight * factor)
 

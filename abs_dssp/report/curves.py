@@ -126,6 +126,8 @@ def together(
     """
     curves = []
     for history in histories:
+        if measure not in history.names:
+            continue
         x, y = history.column(against), history.column(measure)
         known = np.isfinite(y)
         x, y = x[known], y[known]
@@ -142,7 +144,8 @@ def together(
 
 def _zoom(axes, runs, measure, target):
     """Leaves out the first steep part, where all curves lie on each other."""
-    finals = [history.last(measure) for each in runs.values() for history in each]
+    histories = [history for each in runs.values() for history in each]
+    finals = [h.last(measure) for h in histories if measure in h.names]
     finals = [value for value in finals if np.isfinite(value)]
     finals += [] if target is None else [target]
     if measure == "accuracy" and finals and min(finals) > 0.8:

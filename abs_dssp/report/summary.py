@@ -1,5 +1,6 @@
 """A run in one row: how fast, how stale, who waited, what was sent."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -12,8 +13,8 @@ from abs_dssp.training.evaluation import History
 from abs_dssp.training.replayer import Result
 
 _MEASURES: dict[str, Callable[[Trace, History], Any]] = {
-    "final_accuracy": lambda trace, history: history.last("accuracy"),
-    "final_loss": lambda trace, history: history.last("loss"),
+    "final_accuracy": lambda trace, history: _last(history, "accuracy"),
+    "final_loss": lambda trace, history: _last(history, "loss"),
     "pushes_per_second": lambda trace, _: trace.pushes_per_second,
     "commits": lambda trace, _: trace.commits,
     "mean_staleness": lambda trace, _: float(trace.staleness.mean()),
@@ -52,6 +53,11 @@ def summarise(result: Result, target_accuracy: float | None) -> dict[str, Any]:
         known = len(trace) or not name.endswith("_staleness")
         values[name] = finite(measure(trace, history)) if known else None
     return values | {"bytes_sent": trace.bytes_sent(size)}
+
+
+def _last(history: History, name: str) -> float:
+    """The latest value; NaN for a task that has no such measure."""
+    return history.last(name) if name in history.names else math.nan
 
 
 def to_target(history: History, target_accuracy: float | None) -> dict[str, Any]:

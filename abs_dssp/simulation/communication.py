@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Real
 
-from abs_dssp import literals
+from abs_dssp import checks, literals
 
-__all__ = ["Communication", "link", "none", "parse", "per_worker"]
+__all__ = ["Communication", "link", "none", "parse", "per_worker", "resolve"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,19 +76,23 @@ def link(
     """
     given = {"num_bytes": num_bytes, "latency": latency, "update": update}
     for name, value in given.items():
-        if not value >= 0:
-            raise ValueError(f"communication: {name} must be at least 0, got {value}.")
-    rate = np.asarray(bandwidth, float)
-    if np.any(rate <= 0):
-        raise ValueError(f"communication: bandwidth must be above 0, got {bandwidth}.")
+        checks.number("communication", name, value)
+    rate = checks.numbers("communication", "bandwidth", bandwidth)
+    if not np.all(rate > 0) or rate.ndim > 1:
+        what = "one number or one per worker" if rate.ndim > 1 else "above 0"
+        raise ValueError(f"communication: bandwidth must be {what}, got {bandwidth}.")
+    if not isinstance(shared, bool):
+        raise ValueError(
+            f"communication: shared must be True or False, got {shared!r}."
+        )
     return Communication(latency + num_bytes / rate, shared, update or None)
 
 
-def parse(text: str, num_bytes: float) -> Communication:
+def parse(text: str, num_bytes: float | None = None) -> Communication:
     """Reads `"none()"` or `"link(bandwidth=1e9,shared=True)"`.
 
     Args:
-      text: a call with literal arguments.
+      text: a call with literal arguments; without names they are in `link`'s order.
       num_bytes: bytes per push, where the text does not say.
 
     Raises:
@@ -100,19 +104,44 @@ def parse(text: str, num_bytes: float) -> Communication:
       >>> float(link.seconds), link.shared
       (2.0, True)
     """
-
-    def default_link(
-        bandwidth,
-        latency: float = 0.0,
-        shared: bool = False,
-        update: float = 0.0,
-        num_bytes=num_bytes,
-    ):
-        return link(num_bytes, bandwidth, latency, shared, update)
-
+    where = "communication.parse"
+    checks.text(where, text, "'link(bandwidth=1e9)'")
+    call = literals.parse_call(text, where)
+    if call.name == "link" and not call.args and num_bytes is not None:
+        call = dataclasses.replace(call, kwargs={"num_bytes": num_bytes, **call.kwargs})
     known: dict[str, Callable[..., Communication]]
-    known = {"none": none, "link": default_link}
-    return literals.build(text, "communication.parse", known)
+    known = {"none": none, "link": link}
+    return literals.build(call, where, known)
+
+
+def resolve(
+    communication: Communication | str | None,
+    num_bytes: float | None = None,
+    where: str = "communication.resolve",
+) -> Communication:
+    """A model of the network, that of a text, or none.
+
+    Args:
+      communication: what was given.
+      num_bytes: bytes per push, where a text does not say.
+      where: the caller's name, for messages.
+
+    Raises:
+      TypeError: if it is something else.
+      ValueError: as `parse`.
+
+    Example:
+      >>> from abs_dssp import communication
+      >>> float(communication.resolve("link(bandwidth=50)", num_bytes=100).seconds)
+      2.0
+    """
+    if communication is None:
+        return none()
+    if isinstance(communication, str):
+        communication = parse(communication, num_bytes)
+    example = "communication.link(1e6, 1e9) or the text 'link(bandwidth=1e9)'"
+    checks.kind(where, "communication", communication, Communication, example)
+    return communication
 
 
 def per_worker(
@@ -135,6 +164,8 @@ def per_worker(
       >>> communication.per_worker(communication.none(), num_workers=2).tolist()
       [0.0, 0.0]
     """
+    example = "communication.none()"
+    checks.kind("per_worker", "communication", communication, Communication, example)
     seconds = jnp.asarray(communication.seconds, float)
     if seconds.ndim > 0 and seconds.shape != (num_workers,):
         raise ValueError(

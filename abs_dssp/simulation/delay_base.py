@@ -15,6 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Float64, Int, Key
 
+from abs_dssp import checks
+
 BLOCK = 64  # durations drawn at a time
 _SHOWN = 70  # characters of a model in its repr
 
@@ -81,6 +83,8 @@ def table(delays: Delays, count: int, seed: int = 0) -> Float64[np.ndarray, "N M
       >>> delays.table(delays.constant([1.0, 2.5]), 3).tolist()
       [[1.0, 1.0, 1.0], [2.5, 2.5, 2.5]]
     """
+    checks.kind("table", "delays", delays, Delays, "delays.constant([1.0, 2.5])")
+    count = checks.whole("table", "count", count)
     blocks = -(-count // BLOCK)
 
     def worker(parameters, key):
@@ -144,7 +148,9 @@ def build(
         for key, value in arguments.items()
     }
     lengths = {array.shape[0] for array in arrays.values() if array.ndim > 0}
-    if num_workers is None:
+    if num_workers is not None:
+        num_workers = checks.whole(name, "num_workers", num_workers, least=1)
+    else:
         if not lengths:
             raise ValueError(
                 f"{name}: num_workers must be given where every argument is one number."
@@ -164,13 +170,14 @@ def build(
 
 
 def _numbers(name: str, key: str, value) -> Any:
-    array: Any
-    try:
-        array = np.asarray(value, np.int32 if key == "lengths" else np.float64)
-    except (TypeError, ValueError) as error:
+    array = checks.numbers(name, key, value)
+    if key == "lengths":
+        array = array.astype(np.int32)
+    elif array.ndim > 1 and key != "durations":
         raise ValueError(
-            f"{name}: {key} must be a number or a list of numbers, got {value!r}."
-        ) from error
+            f"{name}: {key} must be one number or one per worker, got an array of "
+            f"shape {array.shape}; delays.recorded takes tables."
+        )
     if not np.all(np.isfinite(array)) or np.any(array < 0):
         bad = array[~(np.isfinite(array) & (array >= 0))].flat[0]
         raise ValueError(f"{name}: {key} must be finite and at least 0, got {bad}.")
@@ -179,7 +186,7 @@ def _numbers(name: str, key: str, value) -> Any:
 
 def require_positive(name: str, argument: str, value: Seconds) -> None:
     """Raises ValueError unless all numbers are above 0; tracers cannot be checked."""
-    if not is_traced(value) and np.any(np.asarray(value, float) <= 0):
+    if not is_traced(value) and np.any(checks.numbers(name, argument, value) <= 0):
         raise ValueError(f"{name}: {argument} must be above 0, got {value}.")
 
 

@@ -101,6 +101,8 @@ def csv(
       >>> delays.table(wider, 3).tolist()  # times 16 / mean(1, 5, 2) = 6
       [[6.0, 12.0, 6.0], [30.0, 30.0, 30.0], [12.0, 6.0, 12.0], [30.0, 30.0, 30.0]]
     """
+    if not isinstance(path, (str, os.PathLike)):
+        raise TypeError(f"csv: path must be that of a CSV file, got {path!r}.")
     path = os.fspath(path)
     columns = time_files.Columns(worker, seconds, step)
     where = f"csv: {path!r}"

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from abs_dssp import literals
+from abs_dssp import checks, literals
 from abs_dssp.simulation.delay_base import (
     BLOCK,
     Block,
@@ -25,7 +25,8 @@ from abs_dssp.simulation.delay_base import (
 from abs_dssp.simulation.delay_files import csv, recorded
 from abs_dssp.simulation.fitted_times import measured
 
-__all__ = ["BLOCK", "MODELS", "Delays", "parse", "table", "worker_keys"]
+__all__ = ["BLOCK", "MODELS", "Delays", "parse", "resolve"]
+__all__ += ["table", "worker_keys"]
 __all__ += [
     "constant",
     "exponential",
@@ -171,7 +172,7 @@ def markov(
       [[1.0, 4.0, 1.0, 4.0]]
     """
     for name, value in (("slows", slows), ("recovers", recovers)):
-        if not is_traced(value) and np.any(np.asarray(value, float) > 1):
+        if not is_traced(value) and np.any(checks.numbers("markov", name, value) > 1):
             raise ValueError(f"markov: {name} must be in 0..1, got {value}.")
     states = {"fast": fast, "slow": slow, "slows": slows, "recovers": recovers}
     return build("markov", _markov, num_workers, _starts_fast, **states)
@@ -199,10 +200,8 @@ def per_step(delays: Delays, local_steps: int, redraw: bool = True) -> Delays:
       >>> delays.table(delays.per_step(steps, 2, redraw=False), 2).tolist()
       [[2.0, 4.0]]
     """
-    if local_steps < 1:
-        raise ValueError(
-            f"per_step: local_steps must be at least 1, got {local_steps}."
-        )
+    checks.kind("per_step", "delays", delays, Delays, "delays.constant([1.0, 2.5])")
+    local_steps = checks.whole("per_step", "local_steps", local_steps, least=1)
     if local_steps == 1:
         return delays
     whole = _summed if redraw else _multiplied
@@ -250,6 +249,7 @@ def abandoned(model: Delays, seconds: Seconds) -> Delays:
       >>> delays.table(model, 2).tolist()
       [[1.0, 2.0]]
     """
+    checks.kind("abandoned", "model", model, Delays, "delays.constant([1.0, 2.5])")
     require_positive("abandoned", "seconds", seconds)
     limit = constant(seconds, model.num_workers).parameters["seconds"]
     parameters = {"limit": limit, "model": model.parameters}
@@ -276,7 +276,7 @@ MODELS: dict[str, Callable[..., Delays]] = {
 }
 
 
-def parse(text: str, num_workers: int | None) -> Delays:
+def parse(text: str, num_workers: int | None = None) -> Delays:
     """The model that `text` describes, e.g. `"constant(seconds=[1,1,2.7])"`.
 
     Args:
@@ -285,6 +285,7 @@ def parse(text: str, num_workers: int | None) -> Delays:
         its lists are long, its file or its cluster has.
 
     Raises:
+      TypeError: if `text` is none.
       ValueError: for an unknown model or argument, a list of the wrong length, a
         text that does not say how many workers it has, or what the constructor refuses.
 
@@ -293,8 +294,35 @@ def parse(text: str, num_workers: int | None) -> Delays:
       >>> delays.table(delays.parse("constant(seconds=[1,2.5])", 2), 1).tolist()
       [[1.0], [2.5]]
     """
+    checks.text("delays.parse", text, "'constant(seconds=[1,1,2.7])'")
     model = literals.build(text, "delays.parse", MODELS, num_workers=num_workers)
     return dataclasses.replace(model, spec=text.strip())
+
+
+def resolve(
+    delays: Delays | str, num_workers: int | None, where: str = "delays.resolve"
+) -> Delays:
+    """A model of worker speed, or the one that a text describes.
+
+    Args:
+      delays: what was given.
+      num_workers: number of workers N of a text's model, if anything else tells it.
+      where: the caller's name, for messages.
+
+    Raises:
+      TypeError: if it is neither.
+      ValueError: as `parse`.
+
+    Example:
+      >>> from abs_dssp import delays
+      >>> delays.resolve("constant(2.0)", num_workers=3).num_workers
+      3
+    """
+    if isinstance(delays, str):
+        delays = parse(delays, num_workers)
+    example = "delays.constant([1.0, 2.7]) or the text 'constant([1.0, 2.7])'"
+    checks.kind(where, "delays", delays, Delays, example)
+    return delays
 
 
 def _constant(parameters, key, index, chain):

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Float64, Int
 
+from abs_dssp import checks
 from abs_dssp.history import traces
 from abs_dssp.history.traces import Trace, rows_of_workers
 
@@ -176,7 +177,8 @@ def table(
 
 
 def require_pushes(trace: Trace) -> None:
-    """Raises ValueError for a trace without pushes."""
+    """Refuses what is no trace, and a trace without pushes."""
+    checks.kind("whatif", "trace", trace, Trace, "traces.Trace.load('trace.npz')")
     if not len(trace):
         raise ValueError("whatif: the trace has no pushes.")
 

@@ -9,11 +9,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from abs_dssp import compilation, policies
+from abs_dssp import checks, compilation, policies
 from abs_dssp.history import builder, traces
 from abs_dssp.history.traces import Trace
 from abs_dssp.policies import Policy
 from abs_dssp.simulation import communication as communication_lib
+from abs_dssp.simulation import delays as delays_lib
 from abs_dssp.simulation import event_loop
 from abs_dssp.simulation.communication import Communication
 from abs_dssp.simulation.delays import BLOCK, Delays
@@ -23,23 +24,26 @@ __all__ = ["DeadlockError", "schedule", "sweep"]
 
 
 def schedule(
-    policy: Policy,
-    delays: Delays,
+    policy: Policy | str,
+    delays: Delays | str,
     num_pushes: int,
     seed: int = 0,
     *,
-    communication: Communication | None = None,
+    communication: Communication | str | None = None,
     local_steps: int = 1,
     task: str = "",
 ) -> Trace:
     """Runs a policy in virtual time.
 
     Args:
-      policy: the rule; jit compiles it once per policy object.
-      delays: durations of the computations; fixes the number of workers N.
+      policy: the rule, or its text, such as `"ssp(s=3)"`; jit compiles it once per
+        policy object.
+      delays: durations of the computations, or their text; fixes the number of workers
+        N, for which a text needs one number per worker: `"constant([1, 2.7])"`. Times
+        may be 0: no time passes then between two pushes.
       num_pushes: rows of the trace; at least 1.
-      seed: for the durations.
-      communication: time of a push on its way; none by default.
+      seed: for the durations; at least 0.
+      communication: time of a push on its way, or its text; none by default.
       local_steps: U, written into the trace; a duration is that of all U steps.
       task: name of the task, written into the trace.
 
@@ -47,7 +51,9 @@ def schedule(
       A validated `Trace` of `num_pushes` rows.
 
     Raises:
-      ValueError: if `num_pushes` is not at least 1.
+      TypeError: for an argument of another kind.
+      ValueError: if `num_pushes` is not at least 1, for a number out of range, a text
+        that cannot be read, or a policy for another number of workers.
       DeadlockError: if at some push every worker waits and nobody computes.
 
     Example:
@@ -61,12 +67,12 @@ def schedule(
 
 
 def sweep(
-    policy: Policy,
-    delays: Delays,
+    policy: Policy | str,
+    delays: Delays | str,
     num_pushes: int,
     seeds: Sequence[int],
     *,
-    communication: Communication | None = None,
+    communication: Communication | str | None = None,
     local_steps: int = 1,
     task: str = "",
 ) -> list[Trace]:
@@ -143,6 +149,8 @@ class Source:
         if self.until is not None:
             times = self._rows[:, 0]
             self._count = int(np.searchsorted(times, self.until, side="right"))
+            if self.pushes is None:
+                _require_progress(times)
         self.ended = self._count < len(self._rows) or self._count == self.pushes
 
     def all(self) -> Trace:
@@ -185,9 +193,13 @@ class Source:
 
 
 def _schedule(policy, delays, num_pushes, seeds, communication, local_steps, task):
-    if num_pushes < 1:
-        raise ValueError(f"schedule: num_pushes must be at least 1, got {num_pushes}.")
-    communication = communication or communication_lib.none()
+    where = "schedule"
+    num_pushes = checks.whole(where, "num_pushes", num_pushes, least=1)
+    seeds = checks.seeds(where, seeds)
+    local_steps = checks.whole(where, "local_steps", local_steps, least=1)
+    delays = delays_lib.resolve(delays, policies.workers(policy), where)
+    policy = policies.resolve(policy, delays.num_workers, where)
+    communication = communication_lib.resolve(communication, None, where)
     capacity = _capacity(num_pushes)
     settings = _settings(policy, delays, local_steps, task)
     with jax.enable_x64(True):
@@ -206,6 +218,17 @@ def _schedule(policy, delays, num_pushes, seeds, communication, local_steps, tas
         ).validate()
         for each, ending, seed in zip(rows, endings, seeds, strict=True)
     ]
+
+
+def _require_progress(times) -> None:
+    """Refuses a run that only time would end, and in which it has stopped."""
+    most = max(10_000, len(times) // 2)
+    still = len(times) - int(np.searchsorted(times, times[-1], side="left"))
+    if still > most and np.isfinite(times[-1]):
+        raise ValueError(
+            f"train: {still} pushes came at {times[-1]:g} s, so that until_seconds is "
+            "never reached; give some computation a time above 0, or num_pushes."
+        )
 
 
 def _settings(policy, delays, local_steps, task) -> dict[str, Any]:

@@ -15,12 +15,10 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from abs_dssp import policies
+from abs_dssp import checks, policies
 from abs_dssp.history import loss_estimate
 from abs_dssp.history.traces import Trace, rows_of_workers
 from abs_dssp.policies import Policy
@@ -99,7 +97,7 @@ def delays_of(
 
 def reschedule(
     trace: Trace,
-    policy: Policy,
+    policy: Policy | str,
     *,
     num_pushes: int | None = None,
     local_steps: int | None = None,
@@ -115,7 +113,7 @@ def reschedule(
 
     Args:
       trace: of a run.
-      policy: the rule, for as many workers.
+      policy: the rule, for as many workers, or its text.
       num_pushes: rows of the new trace; as many gradient steps as recorded by default.
       local_steps: see `delays_of`.
       communication: see `delays_of`.
@@ -138,7 +136,9 @@ def reschedule(
     """
     table = recording.table(trace, local_steps, communication, replayable)
     model = _padded(delays_lib.recorded(table.durations))
-    _check_workers(policy, trace.num_workers)
+    policy = policies.resolve(policy, trace.num_workers, "whatif")
+    if num_pushes is not None:
+        num_pushes = checks.whole("whatif", "num_pushes", num_pushes, least=1)
     steps = local_steps or trace.local_steps
     if num_pushes is None:
         num_pushes = max(1, round(len(trace) * trace.local_steps / steps))
@@ -151,8 +151,6 @@ def reschedule(
         raise ValueError(
             f"whatif: losses must be one per push ({len(trace)}), got {len(losses)}."
         )
-    if num_pushes < 1:
-        raise ValueError(f"whatif: num_pushes must be at least 1, got {num_pushes}.")
     origin, none = (trace.seed, steps, trace.task), communication_lib.none()
     source = scheduling.Source(policy, model, none, num_pushes, None, *origin)
     return _computing_alone(_with_losses(source, losses, first), table)
@@ -249,22 +247,6 @@ def _padded(model: Delays) -> Delays:
     cells = np.pad(cells, ((0, 0), (0, size - cells.shape[1])))
     parameters = model.parameters | {"durations": cells}
     return dataclasses.replace(model, parameters=parameters)
-
-
-def _check_workers(policy: Policy, num_workers: int) -> None:
-    clocks = policies.initial_clocks(num_workers)
-    try:
-        _, decision = jax.eval_shape(
-            policy.on_push, policy.init(), clocks, jnp.int32(0), jnp.float32(0)
-        )
-        fits = decision.release.shape == decision.restart.shape == (num_workers,)
-    except (TypeError, ValueError):  # shapes that do not fit each other
-        fits = False
-    if not fits:
-        raise ValueError(
-            "whatif: the policy is not for as many workers as the trace has, "
-            f"{num_workers}."
-        )
 
 
 def _with_losses(source: scheduling.Source, losses, first: float) -> Trace:

@@ -4,13 +4,14 @@ Nothing outside this package knows Flax: variables are pytrees. `from_flax`, `fr
 and `from_functions` make a task of a model and a data set of one's own.
 """
 
+import functools
 import inspect
 from collections.abc import Callable
 from typing import Any
 
-from abs_dssp import literals
+from abs_dssp import checks, literals
 from abs_dssp.tasks import images, models
-from abs_dssp.tasks.base import Constants, Task, Variables, check
+from abs_dssp.tasks.base import Constants, Task, Variables, check, variable_bytes
 from abs_dssp.tasks.classifier import classification
 from abs_dssp.tasks.custom import from_flax, from_functions, from_nnx
 from abs_dssp.tasks.images import DataError
@@ -24,7 +25,6 @@ from abs_dssp.tasks.zero_chain import zero_chain
 
 def digits(
     num_workers: int,
-    *,
     model: str = "mlp",
     batch_size: int = 32,
     partition: str = "equal",
@@ -67,7 +67,6 @@ def digits(
 def tfds(
     num_workers: int,
     name: str,
-    *,
     model: str = "cnn",
     batch_size: int = 128,
     partition: str = "equal",
@@ -112,14 +111,14 @@ def tfds(
     return _images(name, data, size, num_workers, model, augment=augment, **settings)
 
 
-def cifar10(num_workers: int, **settings: Any) -> Task:
+def cifar10(num_workers: int, model: str = "cnn", **settings: Any) -> Task:
     """`tfds` with CIFAR-10, augmented unless told otherwise."""
-    return tfds(num_workers, "cifar10", **settings)
+    return tfds(num_workers, "cifar10", model, **settings)
 
 
-def cifar100(num_workers: int, **settings: Any) -> Task:
+def cifar100(num_workers: int, model: str = "cnn", **settings: Any) -> Task:
     """`tfds` with CIFAR-100, augmented unless told otherwise."""
-    return tfds(num_workers, "cifar100", **settings)
+    return tfds(num_workers, "cifar100", model, **settings)
 
 
 _KNOWN = (quadratic, tridiagonal, zero_chain, logistic)  # with known constants
@@ -130,7 +129,7 @@ _TASKS: dict[str, Callable[..., Task]] = {
 # Beside the names that `parse` knows.
 __all__ = ["Constants", "DataError", "Task", "Variables", "check", "classification"]
 __all__ += ["from_flax", "from_functions", "from_nnx", "names", "parse"]
-__all__ += ["supervised", *_TASKS]
+__all__ += ["resolve", "supervised", "variable_bytes", *_TASKS]
 
 
 def names() -> tuple[str, ...]:
@@ -164,6 +163,8 @@ def parse(text: str, num_workers: int, **settings: Any) -> Task:
       4
     """
     where = "tasks.parse"
+    checks.text(where, text, "'digits' or 'quadratic(dim=100)'")
+    num_workers = checks.whole(where, "num_workers", num_workers, least=1)
     call = literals.parse_call(text, where)
     own = ":" in call.name
     if own:
@@ -212,6 +213,35 @@ def parse(text: str, num_workers: int, **settings: Any) -> Task:
     return check(task)
 
 
+def resolve(task: Task | str, num_workers: int, where: str = "tasks.resolve") -> Task:
+    """A task, or the one that a text describes.
+
+    Args:
+      task: what was given.
+      num_workers: number of workers N of a text's task.
+      where: the caller's name, for messages.
+
+    Raises:
+      TypeError: if it is neither.
+      ValueError: as `parse`.
+
+    Example:
+      >>> from abs_dssp import tasks
+      >>> tasks.resolve("quadratic(dim=3)", num_workers=2)
+      <Task quadratic: 2 workers, batches of 1, 1000 samples>
+    """
+    if isinstance(task, str):
+        task = _parsed(task, num_workers)
+    example = f"tasks.digits({num_workers}) or the text 'digits'"
+    checks.kind(where, "task", task, Task, example)
+    return task
+
+
+@functools.lru_cache(maxsize=8)  # the same task again, for which programs are compiled
+def _parsed(text: str, num_workers: int) -> Task:
+    return parse(text, num_workers)
+
+
 def _spelled(value: Any) -> Any:
     """A nested call as text again, since constructors read models themselves."""
     if not isinstance(value, literals.Call):
@@ -226,8 +256,7 @@ def _spelled(value: Any) -> Any:
 
 
 def _images(name, data, size, num_workers, model, **settings: Any) -> Task:
-    if num_workers < 1:
-        raise ValueError(f"{name}: num_workers must be at least 1, got {num_workers}.")
+    num_workers = checks.whole(name, "num_workers", num_workers, least=1)
     validation, limit_train, limit_test, factor = size
     data = images.subset(images.validation(data, validation), limit_train, limit_test)
     data = images.shrink(data, factor)

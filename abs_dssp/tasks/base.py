@@ -1,11 +1,14 @@
 """What a task is: pure functions around a model and its data."""
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from abs_dssp import checks
 
 PyTree = Any
 
@@ -105,6 +108,18 @@ class Task(NamedTuple):
         return f"<Task {self.name}: {parts}, {self.samples_per_epoch} samples>"
 
 
+def variable_bytes(task: Task) -> int:
+    """Bytes of a task's parameters and statistics: what a push or a pull moves.
+
+    Example:
+      >>> from abs_dssp import tasks
+      >>> tasks.variable_bytes(tasks.quadratic(num_workers=2, dim=3))  # float32
+      12
+    """
+    shapes = jax.tree.leaves(jax.eval_shape(task.init, jax.random.key(0)))
+    return sum(math.prod(s.shape) * s.dtype.itemsize for s in shapes)
+
+
 def check(task: Task) -> Task:
     """The same task, if its functions fit together; nothing is computed.
 
@@ -119,6 +134,7 @@ def check(task: Task) -> Task:
       ValueError: quadratic: loss must give a number and new statistics, got float32 \
 of shape ().
     """
+    checks.kind("tasks.check", "task", task, Task, "tasks.digits(4)")
     name, key, index = task.name, jax.random.key(0), jnp.int32(0)
     for field in ("num_workers", "batch_size", "samples_per_epoch"):
         value = getattr(task, field)

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int, UInt8
 
-from abs_dssp import extras, files
+from abs_dssp import checks, extras, files
 
 
 class DataError(ValueError):
@@ -214,8 +214,8 @@ def subset(images: Images, limit_train: int | None, limit_test: int | None) -> I
       100
     """
     for name, limit in (("limit_train", limit_train), ("limit_test", limit_test)):
-        if limit is not None and limit < 1:
-            raise ValueError(f"{name} must be at least 1, got {limit}.")
+        if limit is not None:
+            checks.whole("images", name, limit, least=1)
 
     def first(pixels, labels, limit):
         if limit is None or limit >= len(labels):

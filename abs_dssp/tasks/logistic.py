@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from abs_dssp import checks
 from abs_dssp.tasks import partition as partition_lib
 from abs_dssp.tasks import sampling
 from abs_dssp.tasks.base import Constants, Task, Variables
@@ -12,7 +13,6 @@ from abs_dssp.tasks.partition import Partition
 
 def logistic(
     num_workers: int,
-    *,
     samples: int = 1000,
     dim: int = 20,
     l2: float = 0.01,
@@ -62,10 +62,10 @@ def logistic(
       >>> round(float(task.objective(task.data, variables)), 4)  # log 2 at w = 0
       0.6931
     """
-    if samples < 1 or dim < 1 or batch_size < 1:
-        raise ValueError("logistic: samples, dim and batch_size must be at least 1.")
-    if not l2 > 0:
-        raise ValueError(f"logistic: l2 must be above 0, got {l2}.")
+    sizes = {"samples": samples, "dim": dim, "batch_size": batch_size}
+    checks.wholes("logistic", num_workers=num_workers, **sizes)
+    checks.whole("logistic", "seed", seed)
+    checks.number("logistic", "l2", l2, above=0)
     if mean_over not in ("samples", "workers"):
         raise ValueError(
             f'logistic: mean_over must be "samples" or "workers", got {mean_over!r}.'

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from abs_dssp import literals
+from abs_dssp import checks, literals
 from abs_dssp.tasks.convolution import Conv, max_pool
 from abs_dssp.tasks.transformer import Transformer
 
@@ -271,6 +271,7 @@ def parse(text: str, num_classes: int) -> nn.Module:
       >>> models.parse("mlp(hidden=[8,4])", num_classes=10).hidden
       (8, 4)
     """
+    checks.text("model", text, "'mlp' or 'cnn(hidden=64)'")
     return literals.build(text, "model", MODELS)(num_classes)
 
 

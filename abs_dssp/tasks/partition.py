@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int32, Shaped
 
-from abs_dssp import literals
+from abs_dssp import checks, literals
 
 
 class Partition(NamedTuple):
@@ -154,10 +154,9 @@ def make(
       >>> partition.make("equal", np.zeros(8), num_workers=4).indices.shape
       (4, 2)
     """
-    if num_workers < 1:
-        raise ValueError(
-            f"partition: num_workers must be at least 1, got {num_workers}."
-        )
+    checks.text("partition", text, "'equal' or 'dirichlet(alpha=0.3)'")
+    num_workers = checks.whole("partition", "num_workers", num_workers, least=1)
+    seed = checks.whole("partition", "seed", seed)
     known = None if isinstance(labels, int) else labels
     count = labels if isinstance(labels, int) else len(labels)
     if count < num_workers:

@@ -6,13 +6,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from abs_dssp import checks
 from abs_dssp.tasks import sampling
 from abs_dssp.tasks.base import Constants, Task, Variables
 
 
 def quadratic(
     num_workers: int,
-    *,
     dim: int = 10,
     smoothness: float = 1.0,
     condition: float = 1.0,
@@ -71,18 +71,12 @@ def quadratic(
       >>> task.constants
       Constants(smoothness=3.0, noise_variance=1.0, optimum=0.0)
     """
-    if num_workers < 1 or samples_per_epoch < 1:
-        raise ValueError(
-            "quadratic: num_workers and samples_per_epoch must be at least 1, "
-            f"got {num_workers}, {samples_per_epoch}."
-        )
-    if not smoothness > 0:
-        raise ValueError(f"quadratic: smoothness must be above 0, got {smoothness}.")
-    if dim < 1 or batch_size < 1 or not condition >= 1:
-        raise ValueError(
-            "quadratic: dim, batch_size and condition must be at least 1, "
-            f"got {dim}, {batch_size}, {condition}."
-        )
+    sizes = {"num_workers": num_workers, "dim": dim, "batch_size": batch_size}
+    checks.wholes("quadratic", **sizes, samples_per_epoch=samples_per_epoch)
+    checks.number("quadratic", "smoothness", smoothness, above=0)
+    checks.number("quadratic", "condition", condition)
+    if condition < 1:
+        raise ValueError(f"quadratic: condition must be at least 1, got {condition}.")
     if eigenvalues is None:
         curvature = np.geomspace(smoothness / condition, smoothness, dim)
     else:

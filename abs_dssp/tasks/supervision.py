@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PRNGKeyArray
 
+from abs_dssp import checks
 from abs_dssp.tasks import measures, pixels, samples, sampling
 from abs_dssp.tasks import partition as partition_lib
 from abs_dssp.tasks.base import PyTree, Task, Variables, require_float32
@@ -99,8 +100,7 @@ def supervised(
         samples.read(name, "test", test),
     )
     samples.require_alike(name, trained, tested)
-    if batch_size < 1:
-        raise ValueError(f"{name}: batch_size must be at least 1, got {batch_size}.")
+    checks.wholes(name, num_workers=num_workers, batch_size=batch_size)
     images = samples.single(trained.inputs)
     if augment and (images is None or images.ndim != 4):
         raise ValueError(f"{name}: only images (n, h, w, c) can be augmented.")

@@ -11,13 +11,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from abs_dssp import checks
 from abs_dssp.tasks import sampling
 from abs_dssp.tasks.base import Constants, Task, Variables
 
 
 def tridiagonal(
     num_workers: int,
-    *,
     dim: int = 1000,
     noise: float = 1.0,
     batch_size: int = 1,
@@ -55,14 +55,10 @@ def tridiagonal(
       >>> task.constants.optimum  # -4 / (8 * 5)
       -0.1
     """
-    if dim < 2 or min(num_workers, batch_size, samples_per_epoch) < 1:
-        raise ValueError(
-            "tridiagonal: dim must be at least 2; num_workers, batch_size and "
-            f"samples_per_epoch at least 1; got {dim}, {num_workers}, {batch_size}, "
-            f"{samples_per_epoch}."
-        )
-    if not (math.isfinite(noise) and noise >= 0):
-        raise ValueError(f"tridiagonal: noise must be finite, at least 0, got {noise}.")
+    checks.whole("tridiagonal", "dim", dim, least=2)
+    sizes = {"batch_size": batch_size, "samples_per_epoch": samples_per_epoch}
+    checks.wholes("tridiagonal", num_workers=num_workers, **sizes)
+    checks.number("tridiagonal", "noise", noise)
     deviation = np.float32(math.sqrt(noise / dim / batch_size))
 
     def value(w):

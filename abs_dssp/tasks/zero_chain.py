@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from abs_dssp import checks
 from abs_dssp.tasks import sampling
 from abs_dssp.tasks.base import Constants, Task, Variables
 
@@ -21,7 +22,6 @@ _FOUND = 0.25  # a coordinate at least this large is shown by every gradient
 
 def zero_chain(
     num_workers: int,
-    *,
     length: int = 20,
     probability: float = 0.1,
     samples_per_epoch: int = 1000,
@@ -56,11 +56,8 @@ def zero_chain(
       >>> float(measured["gradient_norm_squared"]) > 1, int(measured["progress"])
       (True, 0)
     """
-    if min(num_workers, length, samples_per_epoch) < 1:
-        raise ValueError(
-            "zero_chain: num_workers, length and samples_per_epoch must be at least 1, "
-            f"got {num_workers}, {length}, {samples_per_epoch}."
-        )
+    sizes = {"length": length, "samples_per_epoch": samples_per_epoch}
+    checks.wholes("zero_chain", num_workers=num_workers, **sizes)
     if not 0 < probability <= 1:
         raise ValueError(
             f"zero_chain: probability must be above 0 and at most 1, got {probability}."

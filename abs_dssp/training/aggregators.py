@@ -105,7 +105,7 @@ def parse(text: str) -> Aggregator:
     """
     try:
         name = literals.parse_call(text, "aggregate").name
-    except ValueError:
+    except (ValueError, AttributeError):  # no call, or no text
         name = ""
     if name not in KNOWN:
         known = ", ".join(map(repr, KNOWN))

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from abs_dssp import checks
 from abs_dssp.tasks.base import Task
 from abs_dssp.training import aggregators
 
@@ -91,8 +92,7 @@ class UpdateConfig:
     local_state: str = "fresh"
 
     def __post_init__(self):
-        if self.local_steps < 1:
-            raise ValueError(f"local_steps must be at least 1, got {self.local_steps}.")
+        checks.whole("replay", "local_steps", self.local_steps, least=1)
         aggregators.parse(self.aggregate)  # refuses what it does not know
         named = (("push", PUSHES), ("local_state", LOCAL_STATES))
         for name, known in named:
@@ -170,8 +170,9 @@ class EngineConfig:
         if self.loop not in LOOPS:
             known = ", ".join(map(repr, LOOPS))
             raise ValueError(f"replay: loop must be one of {known}, got {self.loop!r}.")
-        if self.width is not None and self.width < 1:
-            raise ValueError(f"replay: width must be at least 1, got {self.width}.")
+        if self.width is not None:
+            checks.whole("replay", "width", self.width, least=1)
+        checks.whole("replay", "slots", self.num_versions, least=1)
         side_by_side = self.width not in (None, 1)
         if self.loop == "host" and side_by_side:
             raise ValueError(f"replay: loop 'host' has width 1, got {self.width}.")
@@ -192,7 +193,7 @@ class EvaluationConfig:
       target_accuracy: stop at the first evaluation of at least this accuracy.
 
     Raises:
-      ValueError: for an interval that is not above 0.
+      ValueError: for an interval that is not above 0, or an accuracy outside 0..1.
     """
 
     every_commits: Every | None = None
@@ -200,10 +201,13 @@ class EvaluationConfig:
     target_accuracy: float | None = None
 
     def __post_init__(self):
-        for name in ("every_commits", "every_seconds"):
-            value = getattr(self, name)
-            if value is not None and not np.all(np.asarray(value) > 0):
-                raise ValueError(f"eval_{name} must be above 0, got {value}.")
+        if self.every_seconds is not None:
+            checks.number("replay", "eval_every_seconds", self.every_seconds, above=0)
+        if self.every_commits is not None:
+            for each in np.atleast_1d(np.asarray(self.every_commits)).tolist():
+                checks.whole("replay", "eval_every_commits", each, least=1)
+        if self.target_accuracy is not None:
+            checks.share("replay", "target_accuracy", self.target_accuracy)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -222,8 +226,8 @@ class CheckpointConfig:
     every: int | None = None
 
     def __post_init__(self):
-        if self.every is not None and self.every < 1:
-            raise ValueError(f"checkpoint_every must be at least 1, got {self.every}.")
+        if self.every is not None:
+            checks.whole("replay", "checkpoint_every", self.every, least=1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -246,8 +250,10 @@ class RunLimits:
     def __post_init__(self):
         given = dataclasses.asdict(self)
         for name, value in given.items():
-            if value is not None and not value > 0:
-                raise ValueError(f"train: {name} must be above 0, got {value}.")
+            if value is not None:
+                checks.number("train", name, value, above=0)
+        if self.num_pushes is not None:
+            checks.whole("train", "num_pushes", self.num_pushes, least=1)
         if all(value is None for value in given.values()):
             raise ValueError(
                 f"train: give {', '.join(given)}; the run would never end."

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float
 
+from abs_dssp import checks
 from abs_dssp.history import traces
 from abs_dssp.training.config import EvaluationConfig
 
@@ -31,7 +32,14 @@ class History:
         return f"<History: {len(self.records)} records of {', '.join(self.names)}>"
 
     def column(self, name: str) -> Float[np.ndarray, " E"]:
-        """One measure over all records, in order."""
+        """One measure over all records, in order; NaN where a record lacks it.
+
+        Raises:
+          ValueError: for a name that is none of `names`, if anything was measured.
+        """
+        if self.records and name not in self.names:
+            known = ", ".join(self.names)
+            raise ValueError(f"history: unknown measure {name!r}; known: {known}.")
         return np.array([record.get(name, math.nan) for record in self.records], float)
 
     @property
@@ -57,12 +65,30 @@ class History:
         return pandas.DataFrame(list(self.records), columns=list(self.names))
 
     def last(self, name: str) -> float:
-        """The latest value of a measure; NaN if there is none."""
+        """The latest value of a measure; NaN without records.
+
+        Raises:
+          ValueError: for a name that is none of `names`, if anything was measured.
+
+        Example:
+          >>> history = History(({"push": 4, "loss": 0.5},), np.empty(0))
+          >>> history.last("loss")
+          0.5
+          >>> history.last("acc")
+          Traceback (most recent call last):
+          ValueError: history: unknown measure 'acc'; known: push, version, seconds, \
+epoch, loss.
+        """
         column = self.column(name)
         return float(column[-1]) if column.size else math.nan
 
     def first_reaching(self, accuracy: float) -> Mapping[str, float] | None:
-        """The first record of at least this accuracy, if any."""
+        """The first record of at least this accuracy, if any.
+
+        Raises:
+          ValueError: for an accuracy outside 0..1.
+        """
+        checks.share("history", "accuracy", accuracy)
         for record in self.records:
             if record.get("accuracy", math.nan) >= accuracy:
                 return record

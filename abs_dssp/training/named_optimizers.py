@@ -1,5 +1,6 @@
 """Optimisers as text: those of optax, of this package, and of one's own modules."""
 
+import functools
 import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -8,10 +9,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from abs_dssp import literals
+from abs_dssp import checks, literals
 from abs_dssp.training import optimizers
 
-__all__ = ["parse", "names"]
+__all__ = ["names", "parse", "resolve"]
 
 # What optax has under these names, as far as it can be written with literals. Those
 # that want the loss besides the gradient, such as line searches, are left out.
@@ -43,8 +44,10 @@ def _chain(*parts: Any) -> optax.GradientTransformation:
 # Ours follow the clocks of a run; optax's schedules count the server's updates.
 _OURS: dict[str, Callable[..., Any]] = {
     made.__name__: made
-    for made in (optimizers.delayed_nesterov, optimizers.sgd, optimizers.step_decay)
-} | {"chain": _chain}
+    for made in (optimizers.delayed_nesterov, optimizers.on_clock, optimizers.sgd)
+}
+_OURS |= {name: optimizers.step_decay for name in ("drops", "step_decay")}
+_OURS |= {"chain": _chain}
 
 
 def _known() -> dict[str, Callable[..., Any]]:
@@ -94,6 +97,9 @@ def parse(
       [-0.5, 0.5]
     """
     where = "optimizers.parse"
+    checks.text(where, text, "'sgd(0.1)' or 'adam(learning_rate=0.001)'")
+    if learning_rate is not None:
+        checks.number(where, "learning_rate", learning_rate)
     call, known = literals.parse_call(text, where), _known()
     for inner in literals.calls(call):
         if ":" in inner.name:
@@ -111,6 +117,54 @@ def parse(
     made = optax.with_extra_args_support(made)
     _try(text, made, where)
     return made
+
+
+def resolve(
+    optimizer: optax.GradientTransformation | str,
+    where: str = "optimizers.resolve",
+    name: str = "optimizer",
+) -> optax.GradientTransformation:
+    """An optimiser, or the one that a text describes; the same one for the same text.
+
+    Args:
+      optimizer: what was given.
+      where: the caller's name, for messages.
+      name: of the caller's argument.
+
+    Raises:
+      TypeError: if it is neither.
+      ValueError: as `parse`.
+
+    Example:
+      >>> from abs_dssp import optimizers
+      >>> optimizers.resolve("sgd(0.1)") is optimizers.resolve("sgd(0.1)")
+      True
+    """
+    if isinstance(optimizer, str):
+        return _parsed(optimizer)
+    wanted = optax.GradientTransformation
+    example = "optimizers.sgd(0.1) or the text 'sgd(0.1)'"
+    checks.kind(where, name, optimizer, wanted, example)
+    return optimizer
+
+
+@functools.lru_cache(maxsize=64)  # a compiled program is found by its optimiser
+def _parsed(text: str) -> optax.GradientTransformation:
+    return parse(text)
+
+
+def named(name: str) -> Callable[..., Any]:
+    """What `parse` calls for a name: `optimizers.adam` is that of optax.
+
+    Raises:
+      AttributeError: for a name that it does not know.
+    """
+    known = _known()
+    if name not in known:
+        raise AttributeError(
+            f"module 'abs_dssp.optimizers' has no attribute {name!r}; see its names()."
+        )
+    return known[name]
 
 
 def _require_room(

@@ -10,9 +10,11 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, Float, Int
 
+from abs_dssp import checks
 from abs_dssp.training.elementwise import mark as elementwise
 
 __all__ = ["CLOCKS", "on_clock", "sgd", "drops", "step_decay", "elementwise"]
@@ -52,6 +54,8 @@ def on_clock(
     if clock not in CLOCKS:
         known = ", ".join(CLOCKS)
         raise ValueError(f"optimizers: unknown clock {clock!r}; known: {known}.")
+    if not callable(schedule):
+        checks.number("optimizers", "learning_rate", schedule)
 
     def init(params):
         del params
@@ -69,7 +73,6 @@ def on_clock(
 
 def sgd(
     learning_rate: Rate,
-    *,
     momentum: float = 0.0,
     nesterov: bool = False,
     weight_decay: float = 0.0,
@@ -85,7 +88,7 @@ def sgd(
       clock: what the schedule follows, `"epoch"` or `"server_updates"`.
 
     Raises:
-      ValueError: for an unknown clock.
+      ValueError: for an unknown clock, or a number that is negative or not finite.
 
     Example:
 
@@ -93,6 +96,8 @@ def sgd(
       >>> rate = optimizers.step_decay(0.1, at=[60, 120])
       >>> optimizer = optimizers.sgd(rate, momentum=0.9, weight_decay=1e-4)
     """
+    checks.number("sgd", "momentum", momentum)
+    checks.number("sgd", "weight_decay", weight_decay)
     parts: list[optax.GradientTransformation] = []
     if weight_decay:
         parts.append(optax.add_decayed_weights(weight_decay))
@@ -112,7 +117,6 @@ class DelayedNesterovState(NamedTuple):
 
 def delayed_nesterov(
     learning_rate: Rate,
-    *,
     every: int,
     momentum: float = 0.9,
     share: float = 0.0,
@@ -145,8 +149,9 @@ def delayed_nesterov(
       >>> from abs_dssp import optimizers
       >>> optimizer = optimizers.delayed_nesterov(0.7, every=4, share=0.1)
     """
-    if every < 1:
-        raise ValueError(f"delayed_nesterov: every must be at least 1, got {every}.")
+    checks.whole("delayed_nesterov", "every", every, least=1)
+    checks.number("delayed_nesterov", "momentum", momentum)
+    checks.number("delayed_nesterov", "share", share)
     if not 0 <= momentum < 1:
         raise ValueError(
             f"delayed_nesterov: momentum must be in 0..1 and below 1, got {momentum}."
@@ -207,15 +212,18 @@ def step_decay(
       >>> print(rate(0), rate(10), rate(25))
       0.5 0.25 0.125
     """
+    checks.number("step_decay", "learning_rate", learning_rate)
+    checks.number("step_decay", "factor", factor, above=0)
+    checks.number("step_decay", "warmup", warmup)
+    if np.ndim(at) != 1:
+        raise ValueError(f"step_decay: at must be a list of times, got {at!r}.")
+    for time in at:
+        checks.number("step_decay", "at", time, above=0)
     edges = tuple(float(time) for time in at)
     if any(b <= a for a, b in zip((0.0, *edges), edges, strict=False)):
         raise ValueError(
             f"step_decay: at must be positive and increasing, got {list(at)}."
         )
-    if not factor > 0:
-        raise ValueError(f"step_decay: factor must be above 0, got {factor}.")
-    if not warmup >= 0:
-        raise ValueError(f"step_decay: warmup must be at least 0, got {warmup}.")
 
     def schedule(time):
         time = jnp.asarray(time, jnp.float32)

@@ -16,10 +16,11 @@ import numpy as np
 import optax
 from jaxtyping import Bool
 
+from abs_dssp import checks, tasks
 from abs_dssp.history import traces
 from abs_dssp.history.traces import Trace
 from abs_dssp.tasks.base import Task, Variables
-from abs_dssp.training import engines, evaluation, identity
+from abs_dssp.training import engines, evaluation, identity, named_optimizers
 from abs_dssp.training.checkpoints import Checkpoint, Store
 from abs_dssp.training.compiled import CompiledEngine
 from abs_dssp.training.config import (
@@ -53,12 +54,12 @@ class Result:
 
 
 def replay(
-    task: Task,
-    optimizer: optax.GradientTransformation,
+    task: Task | str,
+    optimizer: optax.GradientTransformation | str,
     trace: Trace,
     seed: int = 0,
     *,
-    local_optimizer: optax.GradientTransformation | None = None,
+    local_optimizer: optax.GradientTransformation | str | None = None,
     local_steps: int | None = None,
     aggregate: str = "mean",
     push: str = "gradients",
@@ -77,8 +78,10 @@ def replay(
     """The parameters and measurements that a trace leads to.
 
     Args:
-      task: model and data; must have as many workers as the trace.
-      optimizer: the server's; `optimizers.sgd` has schedules on either clock.
+      task: model and data, or their text, such as `"digits"`; must have as many workers
+        as the trace.
+      optimizer: the server's, or its text, such as `"sgd(0.1)"`; `optimizers.sgd` has
+        schedules on either clock.
       trace: who pushed what when.
       seed: for the initial parameters, the batches and the tasks' noise.
       local_optimizer: makes the local steps of a push; the server's by default.
@@ -107,8 +110,9 @@ def replay(
       which push, worker and staleness.
 
     Raises:
-      ValueError: if task and trace do not fit, for a setting out of range, or if
-        `checkpoint_dir` holds another run.
+      TypeError: for an argument of another kind.
+      ValueError: if task and trace do not fit, for a setting out of range, a text that
+        cannot be read, or if `checkpoint_dir` holds another run.
 
     Example:
 
@@ -119,10 +123,13 @@ def replay(
       >>> result.history.last("version")
       10.0
     """
+    task = fitting("replay", task, trace)
+    require_origin("replay", seed, progress)
     steps = trace.local_steps if local_steps is None else local_steps
+    kinds = (aggregate, push, local_state)
     config = ReplayConfig(
-        UpdateConfig(optimizer, local_optimizer, steps, aggregate, push, local_state),
-        EngineConfig(width, slots or 1, loop, formats or Wire()),
+        update_config("replay", optimizer, local_optimizer, steps, kinds),
+        EngineConfig(width, 1 if slots is None else slots, loop, formats or Wire()),
         EvaluationConfig(eval_every_commits, eval_every_seconds, target_accuracy),
         CheckpointConfig(checkpoint_dir, checkpoint_every),
     )
@@ -154,12 +161,12 @@ def run(
 
 
 def trajectory(
-    task: Task,
-    optimizer: optax.GradientTransformation,
+    task: Task | str,
+    optimizer: optax.GradientTransformation | str,
     trace: Trace,
     seed: int = 0,
     *,
-    local_optimizer: optax.GradientTransformation | None = None,
+    local_optimizer: optax.GradientTransformation | str | None = None,
     aggregate: str = "mean",
     push: str = "gradients",
     local_state: str = "fresh",
@@ -190,9 +197,12 @@ def trajectory(
       >>> replay.trajectory(task, optimizers.sgd(0.1), trace).params.shape
       (6, 3)
     """
-    require_same_workers(task, trace)
+    task = fitting("trajectory", task, trace)
+    require_origin("trajectory", seed, None)
     kinds = (aggregate, push, local_state)
-    update = UpdateConfig(optimizer, local_optimizer, trace.local_steps, *kinds)
+    update = update_config(
+        "trajectory", optimizer, local_optimizer, trace.local_steps, kinds
+    )
     alone = commits_every_push(trace)
     versions = trace.commits + 1
     engine = CompiledEngine(task, update, seed, versions, len(trace), alone)
@@ -203,10 +213,48 @@ def trajectory(
 
 def require_same_workers(task: Task, trace: Trace) -> None:
     """Refuses a trace of other workers than a task's."""
-    if task.num_workers != trace.num_workers:
-        raise ValueError(
-            f"replay: the trace has {trace.num_workers} workers, "
-            f"the task {task.num_workers}."
+    counts = {"trace": trace.num_workers, "task": task.num_workers}
+    checks.same_workers("replay", **counts)
+
+
+def fitting(where: str, task: Task | str, trace: Trace) -> Task:
+    """The task, for as many workers as the trace has."""
+    checks.kind(where, "trace", trace, Trace, "traces.Trace.load('trace.npz')")
+    if isinstance(task, Task):
+        require_same_workers(task, trace)
+    return tasks.resolve(task, trace.num_workers, where)
+
+
+def update_config(
+    where: str,
+    optimizer: optax.GradientTransformation | str,
+    local_optimizer: optax.GradientTransformation | str | None,
+    local_steps: int,
+    kinds: tuple[str, str, str],
+) -> UpdateConfig:
+    """The settings of the updates, of objects or texts; see `UpdateConfig`.
+
+    Args:
+      where: the caller's name, for messages.
+      optimizer: the server's.
+      local_optimizer: of the local steps.
+      local_steps: U.
+      kinds: aggregate, push and local state.
+    """
+    server = named_optimizers.resolve(optimizer, where)
+    local = local_optimizer
+    if local is not None:
+        local = named_optimizers.resolve(local, where, "local_optimizer")
+    return UpdateConfig(server, local, local_steps, *kinds)
+
+
+def require_origin(where: str, seed: int, progress: Any) -> None:
+    """Refuses a seed that is no whole number, and a progress that cannot be called."""
+    checks.whole(where, "seed", seed)
+    if progress is not None and not callable(progress):
+        raise TypeError(
+            f"{where}: progress must be a function of (pushes done, pushes in all, "
+            f"last record), got {checks.shown(progress)}."
         )
 
 

@@ -17,8 +17,9 @@ import numpy as np
 import optax
 from jaxtyping import Float, Int
 
+from abs_dssp import checks
 from abs_dssp.history.traces import Trace
-from abs_dssp.tasks.base import Task
+from abs_dssp.tasks.base import Task, variable_bytes
 from abs_dssp.training import compiled, evaluation, replayer
 from abs_dssp.training.config import EvaluationConfig, Every, UpdateConfig
 
@@ -67,7 +68,7 @@ class _Kind(NamedTuple):
 
 
 def sweep(
-    task: Task,
+    task: Task | str,
     make: Make,
     settings: Sequence[Any],
     trace: Trace,
@@ -106,7 +107,9 @@ def sweep(
       A `Sweep`, of the evaluations that all runs have come to.
 
     Raises:
-      ValueError: if task and trace do not fit, or the settings differ in length.
+      TypeError: for an argument of another kind.
+      ValueError: if task and trace do not fit, the settings differ in length, or for a
+        measure that the task does not have.
 
     Example:
       >>> from abs_dssp import delays, optimizers, policies, replay, simulate, tasks
@@ -116,13 +119,23 @@ def sweep(
       >>> made.measures["loss"][:, :, -1].tolist()  # 3/2 and 1/4 of it twice, and 0
       [[0.09375, 0.09375], [0.0, 0.0]]
     """
-    replayer.require_same_workers(task, trace)
+    task = replayer.fitting("sweep", task, trace)
+    seeds = checks.seeds("sweep", seeds)
+    if isinstance(make, optax.GradientTransformation) or not callable(make):
+        raise TypeError(
+            "sweep: make must be a function that gives an optimizer for numbers, such "
+            f"as optimizers.sgd, got {checks.shown(make)}."
+        )
     columns = [np.asarray(values, np.float32) for values in settings]
     if not columns or any(c.ndim != 1 or c.shape != columns[0].shape for c in columns):
-        raise ValueError("sweep: settings must be arrays of one length, of shape (R,).")
+        raise ValueError(
+            "sweep: settings must be arrays of one length, of shape (R,), one for each "
+            f"argument of make, such as [[0.1, 0.2]], got {checks.shown(settings)}."
+        )
+    _require_measures(task, measures)
     kind = _kind(task, make, trace, (aggregate, push, local_state), measures)
     keys = jnp.stack([jax.random.key(seed) for seed in seeds])
-    kept = _kept(trace) * _bytes(task, keys[0]) * len(seeds)
+    kept = _kept(trace) * variable_bytes(task) * len(seeds)
     at_once = max(1, _BYTES // kept)
     points = evaluation.points(trace, EvaluationConfig(eval_every_commits))
     pieces = [
@@ -139,6 +152,18 @@ def sweep(
         np.array([seconds for _, seconds in points]),
         found,
     )
+
+
+def _require_measures(task: Task, names: Sequence[str] | None) -> None:
+    made = jax.eval_shape(task.evaluate, task.data, _variables(task))
+    unknown = [name for name in names or () if name not in made]
+    if unknown:
+        known = ", ".join(sorted(made))
+        raise ValueError(f"sweep: unknown measure {unknown[0]!r}; known: {known}.")
+
+
+def _variables(task: Task) -> Any:
+    return jax.eval_shape(task.init, jax.random.key(0))
 
 
 def _kind(
@@ -162,12 +187,6 @@ def _power_of_four(count: int) -> int:
     which takes longer to compile than a small problem to run."""
     power = compiled.power_of_two(count)
     return power if power.bit_length() % 2 else 2 * power
-
-
-def _bytes(task: Task, key) -> int:
-    """Of one version."""
-    leaves = jax.tree.leaves(jax.eval_shape(task.init, key))
-    return sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
 
 
 def _measure(kind, task: Task, settings, keys, trace: Trace, points, until):

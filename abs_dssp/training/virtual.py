@@ -4,9 +4,10 @@ from pathlib import Path
 
 import optax
 
-from abs_dssp import policies
+from abs_dssp import checks, policies, tasks
 from abs_dssp.policies import Policy
 from abs_dssp.simulation import communication as communication_lib
+from abs_dssp.simulation import delays as delays_lib
 from abs_dssp.simulation.communication import Communication
 from abs_dssp.simulation.delays import Delays
 from abs_dssp.simulation.scheduling import Source
@@ -19,24 +20,23 @@ from abs_dssp.training.config import (
     Every,
     ReplayConfig,
     RunLimits,
-    UpdateConfig,
 )
 from abs_dssp.training.replayer import Progress, Result
 
 
 def train(
-    task: Task,
-    policy: Policy,
-    delays: Delays,
-    optimizer: optax.GradientTransformation,
+    task: Task | str,
+    policy: Policy | str,
+    delays: Delays | str,
+    optimizer: optax.GradientTransformation | str,
     num_pushes: int | None = None,
     seed: int = 0,
     *,
     until_seconds: float | None = None,
     until_epochs: float | None = None,
-    communication: Communication | None = None,
+    communication: Communication | str | None = None,
     local_steps: int = 1,
-    local_optimizer: optax.GradientTransformation | None = None,
+    local_optimizer: optax.GradientTransformation | str | None = None,
     aggregate: str = "mean",
     push: str = "gradients",
     local_state: str = "fresh",
@@ -57,16 +57,22 @@ def train(
     sees the objective at the initial parameters first, and then the mean training
     loss of the latest segment's pushes.
 
+    Every object may be given as its text instead: `"digits"`, `"ssp(s=3)"`,
+    `"constant([1, 1, 1, 2.7])"`, `"sgd(0.1)"`. At least one of task, policy and delays
+    must then tell the number of workers.
+
     Args:
       task: model and data; must have as many workers as `delays`.
       policy: the rule.
-      delays: durations of the computations (of all U local steps of a push).
+      delays: durations of the computations (of all U local steps of a push). Where all
+        are 0, no time passes, and `until_seconds` alone is refused.
       optimizer: the server's.
       num_pushes: stop after so many pushes.
       seed: for durations, initial parameters, batches and the tasks' noise.
       until_seconds: stop at this virtual time.
       until_epochs: stop when so many epochs of samples have been processed.
-      communication: time of a push on its way; none by default.
+      communication: time of a push on its way; none by default. A text that does not
+        say how many bytes travel means a push and a pull of all parameters.
       local_steps: U, gradient steps per push.
       local_optimizer: see `replay.replay`.
       aggregate: see `replay.replay`.
@@ -87,7 +93,9 @@ def train(
       A `Result`, whose trace holds the pushes up to the first limit that was reached.
 
     Raises:
-      ValueError: if no limit is given, or for a setting out of range.
+      TypeError: for an argument of another kind.
+      ValueError: if no limit is given, for a setting out of range, a text that cannot
+        be read, or parts that are made for different numbers of workers.
       DeadlockError: if the policy makes everybody wait before a limit is reached.
 
     Example:
@@ -101,26 +109,49 @@ def train(
       >>> len(result.trace), result.history.last("loss") < 1e-3
       (60, True)
     """
-    if task.num_workers != delays.num_workers:
-        raise ValueError(
-            f"train: the task has {task.num_workers} workers, "
-            f"the delays {delays.num_workers}."
-        )
+    where = "train"
+    local_steps = checks.whole(where, "local_steps", local_steps, least=1)
+    task, policy, delays = _together(task, policy, delays)
+    if communication is not None:  # a push and the pull after it
+        size = 2 * tasks.variable_bytes(task)
+        communication = communication_lib.resolve(communication, size, where)
     limits = RunLimits(num_pushes, until_seconds, until_epochs)
     kinds = (aggregate, push, local_state)
     config = ReplayConfig(
-        UpdateConfig(optimizer, local_optimizer, local_steps, *kinds),
-        EngineConfig(width, slots or 1, loop),
+        replayer.update_config(where, optimizer, local_optimizer, local_steps, kinds),
+        EngineConfig(width, 1 if slots is None else slots, loop),
         EvaluationConfig(eval_every_commits, eval_every_seconds, target_accuracy),
         CheckpointConfig(checkpoint_dir, checkpoint_every),
     )
+    replayer.require_origin(where, seed, progress)
     pushes, origin = limits.pushes(task, local_steps), (seed, local_steps, task.name)
     link = communication or communication_lib.none()
     source = Source(policy, delays, link, pushes, until_seconds, *origin)
     if policies.reads_loss(policy, delays.num_workers):
-        every = loss_every or 10 * delays.num_workers
+        every = 10 * delays.num_workers
+        if loss_every is not None:
+            every = checks.whole(where, "loss_every", loss_every, least=1)
         return _alternate(task, source, every, config, progress)
     return replayer.run(task, source.all(), seed, config, progress)
+
+
+def _together(
+    task: Task | str, policy: Policy | str, delays: Delays | str
+) -> tuple[Task, Policy, Delays]:
+    """The three for one number of workers, which one of them must tell."""
+    count: int | None
+    if isinstance(task, Task):
+        count = task.num_workers
+    elif isinstance(delays, Delays):
+        count = delays.num_workers
+    else:
+        count = policies.workers(policy)
+    if isinstance(task, Task) and isinstance(delays, Delays):
+        counts = {"task": task.num_workers, "delays": delays.num_workers}
+        checks.same_workers("train", **counts)
+    delays = delays_lib.resolve(delays, count, "train")
+    policy = policies.resolve(policy, delays.num_workers, "train")
+    return tasks.resolve(task, delays.num_workers, "train"), policy, delays
 
 
 def push_limit(

@@ -106,7 +106,7 @@ class Steps:
         deaths: int,
         joins: int,
     ):
-        _fits(policy, num_workers)
+        policies.require_fit("verify", policy, num_workers)
         read = policies.fields_read(policy, num_workers)
         self.timed = bool(read & {"latest", "previous", "now"})
         self.loss = "loss" in read
@@ -275,38 +275,3 @@ def server_of(state: Any, clocks: Clocks) -> transition.State:
     """A server's state; what no decision depends on is zero."""
     count = jnp.zeros_like(clocks.clock)
     return transition.State(state, clocks, count, jnp.zeros_like(clocks.latest), count)
-
-
-def _fits(policy: Policy, num_workers: int) -> None:
-    """Refuses a rule that cannot be asked, in one sentence."""
-    text = policies.describe(policy)
-    clocks = policies.initial_clocks(num_workers)
-    try:
-        start = jax.eval_shape(policy.init)
-        ends = [
-            jax.eval_shape(ask, start, clocks, jnp.int32(0), jnp.float32(0))
-            for ask in (policy.on_push, policy.on_leave)
-        ]
-    except Exception as error:  # whatever a rule of one's own may raise
-        first = str(error).strip().partition("\n")[0]
-        raise ValueError(
-            f"verify: {text} fails with {type(error).__name__}: {first}"
-        ) from error
-    masks = (num_workers,), jnp.bool_
-    for name, end in zip(("on_push", "on_leave"), ends, strict=True):
-        where = f"verify: {text}: {name}"
-        if not (isinstance(end, tuple) and len(end) == 2):
-            raise ValueError(f"{where} must return (state, Decision).")
-        state, decision = end
-        if repr(state) != repr(start):  # of ShapeDtypeStructs
-            raise ValueError(
-                f"{where} must give its state back with the structure, shapes and "
-                "dtypes it came with."
-            )
-        if not isinstance(decision, policies.Decision) or [
-            (mask.shape, mask.dtype) for mask in (decision.release, decision.restart)
-        ] != [masks, masks]:
-            raise ValueError(
-                f"{where} must return a Decision whose release and restart are bool "
-                f"of shape ({num_workers},)."
-            )
