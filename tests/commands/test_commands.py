@@ -2,6 +2,7 @@
 
 import ast
 import json
+import os
 import re
 import subprocess
 import sys
@@ -62,6 +63,18 @@ def test_help_lists_the_commands_and_imports_nothing_heavy():
     assert not modules & {"jax", "numpy", "absl", "flax", "tensorflow_datasets"}
     code, printed, _, _ = abs_dssp_says("--version")
     assert code == 0 and printed == [f"abs-dssp {abs_dssp.__version__}"]
+
+
+def test_a_reader_that_leaves_is_no_error():
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(
+        [sys.executable, "-m", "abs_dssp", "--help"],
+        stdout=writing,
+        stderr=subprocess.PIPE,
+    )
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (0, b"")
 
 
 @pytest.mark.parametrize(
