@@ -1,6 +1,7 @@
 """The program abs-dssp: which commands it has and how it starts them."""
 
 import ast
+import doctest
 import json
 import os
 import re
@@ -138,6 +139,10 @@ def test_public_modules_are_imported_when_they_are_asked_for():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_the_packages_own_example_runs():
+    assert doctest.testmod(abs_dssp) == (0, 2)
 
 
 def test_what_type_checkers_see_is_what_is_there():
