@@ -26,7 +26,7 @@ DATA = {"abs_dssp/py.typed", "abs_dssp/experiment/reproduction/busy_machine.csv"
 def checked(command, **settings):
     """What a command that must succeed prints."""
     done = subprocess.run(
-        [*map(str, command)], capture_output=True, text=True, timeout=300, **settings
+        [*map(str, command)], capture_output=True, text=True, timeout=600, **settings
     )
     assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
     return done.stdout

@@ -43,7 +43,7 @@ def main() -> None:
     path, *words = sys.argv
     first, *rest = words or [""]
     if first in ("--help", "-help", "-h", "help"):
-        print(_usage())
+        _show(_usage())
         return
     if first == "--version":
         print(f"{_PROGRAM} {abs_dssp.__version__}")
@@ -81,6 +81,14 @@ def run(name: str) -> None:
     for flag in flags.FLAGS.get_key_flags_for_module(module.__name__):
         flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
     module.run()
+
+
+def _show(text: str) -> None:
+    """Prints, for a reader that may have read enough, such as `head`."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:  # and Python must not meet it again at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _usage() -> str:

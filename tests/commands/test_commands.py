@@ -1,7 +1,9 @@
 """The program abs-dssp: which commands it has and how it starts them."""
 
 import ast
+import doctest
 import json
+import os
 import re
 import subprocess
 import sys
@@ -62,6 +64,18 @@ def test_help_lists_the_commands_and_imports_nothing_heavy():
     assert not modules & {"jax", "numpy", "absl", "flax", "tensorflow_datasets"}
     code, printed, _, _ = abs_dssp_says("--version")
     assert code == 0 and printed == [f"abs-dssp {abs_dssp.__version__}"]
+
+
+def test_a_reader_that_leaves_is_no_error():
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(
+        [sys.executable, "-m", "abs_dssp", "--help"],
+        stdout=writing,
+        stderr=subprocess.PIPE,
+    )
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (0, b"")
 
 
 @pytest.mark.parametrize(
@@ -125,6 +139,10 @@ def test_public_modules_are_imported_when_they_are_asked_for():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_the_packages_own_example_runs():
+    assert doctest.testmod(abs_dssp) == (0, 2)
 
 
 def test_what_type_checkers_see_is_what_is_there():
