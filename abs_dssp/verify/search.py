@@ -260,7 +260,7 @@ def _explore(steps: Steps, limits: _Limits, alphabet: Alphabet) -> Exploration:
 def reachable(
     policy: Policy | str, num_workers: int, *, depth: int, deaths: int, joins: int
 ) -> list:
-    """All states within `depth` events, without any reduction, as `step.State`s.
+    """All states within `depth` events, each a `step.State`, without any reduction.
 
     For comparison with other programs; far more states than `check` sees.
     """
