@@ -4,7 +4,6 @@ Importing this module defines the flags. A user's mistake in any of them is a Va
 with one sentence, which `entry.run` turns into exit status 1.
 """
 
-import ast
 import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 from absl import flags
 
 from abs_dssp import optimizers
+from abs_dssp.experiment import policy_text
 from abs_dssp.experiment.run import Run
 from abs_dssp.tasks.base import Task
 
@@ -87,19 +87,18 @@ def run(text: str, seed: int = 0) -> Run:
     """The run of a policy with settings of its own, and what the flags say.
 
     Args:
-      text: `POLICY`, or `POLICY; local_steps=8; learning_rate=0.05`.
+      text: `POLICY`, or `POLICY; local_steps=8; learning_rate=0.05; aggregate=sum`.
       seed: of the run.
 
     Raises:
       ValueError: if the policy, one of its settings or the delay model cannot be read.
     """
-    policy, *settings = text.split(";")
     own: dict[str, Any] = {"local_steps": _LOCAL_STEPS.value, "learning_rate": _rate()}
-    for setting in settings:
-        own |= assignment("policy", setting, _OWN)
+    policy, given = policy_text.settings_of(text, _OWN)
+    own |= given
     if own["local_steps"] < 1 or (own["learning_rate"] or 0) < 0:
         raise ValueError(f"--policy: a setting of {text!r} is out of range.")
-    made = _describe(policy.strip(), seed, **own)
+    made = _describe(policy, seed, own)
     made.make_policy()
     made.make_delays()
     if made.optimizer is not None:
@@ -113,27 +112,10 @@ def run(text: str, seed: int = 0) -> Run:
     return made
 
 
-def assignment(flag: str, text: str, known: Mapping[str, Callable]) -> dict[str, Any]:
-    """Reads `NAME=NUMBER`.
-
-    Args:
-      flag: where it was given, for messages.
-      text: to read.
-      known: by name, what makes a value of a Python literal.
-    """
-    name, _, value = (part.strip() for part in text.partition("="))
-    if name not in known:
-        choices = ", ".join(sorted(known))
-        raise ValueError(f"--{flag}: unknown setting {name!r}; known: {choices}.")
-    try:
-        return {name: known[name](ast.literal_eval(value))}
-    except (ValueError, SyntaxError, TypeError):
-        raise ValueError(f"--{flag}: {name} must be a number, got {value!r}.") from None
-
-
 def task() -> Task:
     """Model and data, which are the same for every policy and seed."""
-    described = _describe("", 0, _LOCAL_STEPS.value, _rate())
+    own = {"local_steps": _LOCAL_STEPS.value, "learning_rate": _rate()}
+    described = _describe("", 0, own)
     return described.make_task(_DATA_DIR.value, _DOWNLOAD.value)
 
 
@@ -143,13 +125,11 @@ def _rate() -> float | None:
     return _RATE.value if _OPTIMIZER.value is None or given else None
 
 
-def _describe(
-    policy: str, seed: int, local_steps: int, learning_rate: float | None
-) -> Run:
+def _describe(policy: str, seed: int, own: Mapping[str, Any]) -> Run:
     # A flag that has the name of a field is that field.
     fields = {field.name for field in dataclasses.fields(Run)}
     given = {name: value for name, value in settings().items() if name in fields}
-    given |= {"local_steps": local_steps, "learning_rate": learning_rate}
+    given |= own
     if given["delays"] is None:  # the last worker takes 2.7 times as long
         shift = [1.0] * (given["workers"] - 1) + [2.7]
         given["delays"] = f"shifted_exponential(shift={shift},mean=0.1)"
