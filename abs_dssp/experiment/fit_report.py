@@ -78,7 +78,8 @@ def sections(fits: Sequence[Fit], out: Path) -> list[Section]:
     scheduled = (
         "Throughput, pushes that a worker makes in the mean time of the job's "
         "computations, and mean staleness, over as many pushes as the job has lines; "
-        f"model: mean of {_SEEDS} seeds and one deviation."
+        f"model: mean of {_SEEDS} seeds and one deviation. Under k_sync no push "
+        "is stale."
     )
     return [
         Section("What is modelled", [_WHAT, _sources(fits)]),
@@ -120,6 +121,9 @@ _MISSES = """\
 - **Spikes.** Single lines that last three times as long as others (job 4, workers 1
   and 2) become a wider log-normal: times a little longer or shorter than any that
   was measured come often, spikes never.
+- **Memory.** In samples as long as the data a worker's times are less correlated than
+  the data are where it changed state once, since many samples show no change at all.
+  Job 3 also fluctuates with a period of about ten lines, which the model does not.
 - **Short spells.** Slowness of fewer than about nine lines counts as noise.
 - **Few data.** ByteDance's jobs have 32 to 44 steps: their means and variation are
   worth something, their memory is a guess."""
