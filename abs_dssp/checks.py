@@ -167,9 +167,9 @@ def kind(where: str, name: str, value: Any, wanted: type, example: str) -> None:
 
     Example:
       >>> from abs_dssp import checks, delays
-      >>> checks.kind("table", "delays", [1, 2], delays.Delays, "delays.constant([1, 2])")
+      >>> checks.kind("table", "delays", [1, 2], delays.Delays, "delays.constant([1])")
       Traceback (most recent call last):
-      TypeError: table: delays must be a Delays, such as delays.constant([1, 2]), got \
+      TypeError: table: delays must be a Delays, such as delays.constant([1]), got \
 [1, 2].
     """
     if isinstance(value, wanted):
@@ -261,8 +261,10 @@ def shown(value: Any) -> str:
 
     Example:
       >>> from abs_dssp import checks
-      >>> checks.shown(checks.shown), checks.shown([1, 2]), checks.shown("a" * 100)
-      ('the function shown', '[1, 2]', "'aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa...")
+      >>> checks.shown(checks.shown), checks.shown([1, 2])
+      ('the function shown', '[1, 2]')
+      >>> checks.shown("a" * 100)
+      "'aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa..."
     """
     if inspect.isroutine(value):
         return f"the function {value.__name__}"

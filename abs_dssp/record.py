@@ -9,9 +9,9 @@
                 jax.block_until_ready(state)  # torch.cuda.synchronize() in PyTorch
 
 The block is what is timed, no more: JAX and CUDA go on computing after a call has
-returned, so its last line waits for the result. Time what a worker does alone. Where
-the block holds an all-reduce, every worker waits in it for the slowest, and all of them
-seem to be as slow as that one.
+returned, so its last line waits for the result. A first step compiles: take it before
+the loop. Time what a worker does alone. Where the block holds an all-reduce, every
+worker waits in it for the slowest, and all of them seem to be as slow as that one.
 
 Only the standard library is imported, so that this runs beside any framework.
 """

@@ -1,6 +1,8 @@
 """optimality.py and advise.py as a user runs them."""
 
+import json
 import re
+import shlex
 
 import pytest
 
@@ -82,7 +84,10 @@ def test_a_sum_of_unequal_weights_shortens_the_step():
 
 WRONG = [
     (["advise.py", "nowhere"], "'nowhere' is neither the folder of a run"),
-    (["advise.py", "exponential(mean=1)"], "has no list; give --num_workers"),
+    (
+        ["advise.py", "exponential(mean=1)"],
+        "exponential: num_workers must be given where",
+    ),
     (["advise.py", "constant(seconds=[1])"], "one worker needs no policy"),
     (["optimality.py", "--problems=cubic:3"], "unknown 'cubic'; known: tridiagonal"),
     (["optimality.py", "--beside=tridiagonal:1"], "such as tridiagonal:10:8"),
@@ -126,3 +131,47 @@ def test_optimality_measures_and_keeps(few, tmp_path):
     code, _, errors = run_fewer(*fewer)
     assert code == 0 and (tmp_path / "outcomes.jsonl").read_bytes() == kept
     assert list(tmp_path.glob("*.png")) and (tmp_path / "report.html").exists()
+
+
+def test_own_rules_are_ranked_beside_the_others_and_paste_into_compare(tmp_path):
+    """A rule of one's own that is by far the best: what is printed is run as it is."""
+    (tmp_path / "own_rules.py").write_text(
+        "from abs_dssp import policies\n"
+        "def make(num_workers, *, name='it'):\n"
+        "    inner = policies.k_batch_sync(num_workers, k=num_workers)\n"
+        "    stated = inner.properties._replace(aggregate='sum')\n"
+        "    return inner._replace(properties=stated)\n"
+    )
+    record_of = tmp_path / "steps.csv"
+    slow = [f"{worker},{seconds},{n}" for n in range(9)
+            for worker, seconds in enumerate((1, 1, 1, 40))]  # fmt: skip
+    record_of.write_text("\n".join(["worker,seconds,step", *slow]))
+    times = f"csv({str(record_of)!r})"
+    own = "own_rules:make(name='x')"
+    advise = ROOT / "experiments" / "advise.py"
+    few = [ROOT / "tests" / "fewer.py", "BSP", "", advise, times, "--pushes=200"]
+    answers = start_many(
+        [
+            [*few, f"--policy={own}", "--policy=bsp(); aggregate=sum"],
+            [*few, f"--policy={own}; local_steps=2"],
+            [*few, "--policy=asp(); aggregate=most"],
+        ],
+        path=tmp_path,
+    )
+    code, printed, errors = answers[0]
+    assert code == 0, errors
+    labels = [f"{own}; aggregate=sum", "bsp(); aggregate=sum", "BSP"]
+    assert set(ranking(printed)) == set(labels)
+    assert "unknown setting 'local_steps'; known: aggregate." in "".join(answers[1][1:])
+    assert "aggregate must be one of" in "".join(answers[2][1:])
+    command = shlex.split(re.search(r"Use (--policy=.+?)\. How", printed)[1])
+    assert command == [f"--policy={own}; aggregate=sum"]
+    small = "--epochs=1 --evaluations=2 --limit_train=160 --seeds=1".split()
+    out = tmp_path / "out"
+    pasted = [ROOT / "experiments" / "compare.py", *command, f"--delays={times}"]
+    ((code, _, errors),) = start_many(
+        [[*pasted, *small, f"--out={out}"]], path=tmp_path
+    )
+    assert code == 0, errors
+    (entry,) = json.loads((out / "summary.json").read_text())
+    assert entry["policy"] == command[0].removeprefix("--policy=")

@@ -19,6 +19,7 @@ COMMANDS = {
     "replay": "recomputes a run from its trace and compares every bit",
     "whatif": "what other policies would have done with a run's times",
     "advise": "ranks policies for given worker times",
+    "fit-times": "models of published worker times, fitted and compared",
     "verify": "checks what rules guarantee, in every order of events",
     "optimality": "time to a target beside the best that any method can do",
     "lower-bound": "methods on a chain whose lower bound has no constant",

@@ -2,13 +2,17 @@
 
     abs-dssp advise RUN_DIR --noise_ratio=50
     abs-dssp advise "constant(seconds=[1,1,1,2.7])" --noise_ratio=50
+    abs-dssp advise 'csv("steps.csv")' --policy="my_rules:patient(lead=2)"
 
 The argument is the folder of a recorded run, whose times are scheduled again under
-every policy, or a delay model (its workers counted by its lists, or --num_workers).
+every policy, or a delay model (its workers counted by its lists or its file, or
+--num_workers). Policies of one's own are ranked among the others.
 Predicted: seconds per commit over the step, which is the time per unit of progress; for
 the step that the theory allows, and for a guess at what tuning finds. How well either
 ranks methods was measured: docs/optimality.md.
 """
+
+import shlex
 
 from absl import flags
 
@@ -22,7 +26,13 @@ _RATIO = flags.DEFINE_float(
     lower_bound=0,
 )
 _WORKERS = flags.DEFINE_integer(
-    "num_workers", None, "N, for a delay model without lists.", lower_bound=1
+    "num_workers", None, "N, for a delay model that does not say it.", lower_bound=1
+)
+_POLICY = flags.DEFINE_multi_string(
+    "policy",
+    [],
+    'A policy to rank beside the others, repeatable; its aggregate after ";", as in '
+    '"fedbuff(k=4); aggregate=sum", or else the one that it states.',
 )
 _PUSHES = flags.DEFINE_integer("pushes", 4000, "Pushes to schedule.", lower_bound=100)
 _STEPS = flags.DEFINE_enum(
@@ -35,15 +45,16 @@ def main(argv):
     model = advice.worker_times(argv[1], _WORKERS.value)
     ratio = _RATIO.value or float(model.num_workers)
     tuned = _STEPS.value == "tuned"
-    ranked, by_loss = advice.rank(model, ratio, _PUSHES.value, _SEED.value, tuned)
-    best = ranked[0].method
-    more = "" if best.aggregate == "mean" else f" --aggregate={best.aggregate}"
+    ranked, by_loss = advice.rank(
+        model, ratio, _PUSHES.value, _SEED.value, tuned, _POLICY.value
+    )
+    best = shlex.quote(ranked[0].method.setting)
     by = "a guess at the step that tuning finds" if tuned else "the theory's step"
     print(
         f"{model.num_workers} workers, R = {ratio:g}, {_PUSHES.value:,} pushes "
         f"scheduled: seconds per unit of progress, ranked by {by}; steps in units of "
         f"1 / L\n\n{advice.table(ranked, tuned)}\n\n"
-        f"Use --policy='{best.text}'{more}. How well such rankings did, and what it "
+        f"Use --policy={best}. How well such rankings did, and what it "
         "costs to follow one: docs/optimality.md."
     )
     if by_loss:

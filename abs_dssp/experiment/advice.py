@@ -5,9 +5,7 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
-from abs_dssp import delays, literals, policies, simulate, theory, traces, whatif
+from abs_dssp import delays, policies, simulate, theory, traces, whatif
 from abs_dssp.delays import Delays
 from abs_dssp.experiment import methods
 from abs_dssp.experiment.methods import Method
@@ -35,7 +33,12 @@ class Advice:
 
 
 def rank(
-    model: Delays, ratio: float, pushes: int, seed: int = 0, tuned: bool = True
+    model: Delays,
+    ratio: float,
+    pushes: int,
+    seed: int = 0,
+    tuned: bool = True,
+    more: Sequence[str] = (),
 ) -> tuple[list[Advice], list[str]]:
     """All methods, the fastest first, and the labels of those that are not ranked.
 
@@ -45,12 +48,14 @@ def rank(
       pushes: to schedule.
       seed: of random worker times.
       tuned: rank by the time at a tuned step, in place of the theory's.
+      more: policies of one's own, as `methods.given` reads them.
     """
     n = model.num_workers
     if n < 2:
         raise ValueError("advise: one worker needs no policy; give at least two.")
     ranked, by_loss = [], []
-    for method in methods.recommended(n, ratio):
+    own = [methods.given(text, n) for text in dict.fromkeys(more)]
+    for method in [*methods.recommended(n, ratio), *own]:
         policy = policies.parse(method.text, n)
         if policies.reads_loss(policy, n):
             by_loss.append(method.label)
@@ -160,7 +165,7 @@ def worker_times(text: str, num_workers: int | None) -> Delays:
 
     Args:
       text: the run's folder, or a model such as `constant(seconds=[1,1,2])`.
-      num_workers: of a model without lists.
+      num_workers: of a model that does not say it.
 
     Raises:
       ValueError: if `text` is neither, or the number of workers is not known.
@@ -170,17 +175,8 @@ def worker_times(text: str, num_workers: int | None) -> Delays:
         if not trace.exists():
             raise ValueError(
                 f"advise: {text!r} is neither the folder of a run (it has no "
-                "trace.npz) nor a delay model such as 'exponential(mean=[1,2])'."
+                "trace.npz) nor a delay model such as 'exponential(mean=[1,2])' or "
+                "'csv(\"steps.csv\")'."
             )
         return whatif.delays_of(traces.Trace.load(trace))
-    if num_workers is not None:
-        return delays.parse(text, num_workers)
-    lengths = [
-        np.size(value)
-        for call in literals.calls(literals.parse_call(text, "advise"))
-        for value in (*call.args, *call.kwargs.values())
-        if isinstance(value, (list, tuple))
-    ]
-    if not lengths:
-        raise ValueError(f"advise: {text!r} has no list; give --num_workers.")
-    return delays.parse(text, max(lengths))
+    return delays.parse(text, num_workers)

@@ -15,7 +15,7 @@ from abs_dssp import files, simulate
 from abs_dssp.cluster import lines, transport
 from abs_dssp.cluster import settings as settings_lib
 from abs_dssp.cluster.status import Status
-from abs_dssp.experiment import entry, outputs, run_flags
+from abs_dssp.experiment import entry, outputs, policy_text, run_flags
 from abs_dssp.experiment.run import Run
 from abs_dssp.replay import Result
 from abs_dssp.training import flat
@@ -139,7 +139,7 @@ def settings() -> settings_lib.Settings:
     kinds: dict[str, Any] = {field.name: type(field.default) for field in fields}
     changed: dict[str, Any] = {}
     for text in _TIMES.value:
-        changed |= run_flags.assignment("times", text, kinds)
+        changed |= policy_text.assignment("times", text, kinds)
     return settings_lib.Settings(**changed)
 
 
@@ -256,7 +256,10 @@ class _Views:
 
 def _compared(run: Run) -> dict[str, Any]:
     """The flags that all processes must be given alike."""
-    own = ("learning_rate", "optimizer", "local_optimizer", "push", "local_state")
+    own = (
+        *("learning_rate", "optimizer", "local_optimizer"),
+        *("push", "local_state", "aggregate"),
+    )
     same = run_flags.settings() | {name: getattr(run, name) for name in own}
     return {"flags": {k: v for k, v in same.items() if k not in ("workers", "width")}}
 

@@ -3,9 +3,9 @@
 Of a worker's times, taken as they are: mean and coefficient of variation. Two states,
 if the logarithms, smoothed over nine neighbours, fall into two groups (by the threshold
 that leaves the least variance within) whose means differ by a factor of at least 1.2
-and by three deviations within: their factor, and how often the worker changed. Spells that
-are not long beside nine lines are missed. What of the variance the states leave is a
-persistent part and white noise, whose share and persistence are those of a grid whose
+and by three deviations within: their factor, and how often the worker changed. Spells
+that are not long beside nine lines are missed. What of the variance the states leave is
+a persistent part and white noise, whose share and persistence are those of a grid whose
 autocorrelation is nearest to that of the times.
 """
 
@@ -65,7 +65,7 @@ def _fit_worker(times: Float[np.ndarray, " M"]) -> list[float]:
     found = autocorrelation(times, lags)
     shares, persistences = np.meshgrid(_SHARES, _PERSISTENCES, indexing="ij")
     columns = [np.full(shares.size, value) for value in row[:5]]
-    tried = Fitted(*columns, shares.ravel(), persistences.ravel())
+    tried = Fitted(*[*columns, shares.ravel(), persistences.ravel()])
     misses = ((predicted_autocorrelation(tried, lags) - found) ** 2).sum(axis=1)
     best = int(misses.argmin())
     return [*row[:5], float(tried.share[best]), float(tried.persistence[best])]

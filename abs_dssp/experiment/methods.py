@@ -6,7 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from abs_dssp import theory
+from abs_dssp import policies, theory
+from abs_dssp.experiment import policy_text
 from abs_dssp.traces import Trace
 
 # What a method's step rests on. Where it is a trace, a run of more pushes or of another
@@ -38,6 +39,11 @@ class Method:
     any_delays: theory.Schedule | None = None
     weights_are_steps: bool = False  # in units of 1 / L
     basis: str = ITS_TRACE  # of the step, if all workers have the same data
+
+    @property
+    def setting(self) -> str:
+        """The policy with its aggregate, as `--policy` takes it."""
+        return policy_text.with_aggregate(self.text, self.aggregate)
 
     def weight(self, trace: Trace) -> float:
         """The mean step of a commit, in units of the learning rate."""
@@ -123,6 +129,27 @@ def recommended(n: int, ratio: float, growths: Sequence[float] = ()) -> list[Met
     ]
 
 
+def given(text: str, n: int) -> Method:
+    """A method of the user's.
+
+    Args:
+      text: `POLICY`, or `POLICY; aggregate=sum`; without one its commits are combined
+        by the aggregator that the policy states it is meant for.
+      n: workers.
+
+    Raises:
+      ValueError: if the policy or the setting cannot be read.
+    """
+    policy, settings = policy_text.settings_of(text, {})
+    stated = policies.parse(policy, n).properties.aggregate
+    aggregate = settings.get("aggregate", stated)
+    name = aggregate.partition("(")[0]
+    label = policy_text.with_aggregate(policy, aggregate)
+    schedule_of = _SCHEDULES.get(name, theory.schedule_of)
+    basis = ITS_TRACE if name in ("mean", "sum", "workers") else GUESS
+    return Method(label, policy, aggregate, schedule_of, basis=basis)
+
+
 def _own(label: str, text: str) -> Method:
     return Method(label, text, "sum", weights_are_steps=True, basis=OWN_WEIGHTS)
 
@@ -187,3 +214,7 @@ def _table(trace: Trace, aggregate: str) -> theory.Schedule:
     """
     del aggregate
     return theory.Schedule(1.0, 2.0 * trace.num_workers - 2, float(trace.num_workers))
+
+
+# Of aggregators with constants of their own.
+_SCHEDULES = {"workers": _of_workers, "table": _table}

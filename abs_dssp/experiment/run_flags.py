@@ -4,7 +4,6 @@ Importing this module defines the flags. A user's mistake in any of them is a Va
 with one sentence, which `entry.run` turns into exit status 1.
 """
 
-import ast
 import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 from absl import flags
 
 from abs_dssp import optimizers
+from abs_dssp.experiment import policy_text
 from abs_dssp.experiment.run import Run
 from abs_dssp.tasks.base import Task
 from abs_dssp.training import config
@@ -112,21 +112,21 @@ def run(text: str, seed: int = 0) -> Run:
     """The run of a policy with settings of its own, and what the flags say.
 
     Args:
-      text: `POLICY`, or `POLICY; local_steps=8; learning_rate=0.05`; `optimizer`,
-        `local_optimizer`, `push` and `local_state` can be given likewise, and are read
-        as the flags are.
+      text: `POLICY`, or `POLICY; local_steps=8; learning_rate=0.05; aggregate=sum`;
+        `optimizer`, `local_optimizer`, `push` and `local_state` can be given likewise,
+        and are read as the flags are.
       seed: of the run.
 
     Raises:
       ValueError: if the policy, one of its settings or the delay model cannot be read.
     """
-    policy, own = _split(text)
+    policy, own = policy_text.settings_of(text, _OWN)
     replaced = "optimizer" in own  # whose step is its own
     rate = None if replaced else _rate()
     own = {"local_steps": _LOCAL_STEPS.value, "learning_rate": rate} | own
     if own["local_steps"] < 1 or (own["learning_rate"] or 0) < 0:
         raise ValueError(f"--policy: a setting of {text!r} is out of range.")
-    made = _describe(policy, seed, **own)
+    made = _describe(policy, seed, own)
     made.make_policy()
     made.make_delays()
     if made.optimizer is not None and not replaced:
@@ -140,40 +140,10 @@ def run(text: str, seed: int = 0) -> Run:
     return made
 
 
-def _split(text: str) -> tuple[str, dict[str, Any]]:
-    """A policy's own text, and the settings behind it by name."""
-    policy, *settings = text.split(";")
-    own: dict[str, Any] = {}
-    for setting in settings:
-        own |= assignment("policy", setting, _OWN)
-    return policy.strip(), own
-
-
-def assignment(flag: str, text: str, known: Mapping[str, Callable]) -> dict[str, Any]:
-    """Reads `NAME=NUMBER`, or `NAME=TEXT` for names of texts.
-
-    Args:
-      flag: where it was given, for messages.
-      text: to read.
-      known: by name, what makes a value of a Python literal.
-    """
-    name, _, value = (part.strip() for part in text.partition("="))
-    if name not in known:
-        choices = ", ".join(sorted(known))
-        raise ValueError(f"--{flag}: unknown setting {name!r}; known: {choices}.")
-    if known[name] is str:
-        quoted = value[:1] in ("'", '"') and value[-1:] == value[:1]
-        return {name: value[1:-1] if quoted else value}
-    try:
-        return {name: known[name](ast.literal_eval(value))}
-    except (ValueError, SyntaxError, TypeError):
-        raise ValueError(f"--{flag}: {name} must be a number, got {value!r}.") from None
-
-
 def task() -> Task:
     """Model and data, which are the same for every policy and seed."""
     own = {"local_steps": _LOCAL_STEPS.value, "learning_rate": _rate()}
-    described = _describe("", 0, **own)
+    described = _describe("", 0, own)
     return described.make_task(_DATA_DIR.value, _DOWNLOAD.value)
 
 
@@ -183,7 +153,7 @@ def _rate() -> float | None:
     return _RATE.value if _OPTIMIZER.value is None or given else None
 
 
-def _describe(policy: str, seed: int, **own: Any) -> Run:
+def _describe(policy: str, seed: int, own: Mapping[str, Any]) -> Run:
     # A flag that has the name of a field is that field.
     fields = {field.name for field in dataclasses.fields(Run)}
     given = {name: value for name, value in settings().items() if name in fields}
@@ -229,7 +199,7 @@ def adopt(saved: Mapping[str, Any]) -> None:
     Args:
       saved: what `settings` gave, and the run's `policy`, whose own settings count.
     """
-    _, own = _split(saved.get("policy", ""))
+    _, own = policy_text.settings_of(saved.get("policy", ""), _OWN)
     saved = {**saved, **own}
     if "optimizer" in own and "learning_rate" not in own:
         saved.pop("learning_rate", None)
