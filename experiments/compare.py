@@ -29,7 +29,11 @@ _POLICY = flags.DEFINE_multi_string(
     'Policy, repeatable; its own settings after ";", as in "bsp(); local_steps=4".',
 )
 _TARGET = flags.DEFINE_float(
-    "target_accuracy", 0.95, "Accuracy whose time is taken.", lower_bound=0
+    "target_accuracy",
+    0.95,
+    "Accuracy whose time is taken.",
+    lower_bound=0,
+    upper_bound=1,
 )
 _SEEDS = flags.DEFINE_integer("seeds", 3, "Runs per policy.", lower_bound=1)
 _OUT = flags.DEFINE_string("out", None, "Output folder.", required=True)

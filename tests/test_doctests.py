@@ -17,6 +17,7 @@ WITHOUT = ("abs_dssp.training.engines", "abs_dssp.training.identity")
 NAMES = {"jnp": jnp, "np": np, "policies": policies}  # what examples need not import
 # Packages, with all modules in them, and modules; add yours.
 CHECKED = [
+    "abs_dssp.checks",
     "abs_dssp.history",
     "abs_dssp.literals",
     "abs_dssp.policies",
