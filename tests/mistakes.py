@@ -17,6 +17,7 @@ from abs_dssp import (
     communication,
     delays,
     optimizers,
+    plot,
     policies,
     replay,
     simulate,
@@ -65,5 +66,5 @@ def raised(expression):
 
 
 if __name__ == "__main__":
-    assert optax and whatif and communication and nn
+    assert optax and whatif and communication and nn and plot
     print(json.dumps([raised(each) for each in json.load(sys.stdin)]))

@@ -173,7 +173,13 @@ LOOKING = {
     "whatif.reschedule(TRACE, POLICY, num_pushes=10.0)": "got 10.0; write 10.",
     "whatif.figures('x')": "trace must be a Trace",
 }
-AREAS = [SCHEDULE, TRAIN, POLICIES, DELAYS, COMMUNICATION, OPTIMIZERS, TASKS, LOOKING]
+PLOT = {
+    "plot.curves([TRACE])": "results must be a History, such as result.history, got <Tr",
+    "plot.curves(RESULT.variables)": "results must be a History, such as",
+    "plot.timeline('trace.npz')": "expected runs or a list of runs, got 'trace.npz'.",
+    "TRACE.plot(rounds=1.5)": "rounds must be a whole number, got 1.5.",
+}
+AREAS = [PLOT, SCHEDULE, TRAIN, POLICIES, DELAYS, COMMUNICATION, OPTIMIZERS, TASKS, LOOKING]
 OWN = {
     f"simulate.schedule(rule({parts}), DELAYS, 9)": sentence
     for parts, sentence in DECISIONS.items()

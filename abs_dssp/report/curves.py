@@ -15,6 +15,7 @@ from abs_dssp.training.evaluation import History
 MOST = 8  # curves on one pair of axes; more get a pair each
 _COLUMNS = 4  # of such pairs
 _SMALL: dict[str, Any] = {"ha": "right", "va": "top", "fontsize": 7}
+_OVER_LINES = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.6}
 _AXES = {
     "seconds": "virtual time (s)",
     "version": "communication rounds (commits)",
@@ -92,7 +93,7 @@ def picture(
         for number, line in enumerate(lines if many else []):
             _say_if_outside(panels[number], [line], bounds, "")
         if not many:
-            _say_if_outside(panels[0], lines, bounds, "below the picture: ")
+            _say_if_outside(panels[0], lines, bounds, "outside the picture: ")
             panels[0].set_xlabel(labels["x"])
             panels[0].set_ylabel(labels["y"])
             figure.legend(loc="outside lower center", ncols=2)
@@ -134,7 +135,7 @@ def limits(
     ]
     ends = np.array([curve[-1] for curve in curves])
     best, middle = ends.max(), float(np.median(ends))
-    least = middle - max(3 * (best - middle), 0.1)
+    least = middle - max(3 * (best - middle), 1.0 if measure == "loss" else 0.1)
     shown = [curve for curve, end in zip(late, ends, strict=True) if end >= least]
     low = max(min(float(curve.min()) for curve in shown), least)
     high = max(float(curve.max()) for curve in shown)
@@ -206,7 +207,7 @@ def _mark(axes, target: float, written: bool) -> None:
     axes.axhline(target, color="0.5", linewidth=0.7, linestyle=":")
     if written:
         shift = {"xytext": (-2, -2), "textcoords": "offset points"}
-        look = _SMALL | shift | {"color": "0.35"}
+        look = _SMALL | shift | {"color": "0.35", "bbox": _OVER_LINES}
         place = {"xy": (1.0, target), "xycoords": ("axes fraction", "data")}
         axes.annotate(f"target {target:g}", **place, **look).set_in_layout(False)
 
@@ -226,6 +227,7 @@ def _say_if_outside(axes, lines: Sequence[Line], bounds, words: str) -> None:
     said = [words_ if alone else f"{name} {words_}" for name, words_ in outside]
     text = words + "; ".join(said[:3]) + (" ..." if len(said) > 3 else "")
     look = _SMALL | {"fontsize": 6, "color": "0.35", "ha": "left", "va": "bottom"}
+    look["bbox"] = _OVER_LINES
     axes.text(0.02, 0.02, text, transform=axes.transAxes, **look).set_in_layout(False)
 
 
