@@ -174,12 +174,22 @@ LOOKING = {
     "whatif.figures('x')": "trace must be a Trace",
 }
 PLOT = {
-    "plot.curves([TRACE])": "results must be a History, such as result.history, got <Tr",
+    "plot.curves([TRACE])": "results must be a History, such as result.history",
     "plot.curves(RESULT.variables)": "results must be a History, such as",
     "plot.timeline('trace.npz')": "expected runs or a list of runs, got 'trace.npz'.",
     "TRACE.plot(rounds=1.5)": "rounds must be a whole number, got 1.5.",
 }
-AREAS = [PLOT, SCHEDULE, TRAIN, POLICIES, DELAYS, COMMUNICATION, OPTIMIZERS, TASKS, LOOKING]
+AREAS = [
+    PLOT,
+    SCHEDULE,
+    TRAIN,
+    POLICIES,
+    DELAYS,
+    COMMUNICATION,
+    OPTIMIZERS,
+    TASKS,
+    LOOKING,
+]
 OWN = {
     f"simulate.schedule(rule({parts}), DELAYS, 9)": sentence
     for parts, sentence in DECISIONS.items()
