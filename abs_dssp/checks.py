@@ -167,10 +167,9 @@ def kind(where: str, name: str, value: Any, wanted: type, example: str) -> None:
 
     Example:
       >>> from abs_dssp import checks, delays
-      >>> checks.kind("table", "delays", [1, 2], delays.Delays, "delays.constant([1])")
+      >>> checks.kind("table", "delays", 3, delays.Delays, "delays.constant([1, 2])")
       Traceback (most recent call last):
-      TypeError: table: delays must be a Delays, such as delays.constant([1]), got \
-[1, 2].
+      TypeError: table: delays must be a Delays, such as delays.constant([1, 2]), got 3.
     """
     if isinstance(value, wanted):
         return
@@ -179,6 +178,31 @@ def kind(where: str, name: str, value: Any, wanted: type, example: str) -> None:
         f"{where}: {name} must be a {wanted.__name__}, such as {example}, "
         f"got {shown(value)}{remedy}."
     )
+
+
+def function(where: str, name: str, value: Any, example: str) -> None:
+    """Refuses what cannot be called.
+
+    Args:
+      where: the function that was called, for the sentence.
+      name: of its argument.
+      value: what was given.
+      example: what could be given instead.
+
+    Raises:
+      TypeError: for anything else.
+
+    Example:
+      >>> from abs_dssp import checks
+      >>> checks.function("from_functions", "apply", "mlp", "(parameters, inputs)")
+      Traceback (most recent call last):
+      TypeError: from_functions: apply must be a function of (parameters, inputs), got \
+'mlp'.
+    """
+    if not callable(value):
+        raise TypeError(
+            f"{where}: {name} must be a function of {example}, got {shown(value)}."
+        )
 
 
 def text(where: str, value: Any, example: str) -> None:
@@ -261,10 +285,8 @@ def shown(value: Any) -> str:
 
     Example:
       >>> from abs_dssp import checks
-      >>> checks.shown(checks.shown), checks.shown([1, 2])
-      ('the function shown', '[1, 2]')
-      >>> checks.shown("a" * 100)
-      "'aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa..."
+      >>> checks.shown(checks.shown), checks.shown([1, 2]), len(checks.shown("a" * 99))
+      ('the function shown', '[1, 2]', 48)
     """
     if inspect.isroutine(value):
         return f"the function {value.__name__}"

@@ -17,11 +17,18 @@ WITHOUT = ("abs_dssp.training.engines", "abs_dssp.training.identity")
 NAMES = {"jnp": jnp, "np": np, "policies": policies}  # what examples need not import
 # Packages, with all modules in them, and modules; add yours.
 CHECKED = [
+    "abs_dssp.checks",
+    "abs_dssp.experiment.comparison",
+    "abs_dssp.experiment.reproduction.scales",
     "abs_dssp.extras",
     "abs_dssp.history",
     "abs_dssp.literals",
+    "abs_dssp.markup",
+    "abs_dssp.plot",
     "abs_dssp.policies",
     "abs_dssp.record",
+    "abs_dssp.report.curves",
+    "abs_dssp.report.web",
     "abs_dssp.simulation",
     "abs_dssp.tasks",
     "abs_dssp.theory",

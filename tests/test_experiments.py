@@ -48,6 +48,11 @@ def test_compare_writes_everything_it_promises(compared):
     assert {r["policy"] for r in rows} == {e["policy"] for e in entries}
     finals = [float(r["accuracy"]) for r in rows if r["policy"] == "ssp(s=2)"]
     assert finals[-1] == entries[1]["final_accuracy"]
+    with open(out / "results.csv") as file:
+        results = list(csv.DictReader(file))
+    assert [r["policy"] for r in results] == [e["policy"] for e in entries]
+    for row, entry in zip(results, entries, strict=True):
+        assert float(row["final_accuracy"]) == entry["final_accuracy"]
     for name in ("accuracy_time", "accuracy_rounds", "staleness", "timeline"):
         assert (out / f"{name}.png").stat().st_size > 5000
     found = [traces.Trace.load(p) for p in sorted(out.glob("runs/*/trace.npz"))]
@@ -62,6 +67,22 @@ def test_compare_keeps_what_is_finished(compared):
     code, printed, _ = run("compare.py", *arguments)
     assert code == 0 and printed.count("kept from before") == 4
     assert (out / "summary.json").read_bytes() == before
+
+
+def test_compare_refuses_a_folder_of_other_settings(compared):
+    out, arguments, _ = compared
+    before = {path: path.read_bytes() for path in out.rglob("*.*")}
+    code, _, errors = run("compare.py", *arguments, "--epochs=2")
+    assert code == 1 and "epochs=1.0 there, 2.0 here" in errors
+    assert "Traceback" not in errors
+    assert before == {path: path.read_bytes() for path in out.rglob("*.*")}
+
+
+def test_one_policy_is_one():
+    code, printed, errors = run(
+        "train.py", "--policy=bsp()", "--policy=asp()", "--out=no/where"
+    )
+    assert code == 1 and "already defined as bsp()" in printed + errors
 
 
 def test_train_writes_a_run(tmp_path):
@@ -108,6 +129,7 @@ WRONG = [
     (["--partition=sorted"], "unknown name 'sorted'"),
     (["--epochs=-1"], "until_epochs must be above 0, got -1.0"),
     (["--batch_size=many"], "--batch_size"),
+    (["--target_accuracy=95"], "95.0 is not a number in the range [0, 1]"),
     (["--workers=0"], "--workers"),
     (["surplus"], "Unexpected arguments: surplus"),
     (["--policy=stuck:miser()"], "every worker waits, nobody computes, at push 5"),

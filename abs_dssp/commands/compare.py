@@ -4,9 +4,10 @@
     abs-dssp compare --policy="bsp()" --policy="ssp(s=3)" --out=out/two
 
 Trains a real model under every policy and seed in virtual time. Writes to --out:
-summary.json (one object per policy), history.csv, the traces, and PNGs: accuracy
-against time and against rounds, staleness, timeline. Finished runs are kept: the same
-command again computes only what is missing.
+summary.json (one object per policy), results.csv (one row per policy and seed),
+history.csv, the traces, and PNGs: accuracy against time and against rounds, staleness,
+timeline. Finished runs are kept: the same command again computes only what is missing;
+more policies and seeds may be added, and other settings need another --out.
 """
 
 import itertools
@@ -18,7 +19,7 @@ from typing import Any
 from absl import flags
 
 from abs_dssp import extras, files
-from abs_dssp.experiment import entry, outputs, run_flags
+from abs_dssp.experiment import comparison, entry, outputs, run_flags
 from abs_dssp.experiment.progress import PushProgress
 from abs_dssp.experiment.run import Run
 from abs_dssp.report import curves, summary, timeline
@@ -29,7 +30,11 @@ _POLICY = flags.DEFINE_multi_string(
     'Policy, repeatable; its own settings after ";", as in "bsp(); local_steps=4".',
 )
 _TARGET = flags.DEFINE_float(
-    "target_accuracy", 0.95, "Accuracy whose time is taken.", lower_bound=0
+    "target_accuracy",
+    0.95,
+    "Accuracy whose time is taken.",
+    lower_bound=0,
+    upper_bound=1,
 )
 _MEASURE = flags.DEFINE_string(
     "measure", None, "What the curves show; accuracy where there is one, by default."
@@ -65,19 +70,20 @@ def main(argv):
     runs = {(text, seed): run_flags.run(text, seed) for text, seed in pairs}
     task = run_flags.task()
     out = outputs.folder(_OUT.value)
+    comparison.require_same(out, run_flags.settings(), texts, _SEEDS.value)
     settings = json.dumps(run_flags.settings(), indent=1)
     files.write(out / "settings.json", settings)
     made = {}
     for (text, seed), run in runs.items():
         label = f"[{texts.index(text) + 1}/{len(texts)}] {text} seed {seed}"
         made[text, seed] = _made(task, text, run, out, label)
-    entries = _save(out, texts, made)
+    entries = _save(out, texts, runs, made)
     known = any(entry["final_accuracy"] is not None for entry in entries)
     target = f"; target accuracy {_TARGET.value}" if known else ""
     print(
         f"\n{task.name}, {task.num_workers} workers, {_SEEDS.value} seed(s){target}"
         f"\n\n{summary.table(entries)}\n\n"
-        f"Written to {out}: summary.json, history.csv, runs/ and PNGs"
+        f"Written to {out}: summary.json, results.csv, history.csv, runs/, PNGs"
     )
 
 
@@ -110,19 +116,23 @@ def _made(task, text: str, run: Run, out: Path, label: str) -> dict[str, Any]:
     return saved
 
 
-def _save(out: Path, texts: list[str], made: dict[tuple[str, int], dict[str, Any]]):
+def _save(
+    out: Path,
+    texts: list[str],
+    runs: dict[tuple[str, int], Run],
+    made: dict[tuple[str, int], dict[str, Any]],
+):
     """Writes summary, evaluations and pictures; gives the entries of the summary."""
     histories = {name: outputs.kept_history(run) for name, run in made.items()}
     seeds = range(_SEEDS.value)
-    entries = []
-    for text in texts:
-        # A kept run may have been made for another target.
-        rows = [
-            made[text, seed]["summary"]
-            | summary.to_target(histories[text, seed], _TARGET.value)
-            for seed in seeds
-        ]
-        entries.append(summary.over_seeds(text, rows))
+    rows = {  # a kept run may have been made for another target
+        name: run["summary"] | summary.to_target(histories[name], _TARGET.value)
+        for name, run in made.items()
+    }
+    comparison.save_results(out / "results.csv", runs, rows)
+    entries = [
+        summary.over_seeds(text, [rows[text, seed] for seed in seeds]) for text in texts
+    ]
     files.write(out / "summary.json", json.dumps(entries, indent=1))
     outputs.save_history(out / "history.csv", histories)
     by_policy = {text: [histories[text, seed] for seed in seeds] for text in texts}

@@ -13,7 +13,7 @@ from pathlib import Path
 from absl import flags
 
 from abs_dssp.experiment import entry, outputs, verdicts
-from abs_dssp.experiment.reproduction import archive, study_flags
+from abs_dssp.experiment.reproduction import archive, scales, study_flags
 from abs_dssp.experiment.reproduction.figures import FIGURES
 from abs_dssp.report import document
 from abs_dssp.report.document import VERDICTS, Section
@@ -40,6 +40,7 @@ def main(argv):
         if name not in FIGURES:
             raise ValueError(f"--only: unknown {name!r}; known: {', '.join(FIGURES)}.")
     here = study_flags.context()
+    notice = scales.notice(here.scale)
     if _KEPT.value is not None:
         count = archive.unpack(Path(_KEPT.value), here.runner.folder)
         print(f"{count} runs from {_KEPT.value}")
@@ -53,8 +54,8 @@ def main(argv):
             setting = study_flags.setting(here, time.monotonic() - begun, took)
             judged = verdicts.judged(sections)
             report = [_overview(judged), *judged, setting]
-            outputs.save_report(TITLE, report, here.out)
-    outputs.save_report(TITLE, report, here.out, _PUBLISH.value)
+            outputs.save_report(TITLE, report, here.out, notice=notice)
+    outputs.save_report(TITLE, report, here.out, _PUBLISH.value, notice)
     if _PUBLISH.value is not None:
         kept = Path(_PUBLISH.value).with_suffix("") / f"{here.scale.name}.jsonl.xz"
         archive.pack(here.runner.folder, kept)

@@ -23,10 +23,13 @@ from abs_dssp.replay import Result
 from abs_dssp.report import curves, spent, summary, timeline
 
 _POLICY = flags.DEFINE_string(
-    "policy", "dssp(s_lower=3,s_upper=15)", "Policy, with its arguments."
+    "policy",
+    "dssp(s_lower=3,s_upper=15)",
+    "Policy, with its arguments; one. compare.py takes several.",
+    allow_overwrite=False,
 )
 _TARGET = flags.DEFINE_float(
-    "target_accuracy", None, "Stop at this accuracy.", lower_bound=0
+    "target_accuracy", None, "Stop at this accuracy.", lower_bound=0, upper_bound=1
 )
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of everything.", lower_bound=0)
 _OUT = flags.DEFINE_string("out", None, "Output folder.", required=True)

@@ -35,7 +35,11 @@ _TRANSFERS = flags.DEFINE_bool(
 )
 _TRAIN = flags.DEFINE_bool("train", False, "Train under every policy as well.")
 _TARGET = flags.DEFINE_float(
-    "target_accuracy", None, "Accuracy whose time is taken.", lower_bound=0
+    "target_accuracy",
+    None,
+    "Accuracy whose time is taken.",
+    lower_bound=0,
+    upper_bound=1,
 )
 _OUT = flags.DEFINE_string("out", None, "Output folder; RUN_DIR/whatif by default.")
 flags.adopt_module_key_flags(run_flags)  # --help lists them too

@@ -58,6 +58,15 @@ def load_json(path: Path) -> dict[str, Any] | None:
     return content if isinstance(content, dict) else None
 
 
+def load_list(path: Path) -> list[Any]:
+    """The list that a file holds; empty if it is missing, cut off or no list."""
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return []
+    return content if isinstance(content, list) else []
+
+
 def load_settings(run_dir: Path) -> dict[str, Any]:
     """What `settings.json` of a run says.
 
@@ -148,7 +157,11 @@ def machine(device) -> str:
 
 
 def save_report(
-    title: str, sections: Sequence[Section], out: Path, publish: str | None = None
+    title: str,
+    sections: Sequence[Section],
+    out: Path,
+    publish: str | None = None,
+    notice: str = "",
 ) -> None:
     """A report as `report.md` and `report.html`.
 
@@ -157,14 +170,15 @@ def save_report(
       sections: of the report.
       out: folder to write to.
       publish: also writes this Markdown file, with copies of the pictures beside it.
+      notice: what must be known first.
     """
-    document.save_markdown(title, sections, out / "report.md")
-    document.save_html(title, sections, out / "report.html")
+    document.save_markdown(title, sections, out / "report.md", notice)
+    document.save_html(title, sections, out / "report.html", notice)
     if publish is not None:
-        _publish(title, sections, Path(publish))
+        _publish(title, sections, Path(publish), notice)
 
 
-def _publish(title: str, sections: Sequence[Section], path: Path) -> None:
+def _publish(title: str, sections: Sequence[Section], path: Path, notice: str) -> None:
     """A report as documentation: one Markdown file and a folder of its pictures."""
     pictures = path.with_suffix("")
     pictures.mkdir(parents=True, exist_ok=True)
@@ -185,4 +199,4 @@ def _publish(title: str, sections: Sequence[Section], path: Path) -> None:
         dataclasses.replace(section, parts=[*map(copied, section.parts)])
         for section in sections
     ]
-    document.save_markdown(title, published, path)
+    document.save_markdown(title, published, path, notice)

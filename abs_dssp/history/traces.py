@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Float64, Int, Int32
 
-from abs_dssp import files
+from abs_dssp import checks, files, markup
 
 FORMAT = "abs_dssp.trace"
 FORMAT_VERSION = 1
@@ -83,8 +83,50 @@ class Trace:
         parts += [f"{self.num_workers} workers", f"{self.seconds:.6g} s"]
         return f"<Trace {self.policy or 'of no policy'}: {', '.join(parts)}>"
 
+    def _repr_html_(self) -> str:
+        """A small table, which notebooks show."""
+        known = {"policy": self.policy, "task": self.task} | self.figures
+        return markup.table([], [(k, markup.number(v)) for k, v in known.items()])
+
+    @property
+    def figures(self) -> dict[str, Any]:
+        """The run in a few numbers, by what they are, shares in percent."""
+        stale = self.staleness
+        return {
+            "workers": self.num_workers,
+            "pushes": len(self),
+            "commits": self.commits,
+            "seconds": self.seconds,
+            "pushes per second": self.pushes_per_second,
+            "mean staleness": float(stale.mean()) if len(self) else 0.0,
+            "max staleness": int(stale.max(initial=0)),
+            "waiting": f"{self.waiting_share:.1%}",
+            "cancelled": f"{self.cancelled_share:.1%}",
+            "discarded": f"{self.discarded_share:.1%}",
+        }
+
+    def plot(self, **settings: Any) -> Any:
+        """Draws what every worker did; see `abs_dssp.plot.timeline`."""
+        from abs_dssp import plot
+
+        return plot.timeline(self, **settings)
+
     def __getitem__(self, rows: slice) -> "Trace":
-        """The rows of a slice, with the same settings."""
+        """The rows of a slice, with the same settings.
+
+        Raises:
+          TypeError: for anything else than a slice.
+          ValueError: for a slice that leaves out rows in between.
+        """
+        if not isinstance(rows, slice):
+            raise TypeError(
+                f"trace[...]: expected a slice of rows such as trace[:100], got "
+                f"{rows!r}; one row's values are in the columns, as in trace.time[5]."
+            )
+        if rows.step not in (None, 1):
+            raise ValueError(
+                f"trace[...]: rows of a run follow each other, got step {rows.step}."
+            )
         columns = {name: getattr(self, name)[rows] for name in COLUMNS}
         cut = range(*rows.indices(len(self)))
         after = cut.stop if len(cut) else 0
@@ -183,6 +225,11 @@ class Trace:
         return self._share(self.cancelled_seconds)
 
     @property
+    def discarded_share(self) -> float:
+        """Share of the pushes that arrived and count in no commit: of weight 0."""
+        return float(np.mean(~self.accepted)) if len(self) else 0.0
+
+    @property
     def wasted_share(self) -> float:
         """Share of all worker seconds in work that no commit used."""
         discarded = float(self.duration[~self.accepted].sum())
@@ -210,7 +257,12 @@ class Trace:
         return self.num_workers + released + restarts
 
     def bytes_sent(self, parameter_bytes: int) -> int:
-        """Bytes of all pushes and pulls, of `parameter_bytes` each."""
+        """Bytes of all pushes and pulls, of `parameter_bytes` each.
+
+        Raises:
+          ValueError: unless that is a whole number of at least 0.
+        """
+        checks.whole("bytes_sent", "parameter_bytes", parameter_bytes)
         return (len(self) + self.pulls) * parameter_bytes
 
     def _share(self, seconds: float) -> float:

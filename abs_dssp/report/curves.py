@@ -3,21 +3,33 @@
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+from jaxtyping import Float
 
 from abs_dssp.history.traces import Trace
 from abs_dssp.report import style
 from abs_dssp.training.evaluation import History
 
+MOST = 8  # curves on one pair of axes; more get a pair each
+_COLUMNS = 4  # of such pairs
 _SMALL: dict[str, Any] = {"ha": "right", "va": "top", "fontsize": 7}
+_OVER_LINES = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.6}
 _AXES = {
     "seconds": "virtual time (s)",
     "version": "communication rounds (commits)",
     "epoch": "epochs of samples processed",
     "push": "pushes received",
 }
+
+
+class Line(NamedTuple):
+    """The runs of one policy on one grid."""
+
+    name: str
+    x: Float[np.ndarray, " G"]
+    values: Float[np.ndarray, "S G"]  # of S seeds
 
 
 def save_curves(
@@ -28,48 +40,211 @@ def save_curves(
     target: float | None = None,
     real: bool = False,
 ) -> Path:
+    """Writes what `picture` draws, as PNG or PDF; see there."""
+    with style.figure():
+        return style.save(picture(runs, against, measure, target, real), path)
+
+
+def picture(
+    runs: Mapping[str, Sequence[History]],
+    against: str = "seconds",
+    measure: str = "accuracy",
+    target: float | None = None,
+    real: bool = False,
+) -> Any:
     """One line per policy, the mean over its runs, with a band of one deviation.
+
+    More than `MOST` policies get a panel each, in which the others are grey.
 
     Args:
       runs: histories of every policy's seeds, in the order of the legend.
-      path: PNG or PDF.
       against: `"seconds"`, `"version"`, `"epoch"` or `"push"`.
       measure: column of the histories.
       target: value to mark with a horizontal line.
       real: whether the seconds are those of a real run.
+
+    Returns:
+      A figure of Matplotlib.
+
+    Raises:
+      ValueError: for anything else to draw against.
     """
-    with style.figure() as plt:
-        figure, axes = plt.subplots(figsize=(5.6, 4.4))
-        for number, (name, histories) in enumerate(runs.items()):
-            x, values = together(histories, against, measure)
-            if x.size:
-                draw_mean(axes, x, values, name, style.line(number))
-        if measure == "loss":
-            axes.set_yscale("log")
-        if target is not None:
-            axes.axhline(target, color="0.5", linewidth=0.7, linestyle=":")
-            shift = {"xytext": (-2, 2), "textcoords": "offset points"}
-            look = _SMALL | shift | {"va": "bottom", "color": "0.35"}
-            place = {"xy": (1.0, target), "xycoords": ("axes fraction", "data")}
-            axes.annotate(f"target {target:g}", **place, **look).set_in_layout(False)
-        real_time = real and against == "seconds"
-        axes.set_xlabel("time (s)" if real_time else _AXES[against])
-        axes.set_ylabel(f"test {measure}")
-        axes.margins(x=0.01)
-        if against == "version":
-            axes.set_xscale("log")
-        _zoom(axes, runs, measure, target)
-        figure.legend(loc="outside lower center", ncols=2)
-        return style.save(figure, path)
+    if against not in _AXES:
+        known = ", ".join(_AXES)
+        raise ValueError(f"curves: unknown axis {against!r}; known: {known}.")
+    lines = []
+    for name, histories in runs.items():
+        x, values = together(histories, against, measure)
+        if measure == "loss":  # the axis is logarithmic
+            kept = (values > 0).all(axis=0) if len(values) else np.array([], bool)
+            x, values = x[kept], values[:, kept]
+        lines.append(Line(name, x, values))
+    labels = {"y": f"test {measure}", "x": _AXES[against]}
+    if real and against == "seconds":
+        labels["x"] = "time (s)"
+    with style.figure() as canvas:
+        many = len(lines) > MOST
+        figure, panels = _small(canvas, lines) if many else _single(canvas, lines)
+        bounds = limits(lines, measure, target)
+        for axes in panels:
+            _set_axes(axes, against, measure, bounds)
+            if target is not None:
+                _mark(axes, target, written=axes is panels[0])
+        for number, line in enumerate(lines if many else []):
+            _say_if_outside(panels[number], [line], bounds, "")
+        if not many:
+            _say_if_outside(panels[0], lines, bounds, "outside the picture: ")
+            panels[0].set_xlabel(labels["x"])
+            panels[0].set_ylabel(labels["y"])
+            figure.legend(loc="outside lower center", ncols=2)
+        else:
+            figure.supxlabel(labels["x"], fontsize=8)
+            figure.supylabel(labels["y"], fontsize=8)
+        return figure
+
+
+def limits(
+    lines: Sequence[Line], measure: str, target: float | None = None
+) -> tuple[float, float] | None:
+    """Where the vertical axis begins and ends; None without a line.
+
+    The first tenth of the longest run is left out, where curves lie on each other, and
+    a curve that ends much worse than the others does not make these flat.
+
+    Args:
+      lines: the curves.
+      measure: `"accuracy"` stays within 0..1; of `"loss"` the lower is better.
+      target: to be shown too.
+
+    Example:
+      >>> x = np.arange(11.0)
+      >>> good, bad = np.linspace(0.5, 0.9, 11), np.full(11, 0.1)
+      >>> both = [Line("a", x, good[None]), Line("b", x, good[None])]
+      >>> low, high = limits([*both, Line("diverged", x, bad[None])], "accuracy")
+      >>> 0.5 < low < 0.6, 0.9 < high < 1
+      (True, True)
+    """
+    known = [line for line in lines if line.x.size]
+    if not known:
+        return None
+    tenth = 0.1 * max(float(line.x[-1]) for line in known)
+    curves = [_goodness(line.values.mean(axis=0), measure) for line in known]
+    late = [
+        curve[line.x >= min(tenth, float(line.x[-1]))]
+        for line, curve in zip(known, curves, strict=True)
+    ]
+    ends = np.array([curve[-1] for curve in curves])
+    best, middle = ends.max(), float(np.median(ends))
+    least = middle - max(3 * (best - middle), 1.0 if measure == "loss" else 0.1)
+    shown = [curve for curve, end in zip(late, ends, strict=True) if end >= least]
+    # Not the least of a curve: a dip is no reason to make all others flat.
+    low = min(float(np.percentile(curve, 10)) for curve in shown)
+    high = max(float(curve.max()) for curve in shown)
+    if target is not None:
+        wanted = float(_goodness(np.array([target]), measure)[0])
+        low, high = min(low, wanted), max(high, wanted)
+    room = 0.05 * max(high - low, 1e-3)
+    low, high = low - room, high + room
+    if measure == "accuracy":
+        return max(low, 0.0), min(high, 1.0)
+    return (10**-high, 10**-low) if measure == "loss" else (low, high)
+
+
+def _goodness(values, measure: str):
+    """Higher is better, on a scale that is shown evenly."""
+    return -np.log10(values) if measure == "loss" else values
+
+
+def _single(canvas, lines: Sequence[Line]) -> tuple[Any, list[Any]]:
+    figure, axes = canvas.subplots(figsize=(5.6, 4.4))
+    for number, line in enumerate(lines):
+        if line.x.size:
+            draw_mean(axes, line.x, line.values, line.name, style.line(number))
+    return figure, [axes]
+
+
+def _small(canvas, lines: Sequence[Line]) -> tuple[Any, list[Any]]:
+    """A panel for each line, with the others behind it."""
+    rows = -(-len(lines) // _COLUMNS)
+    shared = {"sharex": True, "sharey": True, "squeeze": False}
+    size = (1.95 * _COLUMNS, 0.5 + 1.6 * rows)
+    figure, panels = canvas.subplots(rows, _COLUMNS, figsize=size, **shared)
+    used = list(panels.flat[: len(lines)])
+    for axes, own in zip(used, lines, strict=True):
+        for line in lines:
+            if line is not own and line.x.size:
+                mean = line.values.mean(axis=0)
+                axes.plot(line.x, mean, color="0.82", linewidth=0.7, zorder=1)
+        if own.x.size:
+            draw_mean(axes, own.x, own.values, own.name, style.line(0))
+        axes.set_title(_folded(own.name), loc="left", fontsize=6.5)
+    for axes in panels.flat[len(lines) :]:
+        axes.set_visible(False)
+    for axes in used[-_COLUMNS:]:  # also above an empty place
+        axes.tick_params(labelbottom=True)
+    return figure, used
+
+
+def _folded(name: str, width: int = 32) -> str:
+    """A long name on two lines, broken after a comma or a semicolon."""
+    if len(name) <= width:
+        return name
+    places = [i + 1 for i, c in enumerate(name) if c in ",; " and i < width]
+    at = places[-1] if places else width
+    return f"{name[:at].rstrip()}\n{name[at:].lstrip()}"
+
+
+def _set_axes(axes, against: str, measure: str, bounds) -> None:
+    axes.margins(x=0.01)
+    if measure == "loss":
+        axes.set_yscale("log")
+    if against == "version":
+        axes.set_xscale("log")
+    if bounds is not None:
+        axes.set_ylim(*bounds)
+
+
+def _mark(axes, target: float, written: bool) -> None:
+    axes.axhline(target, color="0.5", linewidth=0.7, linestyle=":")
+    if written:
+        shift = {"xytext": (-2, -2), "textcoords": "offset points"}
+        look = _SMALL | shift | {"color": "0.35", "bbox": _OVER_LINES}
+        place = {"xy": (1.0, target), "xycoords": ("axes fraction", "data")}
+        axes.annotate(f"target {target:g}", **place, **look).set_in_layout(False)
+
+
+def _say_if_outside(axes, lines: Sequence[Line], bounds, words: str) -> None:
+    """Names the lines whose end the picture does not show, and their values there."""
+    outside = []
+    for line in lines:
+        end = float(line.values.mean(axis=0)[-1]) if line.x.size else np.nan
+        if bounds is None or not line.x.size:
+            outside.append((line.name, "no finite value"))
+        elif not bounds[0] <= end <= bounds[1]:
+            outside.append((line.name, f"ends at {end:.3g}"))
+    if not outside:
+        return
+    alone = len(lines) == 1
+    said = [words_ if alone else f"{name} {words_}" for name, words_ in outside]
+    text = words + "; ".join(said[:3]) + (" ..." if len(said) > 3 else "")
+    look = _SMALL | {"fontsize": 6, "color": "0.35", "ha": "left", "va": "bottom"}
+    look["bbox"] = _OVER_LINES
+    axes.text(0.02, 0.02, text, transform=axes.transAxes, **look).set_in_layout(False)
 
 
 def save_staleness(traces: Mapping[str, Trace], path: str | os.PathLike[str]) -> Path:
+    """Writes what `staleness_picture` draws."""
+    with style.figure():
+        return style.save(staleness_picture(traces), path)
+
+
+def staleness_picture(traces: Mapping[str, Trace]) -> Any:
     """A histogram per policy: share of pushes by staleness, in versions."""
     columns = 2 if len(traces) > 1 else 1
     lines = -(-len(traces) // columns)
-    with style.figure() as plt:
+    with style.figure() as canvas:
         shared = {"figsize": (6.4, 0.8 + 1.15 * lines), "sharex": True, "sharey": True}
-        figure, panels = plt.subplots(lines, columns, squeeze=False, **shared)
+        figure, panels = canvas.subplots(lines, columns, squeeze=False, **shared)
         most = max(int(t.staleness.max(initial=0)) for t in traces.values())
         limit = min(most, max(8, int(max(_high(t) for t in traces.values()))))
         shown = zip(panels.flat, traces.items(), strict=False)
@@ -89,7 +264,7 @@ def save_staleness(traces: Mapping[str, Trace], path: str | os.PathLike[str]) ->
         over = f" ({limit}: or more)" if limit < most else ""
         figure.supxlabel(f"staleness (versions){over}", fontsize=8)
         figure.supylabel("share of pushes", fontsize=8)
-        return style.save(figure, path)
+        return figure
 
 
 def draw_mean(axes, x, values, label: str, look: Mapping, band: bool = True) -> None:
@@ -140,13 +315,3 @@ def together(
     end = min(x[-1] for x, _ in curves)
     grid = np.unique(np.concatenate([x[x <= end] for x, _ in curves]))
     return grid, np.stack([np.interp(grid, x, y) for x, y in curves])
-
-
-def _zoom(axes, runs, measure, target):
-    """Leaves out the first steep part, where all curves lie on each other."""
-    histories = [history for each in runs.values() for history in each]
-    finals = [h.last(measure) for h in histories if measure in h.names]
-    finals = [value for value in finals if np.isfinite(value)]
-    finals += [] if target is None else [target]
-    if measure == "accuracy" and finals and min(finals) > 0.8:
-        axes.set_ylim(min(0.8, min(finals) - 0.1), 1.0)

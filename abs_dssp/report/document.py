@@ -1,14 +1,13 @@
 """Reports of text, tables, pictures and claims, as Markdown and as one HTML file."""
 
-import base64
 import dataclasses
-import html
 import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from abs_dssp import files
+from abs_dssp.report import web
 
 AGREES, DIFFERS, INCONCLUSIVE = "agrees", "differs", "inconclusive"
 BY_CONSTRUCTION, UNTESTED = "by construction", "not tested"
@@ -70,9 +69,26 @@ def claims_table(sections: Sequence[Section]) -> Table:
     return Table("Every claim that was looked at.", header, rows)
 
 
-def save_markdown(title: str, sections: Sequence[Section], path: Path) -> Path:
-    """Writes a report; pictures are referred to, relative to it."""
+def counts(sections: Sequence[Section]) -> dict[str, int]:
+    """How many claims have each verdict, in the order of `VERDICTS`."""
+    found = [claim.verdict for section in sections for claim in section.claims]
+    return {verdict: found.count(verdict) for verdict in VERDICTS}
+
+
+def save_markdown(
+    title: str, sections: Sequence[Section], path: Path, notice: str = ""
+) -> Path:
+    """Writes a report; pictures are referred to, relative to it.
+
+    Args:
+      title: of the report.
+      sections: of the report.
+      path: of the file.
+      notice: what must be known first, such as how small the runs were.
+    """
     lines = [f"# {title}", ""]
+    if notice:
+        lines += [f"> {notice}", ""]
     for section in sections:
         lines += [f"## {section.title}", ""]
         for part in section.parts:
@@ -82,32 +98,40 @@ def save_markdown(title: str, sections: Sequence[Section], path: Path) -> Path:
     return files.write(path, "\n".join(lines).rstrip() + "\n")
 
 
-def save_html(title: str, sections: Sequence[Section], path: Path) -> Path:
-    """Writes a report as one file that needs no other; pictures lie within it."""
-    body = [f"<h1>{html.escape(title)}</h1>"]
-    for section in sections:
-        body.append(f"<h2>{html.escape(section.title)}</h2>")
+def save_html(
+    title: str, sections: Sequence[Section], path: Path, notice: str = ""
+) -> Path:
+    """Writes a report as one file that needs no other; pictures lie within it.
+
+    Verdicts are counted and sections listed at the top, below the notice.
+
+    Args:
+      title: of the report.
+      sections: of the report.
+      path: of the file.
+      notice: what must be known first, such as how small the runs were.
+    """
+    body = [f'<div class="notice">{web.paragraphs(notice)}</div>'] if notice else []
+    found = counts(sections)
+    if any(found.values()):
+        items = "".join(
+            f'<li class="{"" if " " in verdict else verdict}"><b>{count}</b> '
+            f"{verdict}</li>"
+            for verdict, count in found.items()
+        )
+        body.append(f'<ul class="counts">{items}</ul>')
+    if len(sections) > 1:
+        links = "".join(
+            f'<li><a href="#s{number}">{web.inline(section.title)}</a></li>'
+            for number, section in enumerate(sections)
+        )
+        body.append(f"<nav><ul>{links}</ul></nav>")
+    for number, section in enumerate(sections):
+        body.append(f'<h2 id="s{number}">{web.inline(section.title)}</h2>')
         body += [_html(part) for part in section.parts]
         if section.claims:
             body.append(_html(claims_table([section])))
-    return files.write(
-        path,
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        f"<title>{html.escape(title)}</title><style>{_STYLE}</style></head>\n<body>\n"
-        + "\n".join(body)
-        + "\n</body></html>\n",
-    )
-
-
-_STYLE = (
-    "body{font:15px/1.45 system-ui,sans-serif;max-width:62rem;margin:2rem auto;"
-    "padding:0 1rem;color:#111}table{border-collapse:collapse;margin:.6rem 0;"
-    "font-size:13px}td,th{border-bottom:1px solid #ccc;padding:.25rem .6rem;"
-    "text-align:right;vertical-align:top}td:first-child,th:first-child,"
-    "table.text td,table.text th{text-align:left}caption,figcaption{text-align:left;"
-    "font-size:13px;color:#444;padding:.3rem 0}figure{margin:1rem 0}"
-    "img{max-width:100%;height:auto}td.differs{color:#a33c00}td.agrees{color:#00634a}"
-)
+    return files.write(path, web.page(title, "\n".join(body)))
 
 
 def _markdown(part: Part, folder: Path) -> str:
@@ -126,27 +150,12 @@ def _markdown(part: Part, folder: Path) -> str:
 
 def _html(part: Part) -> str:
     if isinstance(part, str):
-        paragraphs = (html.escape(p) for p in part.split("\n\n"))
-        return "".join(f"<p>{p}</p>" for p in paragraphs)
+        return web.paragraphs(part)
     if isinstance(part, Picture):
-        data = base64.b64encode(part.path.read_bytes()).decode()
-        caption = html.escape(part.caption)
-        return (
-            f'<figure><img alt="{caption}" src="data:image/png;base64,{data}">'
-            f"<figcaption>{caption}</figcaption></figure>"
-        )
-    head = "".join(f"<th>{html.escape(cell)}</th>" for cell in part.header)
-    rows = "".join(f"<tr>{''.join(map(_cell, row))}</tr>" for row in part.rows)
-    kind = ' class="text"' if _is_text(part) else ""
-    return (
-        f"<table{kind}><caption>{html.escape(part.caption)}</caption>"
-        f"<thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
-    )
-
-
-def _cell(text: str) -> str:
-    mark = f' class="{text}"' if text in (AGREES, DIFFERS) else ""
-    return f"<td{mark}>{html.escape(text)}</td>"
+        return web.picture(part.path, part.caption)
+    rows = [list(row) for row in part.rows]
+    words, marked = _is_text(part), (AGREES, DIFFERS)
+    return web.table(list(part.header), rows, part.caption, words, marked)
 
 
 def _is_text(table: Table) -> bool:

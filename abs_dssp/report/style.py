@@ -31,18 +31,35 @@ def line(number: int) -> dict[str, Any]:
     return {"color": color, "linestyle": _DASHES[number // len(_LINES) % 3]}
 
 
+class Canvas:
+    """Makes figures that no window and no list of open figures knows of."""
+
+    @staticmethod
+    def figure(**settings: Any) -> Any:
+        """An empty figure of Matplotlib."""
+        from matplotlib.figure import Figure
+
+        return Figure(**settings)
+
+    def subplots(
+        self, rows: int = 1, columns: int = 1, *, figsize: Any = None, **settings: Any
+    ) -> tuple[Any, Any]:
+        """A figure and its axes."""
+        made = self.figure(figsize=figsize)
+        return made, made.subplots(rows, columns, **settings)
+
+
 @contextlib.contextmanager
-def figure() -> Iterator[Any]:
-    """Gives pyplot with the project's settings and no window; closes its figures.
+def figure() -> Iterator[Canvas]:
+    """The project's settings, for what is drawn and saved meanwhile.
+
+    The backend and the open figures of the caller's own stay as they are.
 
     Raises:
       MissingExtraError: if matplotlib is not installed.
     """
     with extras.needed("a picture"):
         import matplotlib
-
-        matplotlib.use("Agg")
-        import matplotlib.pyplot as plt
 
     settings: Any = {
         "figure.constrained_layout.use": True,
@@ -58,11 +75,8 @@ def figure() -> Iterator[Any]:
         "lines.linewidth": 1.4,
         "savefig.dpi": 200,
     }
-    with plt.rc_context(settings):
-        try:
-            yield plt
-        finally:
-            plt.close("all")
+    with matplotlib.rc_context(settings):
+        yield Canvas()
 
 
 def save(figure: Any, path: str | os.PathLike[str]) -> Path:

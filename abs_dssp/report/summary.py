@@ -22,6 +22,7 @@ _MEASURES: dict[str, Callable[[Trace, History], Any]] = {
     "max_staleness": lambda trace, _: int(trace.staleness.max()),
     "waiting_share": lambda trace, _: trace.waiting_share,
     "cancelled_share": lambda trace, _: trace.cancelled_share,
+    "discarded_share": lambda trace, _: trace.discarded_share,
 }
 _TO_TARGET = {"seconds": "seconds", "pushes": "push", "commits": "version"}
 FIELDS = (*(f"{name}_to_target" for name in _TO_TARGET), *_MEASURES, "bytes_sent")
@@ -37,6 +38,7 @@ _TABLE = (  # field, heading, format
     ("max_staleness", "max", "{:.0f}"),
     ("waiting_share", "waiting", "{:.1%}"),
     ("cancelled_share", "cancelled", "{:.1%}"),
+    ("discarded_share", "discarded", "{:.1%}"),
     ("bytes_sent", "MB sent", "{:.1f}"),
 )
 
@@ -80,7 +82,8 @@ def over_seeds(policy: str, runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]
     entry: dict[str, Any] = {"policy": policy}
     spread: dict[str, float | None] = {}
     for name in FIELDS:
-        values = [run[name] for run in runs if run[name] is not None]
+        # A run that was kept from before may lack a measure.
+        values = [run[name] for run in runs if run.get(name) is not None]
         entry[name] = float(np.mean(values)) if values else None
         spread[name] = float(np.std(values, ddof=1)) if len(values) > 1 else None
     entry["seeds"] = len(runs)

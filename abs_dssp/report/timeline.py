@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -140,23 +140,35 @@ def _begun(trace: Trace, end: float) -> Iterator[Span]:
     return spans(trace, np.flatnonzero(trace.started < end).tolist())
 
 
-def window(traces: list[Trace], rounds: int = 12) -> tuple[float, float]:
+def window(traces: Sequence[Trace], rounds: int = 12) -> tuple[float, float]:
     """A stretch early in the run in which a worker makes about `rounds` pushes."""
     per_push = [t.seconds * t.num_workers / max(len(t), 1) for t in traces]
     length = rounds * float(np.median(per_push))
     return 0.0, min(length, max(t.seconds for t in traces))
 
 
-def save_picture(traces: list[Trace], path: str | os.PathLike[str]) -> Path:
+def save_picture(traces: Sequence[Trace], path: str | os.PathLike[str]) -> Path:
     """One panel per trace, over the same stretch of time."""
+    with style.figure():
+        return style.save(picture(traces), path)
+
+
+def picture(traces: Sequence[Trace], rounds: int = 12) -> Any:
+    """The figure that `save_picture` saves.
+
+    Args:
+      traces: of the runs, at least one.
+      rounds: pushes of a worker that are shown, about.
+    """
+    from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
-    with style.figure() as plt:
+    with style.figure() as canvas:
         height = 0.75 + sum(0.32 + 0.16 * t.num_workers for t in traces)
         ratios = {"height_ratios": [t.num_workers + 1.5 for t in traces]}
         look = {"figsize": (7.0, height), "sharex": True, "gridspec_kw": ratios}
-        figure, panels = plt.subplots(len(traces), 1, squeeze=False, **look)
-        start, end = window(traces)
+        figure, panels = canvas.subplots(len(traces), 1, squeeze=False, **look)
+        start, end = window(traces, rounds)
         for axes, trace in zip(panels[:, 0], traces, strict=True):
             draw(axes, trace, start, end)
             share = f"waiting {100 * trace.waiting_share:.0f} %"
@@ -171,7 +183,7 @@ def save_picture(traces: list[Trace], path: str | os.PathLike[str]) -> Path:
         used = {s.kind for t in traces for s in _begun(t, end) if s.start < end}
         shown = {kind: color for kind, color in _COLORS.items() if kind in used}
         handles: list[Any] = [Patch(color=c, label=kind) for kind, c in shown.items()]
-        mark = {"color": "black", "marker": "v", "ls": "", "ms": 3}
-        handles.append(plt.Line2D([], [], label="commit", **mark))
+        mark: dict[str, Any] = {"color": "black", "marker": "v", "ls": "", "ms": 3}
+        handles.append(Line2D([], [], label="commit", **mark))
         figure.legend(handles=handles, loc="outside upper right", ncols=len(handles))
-        return style.save(figure, path)
+        return figure

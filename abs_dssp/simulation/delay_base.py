@@ -153,7 +153,8 @@ def build(
     else:
         if not lengths:
             raise ValueError(
-                f"{name}: num_workers must be given where every argument is one number."
+                f"{name}: num_workers must be given where every argument is one number;"
+                " or give one number per worker, as in [1, 1, 2.7]."
             )
         num_workers = max(lengths)
     for key, array in arrays.items():

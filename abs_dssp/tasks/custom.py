@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import PRNGKeyArray
 
+from abs_dssp import checks
 from abs_dssp.tasks.base import PyTree, Task, Variables
 from abs_dssp.tasks.measures import Measure
 from abs_dssp.tasks.supervision import supervised
@@ -175,6 +176,7 @@ def from_nnx(
             f"{name}: expected a function that makes the module of nnx.Rngs, such as "
             f"lambda rngs: Model(rngs=rngs), got a {type(make).__name__} itself."
         )
+    checks.function("from_nnx", "make", make, "nnx.Rngs that makes the module")
     kinds = (nnx.Param, nnx.BatchStat, nnx.RngState, ...)
     abstract = nnx.eval_shape(lambda: make(nnx.Rngs(0)))
     if not isinstance(abstract, nnx.Module):
@@ -266,6 +268,8 @@ def from_functions(
       >>> round(float(task.objective(task.data, variables)), 4)  # log 4
       1.3863
     """
+    checks.function("from_functions", "init", init, "a key")
+    checks.function("from_functions", "apply", apply, "(parameters, inputs)")
     own = getattr(apply, "__name__", "custom")
     settings.setdefault("name", own if own.isidentifier() else "custom")
     modes, parameters = _modes(apply), _parameters(apply)

@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float
 
-from abs_dssp import checks
+from abs_dssp import checks, markup
 from abs_dssp.history import traces
 from abs_dssp.training.config import EvaluationConfig
 
+_SHOWN = 10  # records in a notebook
 # Every record has these; a task's own measures follow.
 BASIC = ("push", "version", "seconds", "epoch")
 
@@ -30,6 +31,16 @@ class History:
 
     def __repr__(self) -> str:
         return f"<History: {len(self.records)} records of {', '.join(self.names)}>"
+
+    def _repr_html_(self) -> str:
+        """A small table of the last records, which notebooks show."""
+        shown = self.records[-_SHOWN:]
+        some = f"the last {len(shown)} of " if len(shown) < len(self.records) else ""
+        rows = [
+            [markup.number(record.get(name, "")) for name in self.names]
+            for record in shown
+        ]
+        return markup.table(self.names, rows, f"{some}{len(self.records)} records")
 
     def column(self, name: str) -> Float[np.ndarray, " E"]:
         """One measure over all records, in order; NaN where a record lacks it.

@@ -16,7 +16,7 @@ import numpy as np
 import optax
 from jaxtyping import Bool
 
-from abs_dssp import checks, tasks
+from abs_dssp import checks, markup, tasks
 from abs_dssp.history import traces
 from abs_dssp.history.traces import Trace
 from abs_dssp.tasks.base import Task, Variables
@@ -51,6 +51,20 @@ class Result:
         last = self.history.records[-1] if self.history.records else {}
         shown = [f"{k} {last[k]:.4g}" for k in self.history.names if k in last]
         return f"<Result of {self.trace!r}: {self.stopped}; {', '.join(shown)}>"
+
+    def _repr_html_(self) -> str:
+        """A small table of what the run came to, which notebooks show."""
+        last = self.history.records[-1] if self.history.records else {}
+        measured = {k: last[k] for k in self.history.names if k in last}
+        known: dict[str, Any] = {"policy": self.trace.policy, "ended by": self.stopped}
+        known |= {"task": self.trace.task} | self.trace.figures | measured
+        return markup.table([], [(k, markup.number(v)) for k, v in known.items()])
+
+    def plot(self, **settings: Any) -> Any:
+        """Draws a measure against time; see `abs_dssp.plot.curves`."""
+        from abs_dssp import plot
+
+        return plot.curves([self], **settings)
 
 
 def replay(
@@ -251,11 +265,9 @@ def update_config(
 def require_origin(where: str, seed: int, progress: Any) -> None:
     """Refuses a seed that is no whole number, and a progress that cannot be called."""
     checks.whole(where, "seed", seed)
-    if progress is not None and not callable(progress):
-        raise TypeError(
-            f"{where}: progress must be a function of (pushes done, pushes in all, "
-            f"last record), got {checks.shown(progress)}."
-        )
+    if progress is not None:
+        what = "(pushes done, pushes in all, last record)"
+        checks.function(where, "progress", progress, what)
 
 
 def commits_every_push(trace: Trace) -> bool:

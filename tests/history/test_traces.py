@@ -122,6 +122,8 @@ def test_waiting_and_cancelled_seconds_add_up_with_computing(trace):
         if np.isfinite(end):
             np.testing.assert_allclose(one + lost, end, rtol=1e-12)
     assert 0 < trace.cancelled_share < 1 and 0 <= trace.waiting_share < 1
+    discarded = sum(weight == 0 for weight in trace.weight.tolist())
+    assert trace.discarded_share == discarded / len(trace)
 
 
 def test_cancelled_work_of_a_worker_that_never_pushes_is_counted():

@@ -129,6 +129,7 @@ def test_a_summary_holds_what_a_schedule_worked_out_by_hand_gives():
         "max_staleness": 0,
         "waiting_share": pytest.approx(2 / 6),  # the fast one waits 2 of 3 seconds
         "cancelled_share": 0.0,
+        "discarded_share": 0.0,
         "bytes_sent": 100 * (8 + 2 + 8),  # pushes, first pulls, releases
     }
     assert tuple(found) == summary.FIELDS

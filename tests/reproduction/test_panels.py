@@ -15,11 +15,10 @@ def _history(*accuracies, x="seconds"):
 
 def _lines(*curves, **more):
     panel = panels.Panel("title", curves, **more)
-    with style.figure() as plt:
-        _, axes = plt.subplots()
+    with style.figure() as canvas:
+        _, axes = canvas.subplots()
         panels._draw(axes, panel, 0, False)
         drawn = {line.get_label(): line.get_xydata() for line in axes.get_lines()}
-        plt.close("all")
     return drawn
 
 
@@ -50,12 +49,11 @@ def test_a_linear_axis_shows_where_methods_differ():
     """It begins below the lowest line of those that reach a tenth of the axis."""
     slow = _history(0.1, 0.5, *[0.6] * 19)
     fast, short = _history(0.1, 0.7, *[0.8] * 19), _history(0.1, 0.4)
-    with style.figure() as plt:
-        _, axes = plt.subplots()
+    with style.figure() as canvas:
+        _, axes = canvas.subplots()
         curves = [_curve("slow", slow), _curve("fast", fast), _curve("short", short)]
         panels._draw(axes, panels.Panel("title", curves), 0, False)
         low, high = axes.get_ylim()
-        plt.close("all")
     assert low == pytest.approx(0.6 - 0.05 * 0.2) and high > 0.8
 
 

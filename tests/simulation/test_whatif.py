@@ -408,7 +408,7 @@ def test_a_silent_worker_gets_the_mean_of_the_others():
         (lambda t: again(t, losses=np.ones(3)), "one per push (12), got 3"),
         (
             lambda t: whatif.reschedule(t, policies.ssp(3, s=1)),
-            "not for as many workers as the trace has, 2",
+            "the policy ssp(s=1) is for 3 workers, the others for 2",
         ),
         (
             lambda t: again(dataclasses.replace(t, wait=np.full(len(t), np.nan))),

@@ -295,10 +295,10 @@ def setting() -> Section:
 def _picture(comparison: Comparison, path: Path) -> Picture:
     relative, labels = comparison.relative("best"), comparison.labels
     columns = comparison.columns
-    with style.figure() as plt:
+    with style.figure() as canvas:
         from matplotlib.colors import LogNorm
 
-        figure, axes = plt.subplots(figsize=(7.2, 0.9 + 0.19 * len(labels)))
+        figure, axes = canvas.subplots(figsize=(7.2, 0.9 + 0.19 * len(labels)))
         shown = np.where(np.isfinite(relative), relative, np.nan)
         norm = LogNorm(1, 100)
         image = axes.imshow(shown, aspect="auto", cmap="cividis_r", norm=norm)

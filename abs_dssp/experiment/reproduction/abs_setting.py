@@ -91,7 +91,7 @@ def results(context: Context, made: Outcomes, kind: str) -> Table:
     header = ["method"]
     for target in targets(context):
         header += [f"{target:.0%}: s", "rounds", "messages"]
-    shares = ("waiting_share", "cancelled_share")
+    shares = ("waiting_share", "cancelled_share", "discarded_share")
     rows = []
     for name, runs in made.items():
         row = [name]
@@ -99,13 +99,15 @@ def results(context: Context, made: Outcomes, kind: str) -> Table:
             columns = ("seconds", "version", "messages")
             row += [time_text(study.times_to(runs, target, c)) for c in columns]
         stale = f"{runs[0].measures['mean_staleness']:.2f}"
-        lost = (f"{runs[0].measures[share]:.0%}" for share in shares)
+        known = (runs[0].measures.get(share) for share in shares)  # of kept runs
+        lost = ("-" if share is None else f"{share:.0%}" for share in known)
         rows.append([*row, spread(finals(runs)), stale, *lost])
     caption = (
         f"To test accuracies that were fixed beforehand, {kind}. Messages are uploads "
         "and downloads, those of cancelled computations included."
     )
     more = ["accuracy at the end", "staleness", "waiting", "cancelled"]
+    more += ["discarded"]
     return Table(caption, [*header, *more], rows)
 
 

@@ -12,9 +12,10 @@ from abs_dssp import delays, policies, simulate
 from abs_dssp.experiment import verdicts
 from abs_dssp.experiment.reproduction import dssp_fig3_claims as claims
 from abs_dssp.experiment.reproduction import panels, papers, study, timing
-from abs_dssp.experiment.reproduction.dssp_fig3_claims import TITLES, Trained, ssp_names
+from abs_dssp.experiment.reproduction.dssp_fig3_claims import Trained, ssp_names
 from abs_dssp.experiment.reproduction.panels import Curve, Panel, look
-from abs_dssp.experiment.reproduction.study import Context, Outcomes, finals
+from abs_dssp.experiment.reproduction.scales import TITLES
+from abs_dssp.experiment.reproduction.study import Context, finals
 from abs_dssp.experiment.run import Run
 from abs_dssp.experiment.statistics import spread
 from abs_dssp.report.document import (
@@ -46,7 +47,9 @@ def build(context: Context) -> Section:
     cluster = timing.calibrate()
     folder = context.folder("dssp_fig3")
     ends, end_claims = _ends(cluster, context.scale.length)
-    trained = Trained()
+    problems = context.scale.problems
+    titles = {network: problems[network].title(network) for network in TITLES}
+    trained = Trained(titles=titles)
     tables: list[Part] = []
     for network, title in TITLES.items():
         tuning = _train(context, cluster, network, trained)
@@ -72,8 +75,8 @@ def build(context: Context) -> Section:
         "Drops of the ResNets' step size count updates at the server, and pushes are "
         "averaged in a round, as MXNet's Module does both; docs/mxnet.md shows it.",
         *tables,
-        _picture(trained.made, context.scale.ssp, folder),
-        _variants_picture(trained.made, trained.variants, folder),
+        _picture(trained, context.scale.ssp, folder),
+        _variants_picture(trained, folder),
     ]
     targets = {name: p.targets[0] for name, p in context.scale.problems.items()}
     title = "DSSP, Figure 3: a homogeneous cluster"
@@ -207,13 +210,11 @@ def _accuracies(trained: Trained, network: str, longer: float) -> Table:
     return Table(caption, ["method", "end (s)", "accuracy"], rows)
 
 
-def _picture(
-    made: dict[str, Outcomes], thresholds: Sequence[int], folder: Path
-) -> Picture:
+def _picture(trained: Trained, thresholds: Sequence[int], folder: Path) -> Picture:
     top, bottom = [], []
     dashed, dotted = look(2, linestyle=(0, (5, 1.5))), look(1, linestyle=(0, (1, 1)))
-    for network, title in TITLES.items():
-        outcomes = made[network]
+    for network, title in trained.titles.items():
+        outcomes = trained.made[network]
         names = ssp_names(outcomes)
         first = {name: outcomes[name] for name in ("BSP", "ASP", "DSSP")}
         lines = panels.curves(first, [look(0), look(3), dotted])
@@ -236,14 +237,15 @@ def _picture(
     )
 
 
-def _variants_picture(made, variants, folder: Path) -> Picture:
-    both = made["resnet50"] | variants["resnet50"]
+def _variants_picture(trained: Trained, folder: Path) -> Picture:
+    both = trained.made["resnet50"] | trained.variants["resnet50"]
     shown = {f"{name}, drops by server updates": both[name] for name in ("BSP", "ASP")}
     shown |= {name: both[name] for name in both if name.endswith("drops by epoch")}
     lines = panels.curves(shown)
     path = panels.save(panels.time_and_epochs(lines), folder / "clocks.png")
     return Picture(
         path,
-        "ResNet-50: the clock that the learning-rate schedule follows. At the server "
-        "four workers count four times as fast under ASP as under BSP.",
+        f"{trained.titles['resnet50']}: the clock that the learning-rate schedule "
+        "follows. At the server four workers count four times as fast under ASP as "
+        "under BSP.",
     )

@@ -13,7 +13,6 @@ from abs_dssp.experiment.statistics import spread, time_text
 from abs_dssp.experiment.verdicts import MARGIN
 from abs_dssp.report.document import UNTESTED, Claim
 
-TITLES = {"alexnet": "AlexNet", "resnet50": "ResNet-50", "resnet110": "ResNet-110"}
 _FALLING = ("resnet50", "resnet110")  # networks whose step size falls
 _JUMP = 0.1  # of a run, within which an accuracy step is in its place
 
@@ -25,6 +24,7 @@ class Trained:
     made: dict[str, Outcomes] = dataclasses.field(default_factory=dict)
     variants: dict[str, Outcomes] = dataclasses.field(default_factory=dict)
     longer: dict[str, list[Outcome]] = dataclasses.field(default_factory=dict)  # BSP
+    titles: dict[str, str] = dataclasses.field(default_factory=dict)  # what was trained
 
 
 def ssp_names(outcomes: Outcomes) -> list[str]:
@@ -40,7 +40,7 @@ def check(trained: Trained, targets: Mapping[str, float]) -> list[Claim]:
       targets: accuracies that decide who is faster, by network, fixed beforehand.
     """
     claims = [_asp_is_less_accurate(trained)]
-    for network, title in TITLES.items():
+    for network, title in trained.titles.items():
         made = trained.made[network]
         claims += [
             is_more_accurate(made, title, _printed(network)),
@@ -49,8 +49,8 @@ def check(trained: Trained, targets: Mapping[str, float]) -> list[Claim]:
             is_steadier(made, title),
         ]
     for network in _FALLING:
-        claims += _stale_is_level(trained.made[network], network)
-        claims += _jumps(trained.made[network], network)
+        of = (trained.made[network], network, trained.titles[network])
+        claims += [*_stale_is_level(*of), *_jumps(*of)]
     claims.append(_the_clock_matters(trained))
     claims.append(_sums_and_means(trained, "resnet50"))
     return claims
@@ -61,7 +61,8 @@ def _asp_is_less_accurate(trained: Trained) -> Claim:
     sides = (trained.made["alexnet"][name] for name in ("BSP", "ASP"))
     bsp, asp = map(finals, sides)
     return verdicts.claim(
-        "ASP ends less accurate than BSP with fully connected layers",
+        "ASP ends less accurate than BSP with fully connected layers "
+        f"({trained.titles['alexnet']})",
         f"{paper.asp_accuracy:.2f} against {paper.bsp_accuracy:.2f}",
         f"{spread(asp)} against {spread(bsp)}",
         verdicts.above(bsp - asp),
@@ -155,21 +156,21 @@ def _unrest(outcome: Outcome) -> float:
     return float(off.std()) if off.size else float("nan")
 
 
-def _stale_is_level(outcomes: Outcomes, network: str) -> list[Claim]:
+def _stale_is_level(outcomes: Outcomes, network: str, title: str) -> list[Claim]:
     paper = papers.FIGURE_3[network]
     printed = {"DSSP": paper.dssp_accuracy, "ASP": paper.asp_accuracy}
     return [
         is_level(
             outcomes[name],
             outcomes["BSP"],
-            f"{name} ends ({TITLES[network]})",
+            f"{name} ends ({title})",
             f"{accuracy:.3f} against {paper.bsp_accuracy:.3f}",
         )
         for name, accuracy in printed.items()
     ]
 
 
-def _jumps(outcomes: Outcomes, network: str) -> list[Claim]:
+def _jumps(outcomes: Outcomes, network: str, title: str) -> list[Claim]:
     paper = papers.FIGURE_3[network]
     assert paper.stale_jump is not None and paper.bsp_jump is not None
     shares = {
@@ -182,7 +183,7 @@ def _jumps(outcomes: Outcomes, network: str) -> list[Claim]:
         claims.append(
             verdicts.claim(
                 f"{name}'s accuracy step comes at {words} of the run, within "
-                f"{_JUMP:g} ({TITLES[network]})",
+                f"{_JUMP:g} ({title})",
                 f"{theirs:.2f}",
                 f"{spread(ours, '{:.2f}')} with drops by server updates",
                 verdicts.within(ours - theirs, _JUMP, "{:+.2f}".format),
@@ -216,7 +217,7 @@ def _the_clock_matters(trained: Trained) -> Claim:
 def _sums_and_means(trained: Trained, network: str) -> Claim:
     averaged = trained.made[network]["BSP"]
     summed = trained.variants[network]["BSP, pushes summed"]
-    claim = f"summed against averaged pushes ({TITLES[network]})"
+    claim = f"summed against averaged pushes ({trained.titles[network]})"
     ours = f"BSP {spread(finals(averaged))} averaged, {spread(finals(summed))} summed"
     why = "a sum is a step four times as long, and so the total step of ASP"
     return Claim(claim, "not discussed", ours, UNTESTED, why)

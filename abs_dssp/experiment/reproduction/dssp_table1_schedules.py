@@ -132,8 +132,8 @@ def _range(values: np.ndarray) -> str:
 
 
 def _jitter_picture(relative, folder: Path) -> Picture:
-    with style.figure() as plt:
-        figure, axes = plt.subplots(figsize=(4.4, 3.2))
+    with style.figure() as canvas:
+        figure, axes = canvas.subplots(figsize=(4.4, 3.2))
         x = np.arange(len(_JITTERS))
         by_line: dict[bytes, list[str]] = {}  # a line that hides another stands for it
         for name in _SHOWN:

@@ -94,9 +94,9 @@ def save(panels: Sequence[Panel], path: Path, columns: int = 2) -> Path:
     """
     rows = -(-len(panels) // columns)
     shown = [panels[r * columns : (r + 1) * columns] for r in range(rows)]
-    with style.figure() as plt:
+    with style.figure() as canvas:
         width = 3.3 * columns if columns < 3 else 2.45 * columns
-        figure = plt.figure(figsize=(width, 2.95 * rows))
+        figure = canvas.figure(figsize=(width, 2.95 * rows))
         parts = np.atleast_1d(figure.subfigures(rows, 1))
         numbers = itertools.count()
         for part, row in zip(parts, shown, strict=True):

@@ -279,7 +279,8 @@ def cancelled(trace: traces.Trace, seconds: float) -> float:
 
 def _made(trace: traces.Trace, trained: str, begun: float) -> dict[str, Any]:
     """What is kept of the trace, and of how the run was made."""
-    names = ("commits", "seconds", "waiting_share", "cancelled_share")
+    names = ["commits", "seconds", "waiting_share", "cancelled_share"]
+    names += ["discarded_share"]
     measures = {name: getattr(trace, name) for name in names} | {
         "pushes": len(trace),
         "mean_staleness": float(trace.staleness.mean()) if len(trace) else 0.0,

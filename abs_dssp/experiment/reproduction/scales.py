@@ -10,6 +10,8 @@ from typing import Any
 
 from abs_dssp.experiment.run import Run
 
+TITLES = {"alexnet": "AlexNet", "resnet50": "ResNet-50", "resnet110": "ResNet-110"}
+
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
@@ -46,6 +48,21 @@ class Problem:
         given = {name: getattr(self, name) for name in names if name not in own}
         given |= {"policy": "", "learning_rate": self.rate} | settings
         return Run(**given)
+
+    def title(self, network: str) -> str:
+        """A paper's network, by the name of what is trained in its place, if another.
+
+        Example:
+          >>> Problem("mlp(hidden=[48])", (0.1,)).title("alexnet")
+          "mlp in AlexNet's place"
+          >>> Problem("resnet(depth=50)", (0.1,)).title("resnet50")
+          'ResNet-50'
+        """
+        name, paper = self.model.replace(" ", ""), TITLES[network]
+        own = {"alexnet": "alexnet"}.get(network, f"resnet(depth={network[6:]}")
+        if name.startswith(own):
+            return paper
+        return f"{name.partition('(')[0]} in {paper}'s place"
 
     def describe(self) -> str:
         """Data and network in a few words."""
@@ -100,6 +117,14 @@ class Scale:
     abs_as: tuple[int, ...] = (1, 5, 20, 80)  # Figure 4: values of a
     abs_a: int = 20  # of Figures 2 and 3
     abs_interval: float = 10  # seconds between AdaSync's updates of K
+
+
+def notice(scale: Scale) -> str:
+    """What a report of this scale must say first."""
+    return (
+        f"**Scale `{scale.name}`.** {scale.note} Networks and data are those of the "
+        "section Setting, not always the papers'."
+    )
 
 
 def _smoke() -> Scale:

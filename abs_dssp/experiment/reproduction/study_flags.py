@@ -98,7 +98,8 @@ def main(name: str) -> None:
         folder = here.folder(name)
         (section,) = verdicts.judged([section])
         sections = [section, setting(here, time.monotonic() - begun)]
-        outputs.save_report(section.title, sections, folder)
+        notice = scales.notice(here.scale)
+        outputs.save_report(section.title, sections, folder, notice=notice)
         print(f"\nWritten to {folder}: report.md, report.html and PNGs")
 
     entry.run(run)
