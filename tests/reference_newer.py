@@ -186,7 +186,7 @@ class AbsDssp:
     """The plan is searched over all pairs: within 5 % of the best the largest K, then
     the least stale."""
 
-    def __init__(self, n, noise=None, growth=1.2, memory=0.7):
+    def __init__(self, n, noise=None, growth=1.015, memory=0.7):
         self.target = n / 2 if noise is None else noise
         self.first = min(self.target, n / 2) if growth > 1 else self.target
         self.noise, self.growth, self.memory = self.first, growth, memory
@@ -283,7 +283,7 @@ class AbsDssp:
 class Growing:
     """A K-rule whose K is first growth^version, rounded up, as long as that is less."""
 
-    def __init__(self, rule, first, growth=1.2):
+    def __init__(self, rule, first, growth=1.015):
         self.rule, self.most, self.first, self.growth = rule, rule.k, first, growth
 
     def push(self, world, p, now):

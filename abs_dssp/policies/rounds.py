@@ -9,7 +9,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from abs_dssp.policies import base
 
-GROWTH = 1.2  # by which rounds that begin small grow per commit, by default
+GROWTH = 1.015  # by which rounds that begin small grow per commit, by default
 
 
 def is_fresh(clocks: base.Clocks, worker) -> Bool[Array, ""]:

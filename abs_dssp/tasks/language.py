@@ -17,7 +17,7 @@ from abs_dssp.tasks.custom import from_flax
 _VOCABULARY = 256  # bytes
 _TESTED = 10  # one in so many bytes, at the end
 
-Windows = tuple[Int32[np.ndarray, "n L"], Int32[np.ndarray, "n L"]]
+Windows = tuple[Int32[np.ndarray, "W L"], Int32[np.ndarray, "W L"]]
 
 
 class Text(NamedTuple):

@@ -77,10 +77,13 @@ class Board:
                     for case, method in piece
                 }
                 for done in concurrent.futures.as_completed(waiting):
-                    key, row = self._key(*waiting[done]), done.result()
-                    outputs.append(self.path, {"key": key} | _record(row))
-                    self._known[key] = row
-                    yield row
+                    yield self._keep(waiting[done], done.result())
+
+    def _keep(self, cell: tuple[Case, Method], row: Row) -> Row:
+        key = self._key(*cell)
+        outputs.append(self.path, {"key": key} | _record(row))
+        self._known[key] = row
+        return row
 
     def _key(self, case: Case, method: Method) -> str:
         known = dataclasses.asdict(case) | {"times": case.times_text}

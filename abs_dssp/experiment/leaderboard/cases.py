@@ -17,7 +17,7 @@ _TIMES = {
     "straggler": ("constant(seconds=[1,1,1,1,1,1,1,20])", False),
     "heavy-tailed": ("pareto(minimum=0.2,shape=1.2)", True),
     "slow, then fast": (
-        "markov(seconds=1.0,slow=10.0,slows=0.02,recovers=0.04)",
+        "markov(fast=1.0,slow=10.0,slows=0.02,recovers=0.04)",
         True,
     ),
     "Alibaba, job 4": ('measured("alibaba-job4",mean=1.0)', True),
@@ -94,13 +94,16 @@ _DIGITS: dict[str, Any] = {
     "pushes": 3000,
     "unit": 0.5,
 }
-_MODEL = 'text(model="transformer(width=16,depth=1,heads=2)",context=16,batch_size=8)'
+_MODEL = (
+    'text(model="transformer(width=16,depth=1,heads=2)",context=16,batch_size=8,'
+    "limit_test=64)"
+)
 _TEXT: dict[str, Any] = {
     "problem": _MODEL,
     "measure": "loss",
     "target": 2.9,
     "ratio": 8.0,
-    "pushes": 3000,
+    "pushes": 2500,
     "unit": 0.5,
 }
 
