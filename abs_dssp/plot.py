@@ -140,8 +140,8 @@ def _by_name(results: Any) -> dict[str, list[History]]:
         parts = [("", one) for one in _sequence("curves", each)]
     found: dict[str, list[History]] = {}
     for name, value in parts:
-        alone = isinstance(value, (Result, History))
-        for run in [value] if alone else _sequence("curves", value):
+        several = isinstance(results, Mapping) and isinstance(value, (list, tuple))
+        for run in value if several else [value]:
             if isinstance(run, Result):
                 label = name or run.trace.policy or "run"
                 found.setdefault(label, []).append(run.history)

@@ -87,7 +87,7 @@ def _train(
     context: Context, cluster: timing.Cluster, network: str, trained: Trained
 ) -> Table:
     """Makes all runs of a network, and gives the table of their tuned step sizes."""
-    label, scale = f"Figure 3, {TITLES[network]}", context.scale
+    label, scale = f"Figure 3, {trained.titles[network]}", context.scale
     runs, table = study.tuned_by_kind(
         context, _runs(context, cluster, network), scale.problems[network], label
     )
