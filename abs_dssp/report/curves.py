@@ -17,6 +17,7 @@ _AXES = {
     "version": "communication rounds (commits)",
     "epoch": "epochs of samples processed",
     "push": "pushes received",
+    "megabytes": "megabytes pushed and pulled",
 }
 
 
@@ -33,7 +34,8 @@ def save_curves(
     Args:
       runs: histories of every policy's seeds, in the order of the legend.
       path: PNG or PDF.
-      against: `"seconds"`, `"version"`, `"epoch"` or `"push"`.
+      against: `"seconds"`, `"version"`, `"epoch"`, `"push"`, or `"megabytes"` of
+        histories that `summary.with_megabytes` gave.
       measure: column of the histories.
       target: value to mark with a horizontal line.
       real: whether the seconds are those of a real run.
