@@ -1,6 +1,7 @@
 """Accuracy against time and rounds, and how stale the pushes were."""
 
 import os
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from abs_dssp.report import style
 from abs_dssp.training.evaluation import History
 
 _SMALL: dict[str, Any] = {"ha": "right", "va": "top", "fontsize": 7}
+_LONG = 40  # characters of a policy's text of which two stand side by side
 _AXES = {
     "seconds": "virtual time (s)",
     "version": "communication rounds (commits)",
@@ -45,7 +47,8 @@ def save_curves(
         for number, (name, histories) in enumerate(runs.items()):
             x, values = together(histories, against, measure)
             if x.size:
-                draw_mean(axes, x, values, name, style.line(number))
+                label = textwrap.fill(name, 2 * _LONG)
+                draw_mean(axes, x, values, label, style.line(number))
         if measure == "loss":
             axes.set_yscale("log")
         if target is not None:
@@ -58,10 +61,11 @@ def save_curves(
         axes.set_xlabel("time (s)" if real_time else _AXES[against])
         axes.set_ylabel(f"test {measure}")
         axes.margins(x=0.01)
-        if against == "version":
+        if against in ("version", "megabytes"):
             axes.set_xscale("log")
         _zoom(axes, runs, measure, target)
-        figure.legend(loc="outside lower center", ncols=2)
+        columns = 1 if any(len(name) > _LONG for name in runs) else 2
+        figure.legend(loc="outside lower center", ncols=columns)
         return style.save(figure, path)
 
 
