@@ -116,6 +116,8 @@ WRONG = [
     (["--policy=k_sync(k=9)"], "k must be at most the number of workers 4, got 9"),
     (["--policy=dssp(s_lower=5,s_upper=2)"], "s_upper must be at least s_lower=5"),
     (["--policy=bsp(); steps=3"], "unknown setting 'steps'"),
+    (["--policy=bsp(); push=displacement"], "needs two optimizers, the server's and"),
+    (["--policy=bsp(); push=weights"], "push must be one of 'gradients', 'displace"),
     (["--policy=bsp(); local_steps=x"], "local_steps must be a number, got 'x'"),
     (["--task=mnist"], "unknown task 'mnist'; known: cifar10"),
     (["--model=vgg"], "unknown name 'vgg'; known: alexnet, cnn"),
@@ -171,6 +173,7 @@ def test_a_users_mistake_gets_one_sentence_and_status_1(mistakes, number):
 SETTINGS = {
     "demo": "compare.py",
     "cifar10": "compare.py",
+    "diloco": "compare.py",
     "reproduction": "reproduce.py",
     "optimality": "optimality.py",
 }

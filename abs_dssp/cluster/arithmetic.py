@@ -32,23 +32,28 @@ class Arithmetic:
         self._device = jax.local_devices()[0]
         self._travels_as_it_is = functions.wire.pull == "float32"
         self._views = memory.Views(self._device, 2 * task.num_workers)
+        self._size = functions.layout.size
         self._parameters = Parameters(functions, functions.initial(self._key))
         self._versions: dict[int, Any] = {}  # of the latest `advance`
         # Calls for several pushes are for models whose arithmetic takes less than one.
+        # They do not carry on local optimisers.
         small = 4 * functions.layout.size <= _SMALL and task.num_workers > 1
-        self.advances = small and advances(functions)
+        self.advances = small and not functions.local_size and advances(functions)
 
     @property
     def vector(self) -> Any:
         """The present version, float32, on the device; gone at the next commit."""
         return self._parameters.vector
 
-    def accumulate(self, push: Accumulate, pulled: np.ndarray) -> None:
+    def accumulate(self, push: Accumulate, pulled: np.ndarray) -> np.ndarray | None:
         """Adds a push to the next commit; its buffer may change afterwards.
 
         Args:
           push: with its vector, or none if it is to be computed again.
           pulled: the version it was computed from, as it travelled.
+
+        Returns:
+          The state of the worker's local optimiser, (S,); None if it is not kept.
         """
         vector = push.vector
         if vector is None:
@@ -61,11 +66,19 @@ class Arithmetic:
                 push.pulled,
                 np.float32(push.epoch),
             )
+        local = None
+        if self.functions.local_size:
+            vector = np.asarray(vector)
+            local = vector[self._size :].copy()
+            own = vector[: self._size].copy()  # `Views` knows whole buffers alone
+            vector = jax.device_put(own, self._device)
+            pulled = pulled[: self._size]
         self._parameters.receive(
             self._placed(vector), push.weight, push.worker, push.commit, pulled
         )
         if not push.commit:
             self._parameters.keep()
+        return local
 
     def commit(self, made: Commit) -> None:
         """Makes the next version."""
@@ -112,13 +125,17 @@ class Arithmetic:
         """Goes on from what `copies` returned."""
         self._parameters.restore(leaves)
 
+    def start_local(self, version: Any) -> np.ndarray:
+        """A local optimiser at its start at a version as it travels, (S,)."""
+        return np.asarray(self.functions.start_local(jax.numpy.asarray(version)))
+
     def finite(self, vector: Any, loss: float) -> bool:
         """Whether a push's values and its loss are."""
         if not math.isfinite(loss):
             return False
         if vector.dtype != np.float32:
             return bool(_all_finite(vector))
-        values = np.asarray(vector)
+        values = np.asarray(vector)[: self._size]  # behind them may be any bits
         with np.errstate(all="ignore"):
             if math.isfinite(np.dot(values, values)):
                 return True

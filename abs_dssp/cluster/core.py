@@ -80,6 +80,7 @@ class Core:
         limits: RunLimits,
         epochs_per_push: float,
         first_loss: float = math.nan,
+        keeps_local_state: bool = False,
     ):
         """A run before its start.
 
@@ -89,7 +90,10 @@ class Core:
           limits: when it is over.
           epochs_per_push: samples of one push over samples per epoch.
           first_loss: the objective at version 0, for a policy that reads the loss.
+          keeps_local_state: whether discarded pushes matter too: they carry on the
+            state of the worker's local optimiser.
         """
+        self._every_push = keeps_local_state
         self.num_workers, self.limits = num_workers, limits
         self.workers = [Worker() for _ in range(num_workers)]
         self.started = False
@@ -197,8 +201,8 @@ class Core:
         worker = self.workers[event.worker]
         if event.kind == "push":
             self._count(worker, event, done)
-            if done.weight > 0:
-                self._pending += 1
+            self._pending += done.weight > 0
+            if done.weight > 0 or self._every_push:
                 wanted.append(
                     effects.Accumulate(
                         event.worker,
@@ -225,7 +229,7 @@ class Core:
             self.version += 1
             self.epoch = float(np.float32(self.epochs))
         if event.kind in ("push", "leave"):
-            wanted.append(effects.Drop(event.worker))
+            wanted.append(effects.Drop(event.worker, event.kind == "leave"))
         for index, grant in done.grants.items():
             wanted += self._begin(index, grant, event.time)
         if event.kind == "push" and worker.state == WAITING:

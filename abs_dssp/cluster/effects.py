@@ -17,11 +17,14 @@ class Append(NamedTuple):
 
 
 class Accumulate(NamedTuple):
-    """Add a push to the next commit."""
+    """Add a push to the next commit, and keep the local optimiser behind it.
+
+    One of weight 0 is not added.
+    """
 
     worker: int
     vector: Any  # the push; None: compute it from the version that the worker holds
-    weight: float  # above 0
+    weight: float  # the policy's
     commit: bool  # whether this push causes a commit
     clock: int  # pushes of the worker, this one included
     pulled: int  # the version that it was computed from
@@ -55,6 +58,7 @@ class Drop(NamedTuple):
     """The worker needs the version that it held no more."""
 
     worker: int
+    left: bool = False  # nor the state of its local optimiser
 
 
 class Tell(NamedTuple):

@@ -44,7 +44,7 @@ class Executor:
             effects.Commit: (_APPLY, arithmetic.commit),
             effects.Advance: (_APPLY, lambda effect: arithmetic.advance(effect.pushes)),
             effects.Hold: (_PUBLISH, lambda effect: versions.hold(*effect)),
-            effects.Drop: (_PUBLISH, lambda effect: versions.drop(effect.worker)),
+            effects.Drop: (_PUBLISH, lambda effect: versions.drop(*effect)),
             effects.Tell: (_REST, lambda effect: None),  # nobody is connected
             effects.Send: (_SEND, self._send),
             effects.Say: (_REST, lambda effect: say(effect.line)),
@@ -70,7 +70,10 @@ class Executor:
         return spent
 
     def _accumulate(self, effect: effects.Accumulate) -> None:
-        self._arithmetic.accumulate(effect, self._versions.array(effect.worker))
+        pulled = self._versions.array(effect.worker)
+        local = self._arithmetic.accumulate(effect, pulled)
+        if local is not None:
+            self._versions.keep(effect.worker, local)
 
     def _send(self, effect: effects.Send) -> None:
         message = effect.message

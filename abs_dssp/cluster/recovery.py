@@ -3,6 +3,8 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
+
 from abs_dssp.cluster import core, effects
 from abs_dssp.cluster.lines import Warned
 from abs_dssp.history.events import Entry
@@ -114,7 +116,9 @@ def save(server: Any) -> tuple[int, list[Any], dict[str, Any], dict[int, int]]:
         "machine": len(machine),
         "core": note,
         "versions": numbers,
+        "local": list(versions.local),
     }
+    arrays += versions.local.values()
     return state.entries, [*parameters, *machine, *arrays], note, retained
 
 
@@ -128,5 +132,8 @@ def _take_up(server: Any, checkpoint: Checkpoint) -> None:
         worker.pulled if worker.state == core.COMPUTING else None
         for worker in server.core.workers
     ]
-    arrays = dict(zip(note["versions"], checkpoint.leaves[end:], strict=True))
+    last = end + len(note["versions"])
+    arrays = dict(zip(note["versions"], checkpoint.leaves[end:last], strict=True))
+    kept = map(np.asarray, checkpoint.leaves[last:])
+    server.versions.local = dict(zip(note.get("local", []), kept, strict=True))
     server.versions.restore(arrays, pulled, server.core.version)

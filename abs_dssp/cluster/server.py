@@ -97,7 +97,7 @@ class Server:
         self.incarnation = system.os.urandom(8).hex()
         self._log, self._store, self._say = log, store, say
         push, pull = (np.dtype(flat.DTYPES[name]) for name in functions.wire)
-        size = functions.layout.size
+        size = functions.layout.size + functions.local_size
         self.sizes = Sizes(size * push.itemsize, push, size * pull.itemsize, pull)
         self.arithmetic = Arithmetic(task, functions, training.seed)
         self.arithmetic.warm_up(push, pull)
@@ -109,6 +109,7 @@ class Server:
             config.limits,
             epochs_per_push,
             self._first_loss(),
+            keeps_local_state=functions.local_size > 0,
         )
         if self.arithmetic.advances:
             self.core.decide_together()
@@ -125,7 +126,10 @@ class Server:
             **self._connections.address,
         }
         try:
-            self.versions = Versions(self.pool, task.num_workers, self.arithmetic.read)
+            start = self.arithmetic.start_local if functions.local_size else None
+            self.versions = Versions(
+                self.pool, task.num_workers, self.arithmetic.read, start
+            )
             self._executor = Executor(
                 log, self.arithmetic, self.versions, self.measures, say, self._now
             )

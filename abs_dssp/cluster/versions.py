@@ -1,4 +1,8 @@
-"""The versions that workers compute from, each copied once into a buffer of a pool."""
+"""The versions that workers compute from, each copied once into a buffer of a pool.
+
+Where workers keep the state of their local optimiser it lies behind the version, so
+that each has a buffer of its own.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -11,7 +15,13 @@ from abs_dssp.cluster import memory
 class Versions:
     """Who holds which version. Belongs to the serving thread."""
 
-    def __init__(self, pool: memory.Pool, num_workers: int, read: Callable[[int], Any]):
+    def __init__(
+        self,
+        pool: memory.Pool,
+        num_workers: int,
+        read: Callable[[int], Any],
+        start_local: Callable[[Any], Any] | None = None,
+    ):
         """Nobody holds anything.
 
         Args:
@@ -19,13 +29,20 @@ class Versions:
           num_workers: N.
           read: a version as it travels, the present one or another that there is;
             NumPy or a device's array.
+          start_local: a local optimiser at its start at a version; None where it is
+            not kept.
         """
-        self._pool, self._read = pool, read
+        self._pool, self._read, self._start_local = pool, read, start_local
+        self.local: dict[int, np.ndarray] = {}  # (S,) by worker; never changed in place
         self._held: list[tuple[int, int] | None] = [None] * num_workers
         self._present: tuple[int, int] | None = None  # version, buffer
 
     def hold(self, worker: int, version: int) -> None:
         """Keeps a version for a worker."""
+        if self._start_local is not None:
+            self.drop(worker)
+            self._held[worker] = version, self._own(worker, self._read(version))
+            return
         self.drop(worker)
         if self._present is None or self._present[0] != version:
             self._publish(version)
@@ -33,8 +50,22 @@ class Versions:
         self._pool.hold(self._present[1])
         self._held[worker] = self._present
 
-    def drop(self, worker: int) -> None:
-        """The worker needs what it held no more."""
+    def keep(self, worker: int, local: np.ndarray) -> None:
+        """The worker's local optimiser after a computation, (S,)."""
+        self.local[worker] = local
+
+    def _own(self, worker: int, version: Any) -> int:
+        """A buffer of a version and a worker's local optimiser."""
+        assert self._start_local is not None
+        local = self.local.get(worker)
+        if local is None:
+            local = self._start_local(version)
+        return self._fill(np.concatenate([version, local]))
+
+    def drop(self, worker: int, left: bool = False) -> None:
+        """The worker needs what it held no more; if it `left`, nor its optimiser."""
+        if left:
+            self.local.pop(worker, None)
         held = self._held[worker]
         if held is not None:
             self._pool.drop(held[1])
@@ -65,10 +96,10 @@ class Versions:
     def restore(
         self, arrays: Mapping[int, Any], pulled: Sequence[int | None], present: int
     ) -> None:
-        """Takes up versions from a checkpoint.
+        """Takes up versions from a checkpoint; `local` comes first.
 
         Args:
-          arrays: by version.
+          arrays: by version, with whatever lies behind it.
           pulled: the version of every worker; None where it holds none.
           present: number of the present version.
         """
@@ -77,6 +108,11 @@ class Versions:
                 continue
             if version == present:
                 self.hold(worker, version)
+                continue
+            if self._start_local is not None:
+                size = len(self._read(present))
+                buffer = self._own(worker, np.asarray(arrays[version])[:size])
+                self._held[worker] = version, buffer
                 continue
             same = [h for h in self._held if h is not None and h[0] == version]
             buffer = same[0][1] if same else self._fill(np.asarray(arrays[version]))

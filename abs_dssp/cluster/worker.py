@@ -221,7 +221,7 @@ class Worker:
             self._newer = answer
             return
         wire = self._functions.wire
-        size = self._functions.layout.size
+        size = self._functions.layout.size + self._functions.local_size
         push, pull = (np.dtype(flat.DTYPES[name]) for name in wire)
         channel.expect(Sizes(size * push.itemsize, push, size * pull.itemsize, pull))
         if self.steps == 0:

@@ -5,7 +5,7 @@
 
 Trains a real model under every policy and seed in virtual time. Writes to --out:
 summary.json (one object per policy), results.csv (one row per policy and seed),
-history.csv, the traces, and PNGs: accuracy against time and against rounds, staleness,
+history.csv, the traces, and PNGs: accuracy against time, rounds and bytes, staleness,
 timeline. Finished runs are kept: the same command again computes only what is missing;
 more policies and seeds may be added, and other settings need another --out.
 """
@@ -135,18 +135,26 @@ def _save(
     ]
     files.write(out / "summary.json", json.dumps(entries, indent=1))
     outputs.save_history(out / "history.csv", histories)
-    by_policy = {text: [histories[text, seed] for seed in seeds] for text in texts}
+    shown = {name: _with_megabytes(made[name], h) for name, h in histories.items()}
+    by_policy = {text: [shown[text, seed] for seed in seeds] for text in texts}
     measure = _MEASURE.value or outputs.measure(histories.values())
     target = _TARGET.value if measure == "accuracy" else None
     if not extras.available("matplotlib", "a picture of them"):
         return entries
-    for against, name in (("seconds", "time"), ("version", "rounds")):
+    axes = (("seconds", "time"), ("version", "rounds"), ("megabytes", "bytes"))
+    for against, name in axes:
         path = out / f"{measure}_{name}.png"
         curves.save_curves(by_policy, path, against, measure, target)
     traces = {text: made[text, 0]["trace"] for text in texts}
     curves.save_staleness(traces, out / "staleness.png")
     timeline.save_picture(list(traces.values()), out / "timeline.png")
     return entries
+
+
+def _with_megabytes(run: dict[str, Any], history):
+    """The evaluations of a kept run, with what had been sent."""
+    each = run["summary"]["bytes_sent"] // run["trace"].bytes_sent(1)
+    return summary.with_megabytes(history, run["trace"], int(each))
 
 
 def run() -> None:

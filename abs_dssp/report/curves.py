@@ -1,6 +1,7 @@
 """Accuracy against time and rounds, and how stale the pushes were."""
 
 import os
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,11 +17,13 @@ MOST = 8  # curves on one pair of axes; more get a pair each
 _COLUMNS = 4  # of such pairs
 _SMALL: dict[str, Any] = {"ha": "right", "va": "top", "fontsize": 7}
 _OVER_LINES = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.6}
+_LONG = 40  # characters of a policy's text of which two stand side by side
 _AXES = {
     "seconds": "virtual time (s)",
     "version": "communication rounds (commits)",
     "epoch": "epochs of samples processed",
     "push": "pushes received",
+    "megabytes": "megabytes pushed and pulled",
 }
 
 
@@ -58,7 +61,8 @@ def picture(
 
     Args:
       runs: histories of every policy's seeds, in the order of the legend.
-      against: `"seconds"`, `"version"`, `"epoch"` or `"push"`.
+      against: `"seconds"`, `"version"`, `"epoch"`, `"push"`, or `"megabytes"` of
+        histories that `summary.with_megabytes` gave.
       measure: column of the histories.
       target: value to mark with a horizontal line.
       real: whether the seconds are those of a real run.
@@ -96,7 +100,8 @@ def picture(
             _say_if_outside(panels[0], lines, bounds, "outside the picture: ")
             panels[0].set_xlabel(labels["x"])
             panels[0].set_ylabel(labels["y"])
-            figure.legend(loc="outside lower center", ncols=2)
+            columns = 1 if any(len(name) > _LONG for name in runs) else 2
+            figure.legend(loc="outside lower center", ncols=columns)
         else:
             figure.supxlabel(labels["x"], fontsize=8)
             figure.supylabel(labels["y"], fontsize=8)
@@ -159,7 +164,8 @@ def _single(canvas, lines: Sequence[Line]) -> tuple[Any, list[Any]]:
     figure, axes = canvas.subplots(figsize=(5.6, 4.4))
     for number, line in enumerate(lines):
         if line.x.size:
-            draw_mean(axes, line.x, line.values, line.name, style.line(number))
+            label = textwrap.fill(line.name, 2 * _LONG)
+            draw_mean(axes, line.x, line.values, label, style.line(number))
     return figure, [axes]
 
 
@@ -198,7 +204,7 @@ def _set_axes(axes, against: str, measure: str, bounds) -> None:
     axes.margins(x=0.01)
     if measure == "loss":
         axes.set_yscale("log")
-    if against == "version":
+    if against in ("version", "megabytes"):
         axes.set_xscale("log")
     if bounds is not None:
         axes.set_ylim(*bounds)

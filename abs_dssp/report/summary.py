@@ -1,5 +1,6 @@
 """A run in one row: how fast, how stale, who waited, what was sent."""
 
+import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -60,6 +61,31 @@ def summarise(result: Result, target_accuracy: float | None) -> dict[str, Any]:
 def _last(history: History, name: str) -> float:
     """The latest value; NaN for a task that has no such measure."""
     return history.last(name) if name in history.names else math.nan
+
+
+def with_megabytes(history: History, trace: Trace, parameter_bytes: int) -> History:
+    """The same evaluations, each with the `megabytes` that had been sent until then.
+
+    Args:
+      history: of a run.
+      trace: of the run.
+      parameter_bytes: of parameters and statistics, as every push and pull has.
+
+    Example:
+      >>> from abs_dssp import delays, policies, simulate
+      >>> trace = simulate.schedule(policies.asp(1), delays.constant([1.0]), 3)
+      >>> history = History(({"push": 2, "loss": 0.5},), np.empty(0))
+      >>> with_megabytes(history, trace, 10**6).column("megabytes").tolist()
+      [5.0]
+    """
+    records = tuple(
+        {
+            **each,
+            "megabytes": trace[: int(each["push"])].bytes_sent(parameter_bytes) / 1e6,
+        }
+        for each in history.records
+    )
+    return dataclasses.replace(history, records=records)
 
 
 def to_target(history: History, target_accuracy: float | None) -> dict[str, Any]:

@@ -17,13 +17,13 @@ from abs_dssp.tasks.custom import from_flax
 _VOCABULARY = 256  # bytes
 _TESTED = 10  # one in so many bytes, at the end
 
-Windows = tuple[Int32[np.ndarray, "W L"], Int32[np.ndarray, "W L"]]
+Windows = tuple[Int32[np.ndarray, "_ L"], Int32[np.ndarray, "_ L"]]  # as many
 
 
 class Text(NamedTuple):
     """Bytes, in the order in which they are read."""
 
-    content: UInt8[np.ndarray, " n"]
+    content: UInt8[np.ndarray, " bytes"]
     sha256: str  # of the content, in hexadecimal
 
 
@@ -143,7 +143,7 @@ def _text(content: bytes) -> Text:
     return Text(np.frombuffer(content, np.uint8), digest)
 
 
-def windows(content: UInt8[np.ndarray, " n"], context: int, stride: int) -> Windows:
+def windows(content: UInt8[np.ndarray, " bytes"], context: int, stride: int) -> Windows:
     """Inputs and targets: windows of a text, and the same one byte further.
 
     Args:

@@ -52,7 +52,7 @@ class Transformer(nn.Module):
             )
         positions = self.param("positions", _small, shape)
         x = nn.Embed(self.num_classes, self.width, embedding_init=_small)(tokens)
-        x = x + positions[:length]
+        x = x + positions[None, :length]
         # As in GPT-2: the residual stream does not grow with the depth.
         out = nn.initializers.normal(0.02 / np.sqrt(2 * self.depth))
         for _ in range(self.depth):

@@ -192,7 +192,12 @@ def capacity(num_pushes: int) -> int:
 
 
 def power_of_two(count: int) -> int:
-    """At least `count`, so that runs of similar length share a compiled program."""
+    """At least `count`, so that runs of similar length share a compiled program.
+
+    Example:
+      >>> power_of_two(5)
+      8
+    """
     return 1 << max(0, count - 1).bit_length()
 
 

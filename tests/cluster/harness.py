@@ -7,7 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
+import optax
 
 from abs_dssp import optimizers, policies, tasks
 from abs_dssp.cluster import keys, log, run, server, topology, transport
@@ -19,6 +21,16 @@ from abs_dssp.training import checkpoints, flat, update
 
 OPTIMIZER = optimizers.sgd(0.1, momentum=0.5)
 LOCAL = optimizers.sgd(0.1)
+# With a state of both kinds of numbers, a mean and a count.
+REMEMBERS = optax.chain(
+    optax.trace(0.9),
+    optax.scale_by_schedule(lambda count: -0.1 / (1 + count.astype(jnp.float32))),
+)
+KEPT = {
+    "push": "displacement",
+    "local_state": "kept",
+    "local_optimizer": REMEMBERS,
+}
 QUICK = Settings(
     beat=0.2, lease=2.0, resend=0.2, empty=3.0, checkpoint=0.3, evaluate=0.5
 )
@@ -43,6 +55,7 @@ def train(
     key_file: str | None = None,
     formats: tuple[str, str] = ("float32", "float32"),
     max_workers: int | None = None,
+    local_optimizer: optax.GradientTransformation = LOCAL,
     **more,
 ) -> Result:
     """Trains on `num_workers` threads over a real transport."""
@@ -55,7 +68,8 @@ def train(
     result = run.train(
         cluster, task(num_workers), policies.parse(text, num_workers), OPTIMIZER, 7,
         out=out, num_pushes=pushes, local_steps=local_steps, aggregate=aggregate,
-        local_optimizer=LOCAL, settings=settings, say=lambda line: None, **more,
+        local_optimizer=local_optimizer, settings=settings, say=lambda line: None,
+        **more,
     )  # fmt: skip
     assert result is not None
     return result

@@ -1,6 +1,6 @@
 """A program for tests that kill it: trains, or serves by hand, in this process.
 
-program.py train OUT POLICY PUSHES SECONDS_PER_STEP
+program.py train OUT POLICY PUSHES SECONDS_PER_STEP [kept]
 program.py serve OUT POLICY
 """
 
@@ -26,7 +26,10 @@ def main(role: str, out: str, text: str, *more: str) -> None:
     if role == "train":
         pushes, seconds = int(more[0]), float(more[1])
         pace = delays.shifted_exponential([seconds] * 3 + [2.7 * seconds], seconds / 5)
-        harness.train(folder, text, pushes=pushes, settings=SETTINGS, pace=pace)
+        settings = {"settings": SETTINGS, "pace": pace}
+        if more[2:] == ("kept",):
+            settings |= harness.KEPT
+        harness.train(folder, text, pushes=pushes, **settings)
         return
     store = checkpoints.Store(folder / "checkpoints", "by hand")
     serving = harness.Serving(folder, text, settings=SETTINGS, store=store)

@@ -27,7 +27,7 @@ OLD = dataclasses.replace(RUN, eval_seconds=5.0, evaluations=None)
 def test_a_run_kept_before_a_field_existed_is_found_again():
     """The digest that runs had before `drop_factor` and the like were described."""
     added = {"drop_factor", "warmup", "evaluations", "eval_commits", "redraw"}
-    added |= {"optimizer"}
+    added |= {"optimizer", "local_optimizer", "push", "local_state"}
     before = {k: v for k, v in dataclasses.asdict(OLD).items() if k not in added}
     text = json.dumps([before, traces.package_versions()], sort_keys=True)
     assert OLD.key == hashlib.sha256(text.encode()).hexdigest()[:20]
@@ -42,6 +42,9 @@ def test_a_run_kept_before_a_field_existed_is_found_again():
         {"eval_commits": 7},
         {"redraw": False},
         {"optimizer": "adam(0.1)"},
+        {"local_optimizer": "sgd(0.1)"},
+        {"push": "displacement"},
+        {"local_state": "kept"},
     ],
     ids=str,
 )
@@ -57,3 +60,31 @@ def test_evaluations_are_at_equal_times_of_the_slowest_worker():
     timed = dataclasses.replace(RUN, until_seconds=10.0)
     assert timed.eval_interval(task) == 2.5
     assert OLD.eval_interval(task) == 5.0
+
+
+DILOCO = dataclasses.replace(
+    RUN,
+    learning_rate=None,
+    optimizer="sgd(1.0)",
+    local_optimizer="sgd(0.05)",
+    push="displacement",
+)
+
+
+def test_a_run_of_displacements_trains_with_both_optimizers():
+    """Server sgd(1) around one step of sgd(0.05) is SGD of step 0.05."""
+    task = RUN.make_task()
+    wanted = dataclasses.replace(RUN, learning_rate=0.05).train(task)
+    found = DILOCO.train(task)
+    assert found.history.last("loss") == pytest.approx(wanted.history.last("loss"))
+    assert found.history.last("loss") != RUN.train(task).history.last("loss")
+    trace = DILOCO.schedule(task)
+    again = DILOCO.replay(task, trace, eval_every_commits=len(trace))
+    assert again.history.last("loss") == pytest.approx(found.history.last("loss"))
+
+
+@pytest.mark.parametrize("missing", ["optimizer", "local_optimizer"])
+def test_displacements_need_both_optimizers(missing):
+    given = {missing: None, "learning_rate": 0.1 if missing == "optimizer" else None}
+    with pytest.raises(ValueError, match="push=displacement needs two optimizers"):
+        dataclasses.replace(DILOCO, **given).make_update()

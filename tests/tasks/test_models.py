@@ -162,3 +162,29 @@ def test_option_a_shortcuts_subsample_and_pad_with_zeros():
 def test_parse_refuses(text, message):
     with pytest.raises(ValueError, match=message):
         models.parse(text, 10)
+
+
+def test_a_transformer_has_the_parameters_of_its_formula():
+    width, depth, length, tokens = 16, 3, 12, 256
+    module = models.parse(f"transformer(width={width},depth={depth})", tokens)
+    sample = jax.ShapeDtypeStruct((1, length), jnp.int32)
+    found = jax.eval_shape(module.init, jax.random.key(0), sample)
+    norm = 2 * width
+    layer = _dense(width, 3 * width) + _dense(width, width) + 2 * norm
+    layer += _dense(width, 4 * width) + _dense(4 * width, width)
+    ends = (tokens + length) * width + norm + _dense(width, tokens)
+    assert _count(found) == depth * layer + ends
+
+
+def test_a_transformer_sees_the_past_alone():
+    module = models.parse("transformer(width=16,depth=2,heads=2,context=12)", 50)
+    tokens = jnp.arange(10, dtype=jnp.int32)[None] * 3 % 50
+    variables = module.init(jax.random.key(0), tokens)
+    before = np.asarray(module.apply(variables, tokens))
+    after = np.asarray(module.apply(variables, tokens.at[0, 6].set(49)))
+    np.testing.assert_array_equal(before[0, :6], after[0, :6])
+    changed = np.abs(before - after).max(axis=-1)[0, 6:]
+    assert (changed > 1e-6).all()
+    # Positions count: the same token elsewhere gives other logits.
+    same = np.asarray(module.apply(variables, jnp.full((1, 4), 7, jnp.int32)))[0]
+    assert np.abs(same[0] - same[3]).max() > 1e-4

@@ -34,6 +34,7 @@ def test_names_are_what_parse_knows():
         "digits",
         "logistic",
         "quadratic",
+        "text",
         "tfds",
         "tridiagonal",
         "zero_chain",

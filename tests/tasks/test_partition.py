@@ -14,7 +14,14 @@ def _rows(parts):
 
 @pytest.mark.parametrize("num_workers", [1, 3, 7, 200])
 @pytest.mark.parametrize(
-    "text", ["equal", "dirichlet(alpha=0.001)", "dirichlet(0.3)", "dirichlet(alpha=9)"]
+    "text",
+    [
+        "equal",
+        "contiguous",
+        "dirichlet(alpha=0.001)",
+        "dirichlet(0.3)",
+        "dirichlet(alpha=9)",
+    ],
 )
 def test_every_sample_has_exactly_one_owner_and_nobody_is_left_out(text, num_workers):
     parts = partition.make(text, LABELS, num_workers)
@@ -56,7 +63,9 @@ def test_the_seed_alone_decides(text):
 @pytest.mark.parametrize(
     ("text", "num_workers", "message"),
     [
-        pytest.param("sorted", 2, "known: dirichlet, equal, shared", id="unknown"),
+        pytest.param(
+            "sorted", 2, "known: contiguous, dirichlet, equal, shared", id="unknown"
+        ),
         pytest.param("dirichlet", 2, "needs the argument 'alpha'", id="missing"),
         pytest.param("dirichlet(alpha=0)", 2, "alpha must be above 0", id="alpha"),
         pytest.param("equal", 201, "at least as many samples, got 200", id="too-few"),

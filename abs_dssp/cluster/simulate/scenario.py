@@ -165,7 +165,8 @@ class Scenario:
         )
         self._joined = world.random.choice([1, stream._JOINED])
         self._network = network.Network(world)
-        push = 4 * self.training.functions.layout.size
+        functions = self.training.functions
+        push = 4 * (functions.layout.size + functions.local_size)
         self._strangers = Strangers(world, self._network, push, agreed)
         self._checker = Checker(NUM_WORKERS, self._log)
         self._lied = False  # whether a disk may have lost what was to be safe
