@@ -46,6 +46,7 @@ _GROWTHS = flags.DEFINE_list(
 _DATA = flags.DEFINE_string(
     "data_dir", None, "Folder with measured step times; without it they are left out."
 )
+_TITLE = flags.DEFINE_string("title", report.TITLE, "Of the report.")
 _PUBLISH = flags.DEFINE_string(
     "publish",
     None,
@@ -79,9 +80,9 @@ def main(argv):
         limits = Limits(n or _WORKERS.value, _SEEDS.value, _LIMIT.value)
         comparison = _compare(problem, limits, kept, few=n is not None)
         sections.append(report.section(comparison, out))
-        outputs.save_report(report.TITLE, [*sections, report.setting()], out)
+        outputs.save_report(_TITLE.value, [*sections, report.setting()], out)
     everything = [*sections, report.setting()]
-    outputs.save_report(report.TITLE, everything, out, _PUBLISH.value)
+    outputs.save_report(_TITLE.value, everything, out, _PUBLISH.value)
     if published is not None:
         kept.publish(published)
     print(f"Written to {out}: report.md, report.html and PNGs")

@@ -9,7 +9,6 @@ import multiprocessing
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import jax
 import numpy as np
 
 from abs_dssp import files
@@ -20,7 +19,9 @@ from abs_dssp.experiment.leaderboard.race import GRID, TUNING_SEED, Row
 from abs_dssp.experiment.methods import Method
 from abs_dssp.experiment.progress import Progress
 
-_AT_ONCE = 40  # cells that a process makes: programs use up its memory maps
+# Cells that a process makes: programs use up its memory maps, and those of a case are
+# shared by its methods.
+_AT_ONCE = 16
 
 
 class Board:
@@ -96,9 +97,7 @@ def _cell(case: str, label: str, seeds: Sequence[int]) -> Row:
     place = next(each for each in CASES if each.name == case)
     all_of_them = entries.entries(NUM_WORKERS, place.ratio)
     method = next(each for each in all_of_them if each.label == label)
-    made = race.run(place, method, seeds)
-    jax.clear_caches()
-    return made
+    return race.run(place, method, seeds)
 
 
 def _record(row: Row) -> dict:

@@ -17,6 +17,7 @@ from abs_dssp.experiment.optimality import measure
 from abs_dssp.experiment.optimality.measure import Limits, Outcome, Times
 from abs_dssp.experiment.optimality.problems import Problem
 from abs_dssp.experiment.optimality.regimes import Regime
+from abs_dssp.policies import rounds
 
 
 class Kept:
@@ -55,6 +56,7 @@ class Kept:
             "target": problem.target,
             "seeds": limits.seeds,
             "limit": limits.max_pushes,
+            "growth": rounds.GROWTH,  # of rules by default, and of how steps fall
         }
         key = outputs.digest(settings)
         if key not in self._known:
