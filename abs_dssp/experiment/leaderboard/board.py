@@ -5,14 +5,13 @@ import dataclasses
 import json
 import lzma
 import math
-import multiprocessing
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from abs_dssp import files
-from abs_dssp.experiment import outputs
+from abs_dssp.experiment import outputs, pool
 from abs_dssp.experiment.leaderboard import entries, race
 from abs_dssp.experiment.leaderboard.cases import CASES, NUM_WORKERS, Case
 from abs_dssp.experiment.leaderboard.race import GRID, TUNING_SEED, Row
@@ -71,10 +70,12 @@ class Board:
         numbers = range(self.seeds)
         for start in range(0, len(missing), _AT_ONCE * processes):
             piece = missing[start : start + _AT_ONCE * processes]
-            context = multiprocessing.get_context("spawn")
-            with concurrent.futures.ProcessPoolExecutor(processes, context) as pool:
+            with pool.start(processes, self.path.parent / "programs") as workers:
                 waiting = {
-                    pool.submit(_cell, case.name, method.label, numbers): (case, method)
+                    workers.submit(_cell, case.name, method.label, numbers): (
+                        case,
+                        method,
+                    )
                     for case, method in piece
                 }
                 for done in concurrent.futures.as_completed(waiting):

@@ -12,21 +12,16 @@ import dataclasses
 import functools
 import hashlib
 import json
-import multiprocessing
-import os
 import re
-import signal
-import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
 from abs_dssp import files, replay, traces
-from abs_dssp.experiment import outputs, statistics
+from abs_dssp.experiment import outputs, pool, statistics
 from abs_dssp.experiment.progress import Progress
 from abs_dssp.experiment.run import Run
 from abs_dssp.training.evaluation import History
@@ -89,7 +84,7 @@ class Runner(contextlib.AbstractContextManager):
         self.folder = out / "runs"
         self._pool: concurrent.futures.ProcessPoolExecutor | None = None
         self._begun = 0  # runs that the pool was given
-        _share_programs(str(out / "programs"))
+        pool.share_programs(out / "programs")
 
     def execute(self, runs: Iterable[Run], label: str) -> dict[Run, Outcome]:
         """Makes the runs that are not on disk yet; gives all of them.
@@ -128,10 +123,7 @@ class Runner(contextlib.AbstractContextManager):
             self.close()
         self._begun += len(runs)
         if self._pool is None:
-            context = multiprocessing.get_context("spawn")
-            self._pool = concurrent.futures.ProcessPoolExecutor(
-                self.processes, context, _begin, (str(self.out / "programs"),)
-            )
+            self._pool = pool.start(self.processes, self.out / "programs")
         waiting = {self._pool.submit(make, run): run for run in runs}
         for done in concurrent.futures.as_completed(waiting):
             yield waiting[done], done.result()
@@ -144,31 +136,6 @@ class Runner(contextlib.AbstractContextManager):
 
     def __exit__(self, *error: object) -> None:
         self.close()
-
-
-def _share_programs(cache: str) -> None:
-    """Lets processes, and later calls, find each other's compiled programs."""
-    jax.config.update("jax_compilation_cache_dir", cache)
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
-
-
-def _begin(cache: str) -> None:
-    """Prepares a process of the pool before it touches a device."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends it
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    jax.config.update("jax_platforms", "cpu")
-    _share_programs(cache)
-    # A process per core: threads of one would only slow down another.
-    flags = os.environ.get("XLA_FLAGS", "")
-    os.environ["XLA_FLAGS"] = f"{flags} --xla_cpu_multi_thread_eigen=false"
-
-
-def _end_with_parent() -> None:
-    """A killed parent closes no pool, whose processes would wait for ever."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)
 
 
 def load(run: Run, out: Path) -> Outcome | None:
