@@ -367,10 +367,13 @@ def test_mistakes_are_told_in_a_sentence():
 @pytest.mark.parametrize(
     "decide, sentence",
     [
-        (lambda s, c, w, n: 1 / 0, "fails with ZeroDivisionError"),
-        (lambda s, c, w, n: (s, None), "must return a Decision"),
+        (lambda s, c, w, n: 1 / 0, "fails for 2 workers with ZeroDivisionError"),
+        (lambda s, c, w, n: (s, None), "NoneType instead of the Decision"),
         (lambda s, c, w, n: None, r"must return \(state, Decision\)"),
-        (lambda s, c, w, n: (c, None), "must give its state back"),
+        (
+            lambda s, c, w, n: (c, policies.Decision(1, True, c.alive, ~c.alive)),
+            "must give its state back",
+        ),
     ],
 )
 def test_a_rule_that_cannot_be_asked_is_refused(decide, sentence):
