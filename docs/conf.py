@@ -24,6 +24,7 @@ myst_heading_anchors = 3
 # The examples run while the pages are made; one that fails fails the build.
 nb_execution_mode = "cache"
 nb_execution_raise_on_error = True
+nb_execution_in_temp = True
 nb_execution_timeout = 300
 nb_execution_show_tb = True
 nb_merge_streams = True
@@ -54,5 +55,12 @@ def _rendered(app, what, name, obj, options, lines):
     lines[:] = made
 
 
+def _without_aliases(app, what, name, obj, skip, options):
+    """Fields of a NamedTuple that say only which number they have."""
+    bare = (getattr(obj, "__doc__", None) or "").startswith("Alias for field number")
+    return True if bare else None
+
+
 def setup(app):
+    app.connect("autodoc-skip-member", _without_aliases)
     app.connect("autodoc-process-docstring", _rendered, priority=100)
