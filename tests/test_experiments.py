@@ -176,6 +176,8 @@ SETTINGS = {
     "diloco": "compare.py",
     "reproduction": "reproduce.py",
     "optimality": "optimality.py",
+    "optimality_large": "optimality.py",
+    "growth": "optimality.py",
 }
 
 

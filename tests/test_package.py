@@ -20,7 +20,11 @@ from scripts import ROOT, one_device
 
 NAME = f"abs_dssp-{abs_dssp.__version__}"
 BUILT = (".*", "out", "build", "__pycache__", "*.egg-info")  # is not the source
-DATA = {"abs_dssp/py.typed", "abs_dssp/experiment/reproduction/busy_machine.csv"}
+DATA = {
+    "abs_dssp/py.typed",
+    "abs_dssp/experiment/reproduction/busy_machine.csv",
+    "abs_dssp/simulation/fitted_times.toml",
+}
 
 
 def checked(command, **settings):
@@ -89,7 +93,8 @@ def test_the_sdist_holds_what_builds_it_and_no_tests_or_pictures(built):
 def test_the_metadata_name_licence_extras_and_program(wheel):
     about = Parser().parsestr(wheel.read(f"{NAME}.dist-info/METADATA").decode())
     assert about["License-Expression"] == "Apache-2.0"
-    extras = {"cluster", "plot", "examples", "all", "cuda12", "cuda13", "test"}
+    extras = {"cluster", "plot", "examples", "all", "cuda12", "cuda13", "docs"}
+    extras |= {"test"}
     assert set(about.get_all("Provides-Extra")) == extras
     core = {
         line.partition(">")[0]

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from abs_dssp import delays, tasks
 from abs_dssp.experiment import methods
 from abs_dssp.experiment.optimality import comparison, measure, problems, regimes
+from abs_dssp.policies import rounds
 
 BSP = methods.Method("BSP", "bsp()")
 LIMITS = measure.Limits(num_workers=2, seeds=2, max_pushes=2000)
@@ -86,7 +87,7 @@ def test_a_stale_rule_needs_a_shorter_step(round_bowl):
 
 def test_a_step_falls_as_the_batches_of_abs_dssp_grow():
     """After round t, N (g^t - 1) / (g - 1) pushes, R^t is N / 2 times g^t."""
-    n, ratio, growth = 8, 100.0, 1.2
+    n, ratio, growth = 8, 100.0, rounds.GROWTH
     problem = problems.parse(f"strongly_convex:{ratio}", 0, 1e-3)
     rates, peaks, falls = measure._lanes(problem, weight=1.0, size=1.0, n=n)
     rate, peak, fall = rates[-1], peaks[-1], falls[-1]

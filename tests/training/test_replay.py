@@ -284,7 +284,9 @@ def test_evaluations_come_after_the_commits_that_are_named(quadratic):
         quadratic, optax.sgd(0.05), result.trace, eval_every_commits=np.int64(10)
     )  # one number, of whatever kind
     assert [r["version"] for r in evenly.history.records][:3] == [0, 10, 20]
-    with pytest.raises(ValueError, match="eval_every_commits must be at least 1, got 0"):
+    with pytest.raises(
+        ValueError, match="eval_every_commits must be at least 1, got 0"
+    ):
         replay.replay(
             quadratic, optax.sgd(0.05), result.trace, eval_every_commits=(0, 1)
         )
