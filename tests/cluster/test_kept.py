@@ -33,7 +33,8 @@ def test_a_run_replays_bit_for_bit(text, transport, steps, local_state, tmp_path
     )  # fmt: skip
     trace = result.trace.validate()
     assert trace.accepted.all() == (text != "ringmaster(threshold=2)")
-    assert (trace.restarts.sum() > 0) == (text == "k_sync(k=2)")
+    if text != "k_sync(k=2)":  # where a worker that starts late is never cancelled
+        assert not trace.restarts.any()
     again, kept = replayed(trace, **settings), harness.saved(tmp_path)
     assert harness.vector(again).tobytes() == kept.tobytes()
     np.testing.assert_array_equal(again.history.push_loss, result.history.push_loss)
