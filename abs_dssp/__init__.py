@@ -17,7 +17,9 @@ if TYPE_CHECKING:  # so that type checkers see what `__getattr__` gives
     from abs_dssp import communication as communication
     from abs_dssp import delays as delays
     from abs_dssp import optimizers as optimizers
+    from abs_dssp import plot as plot
     from abs_dssp import policies as policies
+    from abs_dssp import record as record
     from abs_dssp import replay as replay
     from abs_dssp import simulate as simulate
     from abs_dssp import tasks as tasks
@@ -29,8 +31,8 @@ if TYPE_CHECKING:  # so that type checkers see what `__getattr__` gives
 __version__ = "0.1.0"
 
 _MODULES = (
-    *("communication", "delays", "optimizers", "policies", "replay", "simulate"),
-    *("tasks", "theory", "traces", "verify", "whatif"),
+    *("communication", "delays", "optimizers", "plot", "policies", "record"),
+    *("replay", "simulate", "tasks", "theory", "traces", "verify", "whatif"),
 )
 
 
@@ -41,4 +43,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_MODULES])
+    return sorted({"__version__", *_MODULES})

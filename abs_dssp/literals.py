@@ -2,10 +2,12 @@
 
 import ast
 import dataclasses
+import difflib
 import functools
 import importlib
 import inspect
 import re
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -101,12 +103,25 @@ def load(name: str, where: str) -> Callable[..., Any]:
         found = getattr(importlib.import_module(module), function)
     except (ImportError, AttributeError) as error:
         raise ValueError(
-            f"{where}: cannot load {name}: {error}; modules of one's own are looked "
-            "for in the folders that PYTHONPATH names."
+            f"{where}: cannot load {name}: {error}; {_advice(module, function)}."
         ) from error
     if not callable(found):
         raise ValueError(f"{where}: {name} must be a function, got {found!r}.")
     return found
+
+
+def _advice(module: str, function: str) -> str:
+    """What to do about a name that cannot be loaded."""
+    if module.endswith(".py"):
+        return f"leave out .py: {module.removesuffix('.py')}:{function}"
+    if module in sys.modules:
+        there = [n for n in vars(sys.modules[module]) if not n.startswith("_")]
+        near = difflib.get_close_matches(function, there, 1)
+        return f"did you mean {module}:{near[0]}" if near else "look at its names"
+    return (
+        "modules of one's own are looked for in the present folder and in those that "
+        "PYTHONPATH names"
+    )
 
 
 def build(
@@ -141,7 +156,9 @@ def build(
 def _build(call: Call, where, known, fixed) -> Any:
     if call.name not in known:
         names = ", ".join(sorted(known))
-        raise ValueError(f"{where}: unknown name {call.name!r}; known: {names}.")
+        near = difflib.get_close_matches(call.name.lower(), list(known), 1)
+        guess = f" (did you mean {near[0]}?)" if near else ""
+        raise ValueError(f"{where}: unknown name {call.name!r}{guess}; known: {names}.")
 
     def value(argument):
         if isinstance(argument, Call):

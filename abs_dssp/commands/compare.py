@@ -64,7 +64,7 @@ def default_policies(num_workers: int) -> list[str]:
 
 def main(argv):
     del argv
-    given = _POLICY.value or default_policies(flags.FLAGS.workers)
+    given = _POLICY.value or default_policies(run_flags.settings()["workers"])
     texts = [text.strip() for text in given]
     pairs = itertools.product(texts, range(_SEEDS.value))
     runs = {(text, seed): run_flags.run(text, seed) for text, seed in pairs}

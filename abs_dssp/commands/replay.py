@@ -31,7 +31,7 @@ def main(argv):
     recorded = recorded_run.load(run_dir)
     trace, checked = recorded.trace, recorded.checked
     run_flags.adopt(settings)
-    flags.FLAGS["workers"].value = trace.num_workers
+    run_flags.put("workers", trace.num_workers)
     run = run_flags.run(settings["policy"], settings["seed"])
     task = run_flags.task()
     print(f"{run_dir}: {len(trace)} pushes, version {trace.commits}, {trace.policy}")

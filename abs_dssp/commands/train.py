@@ -58,6 +58,11 @@ def main(argv):
     if outputs.load_run(out, key) is not None:
         print(f"{out} holds this run already; remove it to train again.")
         return
+    if cluster is None and (out / "run.json").exists():
+        raise ValueError(
+            f"--out: {out} holds a run of another policy, of other settings or of "
+            "other versions of the packages; give another folder."
+        )
     record = json.dumps(settings | own, indent=1)
     if cluster is None:
         result, spent_on = _virtual(task, run, out, key), None

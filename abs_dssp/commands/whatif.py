@@ -102,7 +102,7 @@ def _adopt(run_dir: Path, trace: Trace) -> None:
         raise ValueError(
             f"--workers: the run has {trace.num_workers} workers, got {workers.value}."
         )
-    workers.value = trace.num_workers
+    run_flags.put("workers", trace.num_workers)
     steps = flags.FLAGS["local_steps"]
     if not steps.present:
         steps.value = trace.local_steps

@@ -86,7 +86,18 @@ _TENSORBOARD = flags.DEFINE_bool("tensorboard", True, "Write TensorBoard scalars
 
 
 def wanted() -> bool:
-    """Whether a real cluster is asked for."""
+    """Whether a real cluster is asked for.
+
+    Raises:
+      ValueError: for flags that say something to a cluster alone, without one.
+    """
+    if not _CLUSTER.value:
+        for flag in flags.FLAGS.flags_by_module_dict()[__name__]:
+            if flag.present and flag.name != "cluster":
+                raise ValueError(
+                    f"--{flag.name} is for real processes; give --cluster=local too, "
+                    "or leave it out."
+                )
     return bool(_CLUSTER.value)
 
 
@@ -129,7 +140,7 @@ def join(out: Path):
             f"--workers: this cluster has {cluster.num_workers} workers (devices, or "
             f"--max_workers), got {workers.value}; leave the flag out."
         )
-    flags.FLAGS["workers"].value = cluster.num_workers
+    run_flags.put("workers", cluster.num_workers)
     return cluster
 
 

@@ -37,6 +37,12 @@ def load(run_dir: Path) -> Recorded:
     Raises:
       ValueError: if it is damaged, or there is no checkpoint of its history.
     """
+    if not (run_dir / logs.NAME).exists():
+        raise ValueError(
+            f"{run_dir} holds no run of real processes: there is no {logs.NAME}. The "
+            "parameters of a run in virtual time are those that replay.replay makes of "
+            "its trace.npz, in Python."
+        )
     header, entries, _ = logs.read(run_dir / logs.NAME)
     names = ("policy", "local_steps", "seed", "task")
     origin = {name: header["run"][name] for name in names}

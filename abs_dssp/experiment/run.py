@@ -23,8 +23,8 @@ from abs_dssp.traces import Trace
 from abs_dssp.training.config import UpdateConfig
 
 # Fields that are arguments of a task; None leaves the task's default.
-_OF_TASK = ["model", "batch_size", "partition", "shrink", "augment"]
-_OF_TASK += ["limit_train", "limit_test", "validation"]
+OF_TASK = ["model", "batch_size", "partition", "shrink", "augment"]
+OF_TASK += ["limit_train", "limit_test", "validation"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,7 +101,7 @@ class Run:
           data_dir: folder of prepared TFDS data.
           download: whether TFDS may download the data.
         """
-        settings = {name: getattr(self, name) for name in _OF_TASK}
+        settings = {name: getattr(self, name) for name in OF_TASK}
         given = {name: v for name, v in settings.items() if v is not None}
         given |= {"data_dir": data_dir, "download": download}
         return _task(self.task, self.workers, tuple(given.items()))

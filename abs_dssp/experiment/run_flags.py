@@ -4,15 +4,17 @@ Importing this module defines the flags. A user's mistake in any of them is a Va
 with one sentence, which `entry.run` turns into exit status 1.
 """
 
+import contextlib
 import dataclasses
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from absl import flags
 
-from abs_dssp import optimizers
+from abs_dssp import delays, literals, optimizers
 from abs_dssp.experiment import policy_text
-from abs_dssp.experiment.run import Run
+from abs_dssp.experiment.run import OF_TASK, Run
 from abs_dssp.tasks.base import Task
 from abs_dssp.training import config
 
@@ -23,7 +25,12 @@ flags.DEFINE_string(
     "make(num_workers, width=3) returns.",
 )
 flags.DEFINE_string("model", None, "Model, e.g. mlp, cnn or resnet(depth=8).")
-flags.DEFINE_integer("workers", 4, "Number of workers.", lower_bound=1)
+flags.DEFINE_integer(
+    "workers",
+    4,
+    "Number of workers; as many as --delays says, if it does.",
+    lower_bound=1,
+)
 flags.DEFINE_string("delays", None, "Seconds per gradient: a model of worker speed.")
 flags.DEFINE_string(
     "communication", "none()", "Time of a push: none() or link(bandwidth=1e9)."
@@ -181,8 +188,52 @@ def memory() -> dict[str, Any]:
     return {"width": _WIDTH.value, "slots": _SLOTS}
 
 
+def put(name: str, value: Any) -> None:
+    """Gives a flag the value that something other than the command line says."""
+    flags.FLAGS[name].value = value
+    _adopted.add(name)
+
+
+def _open(name: str) -> bool:
+    """Whether nothing has said yet what a flag is."""
+    return not flags.FLAGS[name].present and name not in _adopted
+
+
+def _settle() -> None:
+    """Gives flags the values that others imply.
+
+    These are the number of workers that the delay model has, what the text of the task
+    says, and the defaults of a task of one's own.
+
+    Raises:
+      ValueError: if a flag says otherwise than the text of the task.
+    """
+    text = flags.FLAGS["delays"].value
+    if text is not None and _open("workers"):
+        with contextlib.suppress(ValueError):  # it says none, or is refused later
+            put("workers", delays.parse(text, None).num_workers)
+    call = literals.parse_call(str(flags.FLAGS["task"].value), "--task")
+    known = flags.FLAGS.flags_by_module_dict()[__name__]
+    names = {flag.name for flag in known} & set(OF_TASK)
+    for name in names & set(call.kwargs):
+        said, value = call.kwargs[name], flags.FLAGS[name].value
+        if not _open(name) and value != said:
+            raise ValueError(
+                f"--{name}: got {value!r}, but --task says {name} too; leave one out."
+            )
+        if isinstance(said, (int, float, str)):
+            put(name, said)
+    if ":" in call.name:
+        made = inspect.signature(literals.load(call.name, "--task")).parameters
+        for name in names & set(made) - set(call.kwargs):
+            default = made[name].default
+            if default is not inspect.Parameter.empty and _open(name):
+                put(name, default)
+
+
 def settings() -> dict[str, Any]:
     """The values of all flags of this module that decide a result."""
+    _settle()
     ignored = {"data_dir", "download"}
     for name in _TEXTS:  # as before there were these flags: kept runs are found
         if flags.FLAGS[name].value == flags.FLAGS[name].default:
@@ -208,8 +259,7 @@ def adopt(saved: Mapping[str, Any]) -> None:
         known -= {"learning_rate", *_OF_SGD}
     for name in known & set(saved):
         if not flags.FLAGS[name].present:
-            flags.FLAGS[name].value = saved[name]
-            _adopted.add(name)
+            put(name, saved[name])
 
 
 def _numbers(flag: str, values: list[str]) -> tuple[float, ...]:

@@ -178,12 +178,18 @@ def from_nnx(
         )
     checks.function("from_nnx", "make", make, "nnx.Rngs that makes the module")
     kinds = (nnx.Param, nnx.BatchStat, nnx.RngState, ...)
-    abstract = nnx.eval_shape(lambda: make(nnx.Rngs(0)))
-    if not isinstance(abstract, nnx.Module):
-        raise ValueError(
-            f"{name}: expected a function of nnx.Rngs that makes an nnx.Module, got "
-            "one that does not."
-        )
+
+    def module():
+        made = make(nnx.Rngs(0))
+        if not isinstance(made, nnx.Module):
+            raise ValueError(
+                f"{name}: expected a function of nnx.Rngs that makes an nnx.Module, "
+                f"got one that makes a {type(made).__name__}; from_flax takes modules "
+                "of flax.linen."
+            )
+        return made
+
+    abstract = nnx.eval_shape(module)
     modes = _modes(type(abstract).__call__)
     draws = "rngs" in _parameters(type(abstract).__call__)
     split: Any = nnx.split(abstract, *kinds)

@@ -56,8 +56,8 @@ def named(name: str, metrics: Mapping[str, Measure] | None) -> dict[str, Measure
     for key, metric in metrics.items():
         if not isinstance(key, str) or not key.isidentifier() or key in _TAKEN:
             raise ValueError(
-                f"{name}: a metric needs a name of its own, a word other than "
-                f"{', '.join(_TAKEN)}, got {key!r}."
+                f"{name}: the name of a metric must be one of letters, digits and _, "
+                f"as for a variable, and none of {', '.join(_TAKEN)}, got {key!r}."
             )
         if not callable(metric):
             raise ValueError(
@@ -157,10 +157,12 @@ def require_per_sample(
     def some(leaf):
         return jnp.asarray(leaf[np.arange(3) % len(leaf)])
 
+    # Compiled, as in training: operation by operation takes seconds.
+    tried = jax.jit(lambda *batch: measure(*batch))
     batch = jax.tree.map(made, outputs), jax.tree.map(some, targets)
     shown = "outputs {}; targets {}".format(*map(samples.describe, batch))
     try:
-        found: Any = measure(*batch)
+        found: Any = tried(*batch)
         values = jnp.asarray(found)
     except Exception as error:
         error.add_note(f"{name}: {what} was tried on samples of {shown}.")
@@ -173,8 +175,7 @@ def require_per_sample(
             "leave the mean over samples to the task, and take it over other axes."
         )
     alone = [
-        measure(*jax.tree.map(lambda leaf, i=i: leaf[i : i + 1], batch))
-        for i in range(3)
+        tried(*jax.tree.map(lambda leaf, i=i: leaf[i : i + 1], batch)) for i in range(3)
     ]
     apart = np.concatenate([np.asarray(value, float) for value in alone])
     together = np.asarray(values, float)

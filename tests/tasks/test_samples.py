@@ -103,4 +103,4 @@ def test_a_split_is_a_pair():
 def test_a_mistake_in_a_loss_is_told_with_the_samples_that_it_was_tried_on():
     with pytest.raises(AttributeError) as caught:
         plain((X, Y), loss=lambda outputs, targets: outputs.no_such_thing)
-    assert "outputs float32 of shape (1,)" in caught.value.__notes__[0]
+    assert "outputs float32 of shape (1,)" in "".join(caught.value.__notes__)

@@ -1,0 +1,84 @@
+"""Flags that imply others, that contradict each other, or that have no effect."""
+
+import json
+
+import pytest
+
+from scripts import ROOT, start_many
+
+MINE = """
+from abs_dssp import tasks
+
+def make(num_workers, *, batch_size=16):
+    return tasks.quadratic(num_workers, dim=3, batch_size=batch_size)
+"""
+QUICK = ["--epochs=0.1", "--policy=asp()"]
+
+
+@pytest.fixture(scope="module")
+def answers(tmp_path_factory):
+    """What commands did, and the folder that they wrote to, by name."""
+    folder = tmp_path_factory.mktemp("flags")
+    (folder / "steps.csv").write_text("worker,seconds\na,1\nb,2\nc,3\n")
+    (folder / "mine.py").write_text(MINE)
+    times = f"--delays=csv({str(folder / 'steps.csv')!r})"
+    small = ["--task=quadratic(dim=3)", *QUICK]
+    commands = {
+        "workers of a file": ["train", *small, times],
+        "four of them": ["train", *small, times, "--workers=4"],
+        "a default of mine": ["train", "--task=mine:make", *QUICK],
+        "mine, told": ["train", "--task=mine:make", "--batch_size=8", *QUICK],
+        "said twice": [
+            "train", "--task=quadratic(batch_size=8)", "--batch_size=4", *QUICK,
+        ],
+        "no effect": ["train", *small, "--slowdown=[1,1,1,9]"],
+        "not .py": ["train", "--task=mine.py:make", *QUICK],
+        "not there": ["train", "--task=mine:mak", *QUICK],
+        "a wrong name": ["train", "--task=quadratic", "--policy=DSPS()"],
+    }  # fmt: skip
+    lines = [
+        [ROOT / "experiments" / f"{name}.py", *rest, f"--out={folder / str(number)}"]
+        for number, (name, *rest) in enumerate(commands.values())
+    ]
+    made = start_many(lines, path=folder)
+    again = [*lines[0], "--seed=1"]
+    replay = [ROOT / "experiments" / "replay.py", folder / "0"]
+    made += start_many([again, replay], path=folder)
+    names = [*commands, "another run there", "no log"]
+    return {
+        name: (answer, folder / str(number))
+        for number, (name, answer) in enumerate(zip(names, made, strict=True))
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "setting", "value"),
+    [
+        ("workers of a file", "workers", 3),
+        ("four of them", "workers", 4),
+        ("a default of mine", "batch_size", 16),
+        ("mine, told", "batch_size", 8),
+    ],
+)
+def test_what_is_not_said_follows_from_the_rest(answers, name, setting, value):
+    (code, _, errors), folder = answers[name]
+    assert code == 0, errors
+    assert json.loads((folder / "settings.json").read_text())[setting] == value
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("said twice", "--batch_size: got 4, but --task says batch_size too"),
+        ("no effect", "--slowdown is for real processes; give --cluster=local too"),
+        ("not .py", "leave out .py: mine:make"),
+        ("not there", "did you mean mine:make"),
+        ("a wrong name", "unknown name 'DSPS' (did you mean dssp?)"),
+        ("another run there", "holds a run of another policy, of other settings"),
+        ("no log", "holds no run of real processes: there is no pushes.log"),
+    ],
+)
+def test_a_mistake_gets_one_sentence(answers, name, sentence):
+    (code, printed, errors), _ = answers[name]
+    assert code == 1 and sentence in errors + printed, (printed, errors)
+    assert "Traceback" not in errors
