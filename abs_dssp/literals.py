@@ -117,7 +117,11 @@ def _advice(module: str, function: str) -> str:
     if module in sys.modules:
         there = [n for n in vars(sys.modules[module]) if not n.startswith("_")]
         near = difflib.get_close_matches(function, there, 1)
-        return f"did you mean {module}:{near[0]}" if near else "look at its names"
+        return (
+            f"did you mean {module}:{near[0]}"
+            if near
+            else "give a function that is there"
+        )
     return (
         "modules of one's own are looked for in the present folder and in those that "
         "PYTHONPATH names"

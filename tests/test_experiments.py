@@ -110,7 +110,7 @@ def test_train_writes_a_run(tmp_path):
 
 
 WRONG = [
-    (["--policy=sssp(s=1)"], "unknown name 'sssp'; known: abs, abs_dssp, adasync"),
+    (["--policy=sssp(s=1)"], "unknown name 'sssp' (did you mean ssp?); known: abs"),
     (["--policy=ssp(s=1.5)"], "s must be a whole number, got 1.5"),
     (["--policy=weighted(inverse(), inverse())"], "policy must be a Policy"),
     (["--policy=k_sync(k=9)"], "k must be at most the number of workers 4, got 9"),
@@ -121,7 +121,10 @@ WRONG = [
     (["--policy=bsp(); local_steps=x"], "local_steps must be a number, got 'x'"),
     (["--task=mnist"], "unknown task 'mnist'; known: cifar10"),
     (["--model=vgg"], "unknown name 'vgg'; known: alexnet, cnn"),
-    (["--delays=constant(seconds=[1,2])"], "one value per worker (4), got 2"),
+    (
+        ["--delays=constant(seconds=[1,2])", "--workers=4"],
+        "one value per worker (4), got 2",
+    ),
     (["--delays=constant(seconds=-1)"], "must be finite and at least 0, got -1.0"),
     (["--delays=constant(seconds='x')"], "must be a number or a list of numbers"),
     (["--task=cifar10", "--data_dir=/no/such"], "data_dir /no/such does not exist"),

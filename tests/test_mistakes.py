@@ -29,7 +29,7 @@ SCHEDULE = {
     "simulate.schedule(policies.asp, DELAYS, 20)": "the function asp; call it first",
     "simulate.schedule(POLICY, [1, 2], 20)": "or the text 'constant([1.0, 2.7])'",
     "simulate.schedule(None, DELAYS, 20)": "policy must be a Policy, such as",
-    "simulate.schedule('bspp', DELAYS, 20)": "unknown name 'bspp'; known: abs",
+    "simulate.schedule('bspp', DELAYS, 20)": "unknown name 'bspp' (did you mean bsp?)",
     "simulate.schedule('bsp', 'constant(1)', 20)": "give one number per worker",
     "simulate.schedule(POLICY, DELAYS, 50.0)": "a whole number, got 50.0; write 50.",
     "simulate.schedule(POLICY, DELAYS, 50.5)": "must be a whole number, got 50.5.",

@@ -143,7 +143,10 @@ WRONG = [
     (["--task=own:fewer"], "made a task for 1 workers instead of the 2"),
     (["--optimizer=own:alien"], "must make an optax optimizer"),
     (["--optimizer=adam"], "adam needs the argument 'learning_rate'"),
-    (["--optimizer=adma(0.1)"], "unknown name 'adma'; known: adabelief, adadelta"),
+    (
+        ["--optimizer=adma(0.1)"],
+        "unknown name 'adma' (did you mean adamax?); known: adabelief, adadelta",
+    ),
     (["--optimizer=adam(0.1)", "--learning_rate=0.2"], "leave one of them out"),
     (["--optimizer=adam(0.1)", "--momentum=0.9"], "--momentum belongs to SGD"),
     (["--optimizer=adam(learning_rate=open(1))"], "unknown name 'open'"),

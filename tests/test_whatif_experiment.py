@@ -117,7 +117,11 @@ WRONG = {  # what is made of the folder, further arguments, what is said
         [],
         "the trace has no pushes",
     ),
-    "policy": (recorded, ["--policy=bps()"], "unknown name 'bps'; known: abs"),
+    "policy": (
+        recorded,
+        ["--policy=bps()"],
+        "unknown name 'bps' (did you mean bsp?); known: abs",
+    ),
     "workers": (recorded, ["--workers=3"], "the run has 2 workers, got 3"),
     "surplus": (recorded, ["more"], "Expected one argument, RUN_DIR"),
 }

@@ -184,7 +184,7 @@ def from_nnx(
         if not isinstance(made, nnx.Module):
             raise ValueError(
                 f"{name}: expected a function of nnx.Rngs that makes an nnx.Module, "
-                f"got one that makes a {type(made).__name__}; from_flax takes modules "
+                f"got {type(made).__name__} from it; from_flax takes modules "
                 "of flax.linen."
             )
         return made

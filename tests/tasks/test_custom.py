@@ -303,7 +303,7 @@ MODELS = {
     "nnx-state": (tasks.from_nnx, Constant, "keeps table, but a push carries"),
     "nnx-array": (tasks.from_nnx, Attribute, "keeps table, but a push carries"),
     "nnx-module": (tasks.from_nnx, Told(nnx.Rngs(0)), "expected a function that makes"),
-    "nnx-other": (tasks.from_nnx, lambda rngs: 3, "got one that does not"),
+    "nnx-other": (tasks.from_nnx, lambda rngs: 3, "got int from it"),
 }
 
 

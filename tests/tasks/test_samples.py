@@ -60,7 +60,7 @@ REFUSED = {
     "metrics-name": (
         (X, Y),
         {"loss": squares, "metrics": {"epoch": absolute}},
-        "a name of its own.*got 'epoch'",
+        "and none of loss.*got 'epoch'",
     ),
     "dirichlet": (
         (X, Y),
