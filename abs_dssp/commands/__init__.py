@@ -41,6 +41,15 @@ def main() -> None:
     """The console script: starts the command that the first argument names."""
     from abs_dssp import interrupts  # noqa: F401  # first: Ctrl-C during the others
 
+    try:
+        _start()
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever read what is printed has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+
+
+def _start() -> None:
     path, *words = sys.argv
     first, *rest = words or [""]
     if first in ("--help", "-help", "-h", "help"):

@@ -1,4 +1,4 @@
-"""One policy, one run: in virtual time, or on real processes.
+r"""One policy, one run: in virtual time, or on real processes.
 
     abs-dssp train --policy="dssp(s_lower=3,s_upper=15)" --out=out/dssp
     abs-dssp train --cluster=local --processes=4 --slowdown="[1,1,1,2.7]" \

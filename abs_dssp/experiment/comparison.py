@@ -12,7 +12,12 @@ from abs_dssp.experiment.run import Run
 from abs_dssp.report import summary
 
 _NEVER_SWEPT = ("policy", "seed")  # columns of their own
-_TAKEN = {*_NEVER_SWEPT, *summary.FIELDS, *(f.name for f in dataclasses.fields(Run))}
+_TAKEN = {
+    "rule",
+    *_NEVER_SWEPT,
+    *summary.FIELDS,
+    *(f.name for f in dataclasses.fields(Run)),
+}
 
 
 def require_same(
@@ -71,12 +76,12 @@ def save_results(
 ) -> Path:
     """Writes one row per policy and seed, as CSV.
 
-    Columns: `policy` (its text), `seed`, what was swept, and the measures of
-    `summary.json`. Swept are settings of a run that are not the same in all of them,
-    and arguments of a rule that was given with several values of them. Times are
-    virtual seconds, `pushes_to_target` and `commits_to_target` counts, shares lie in
-    0..1, staleness counts versions, and sizes are bytes. A cell is empty where there is
-    no value, and where an argument was left at its default.
+    Columns: `policy` (its text), `rule` (without its settings), `seed`, what was swept,
+    and the measures of `summary.json`. Swept are settings of a run that are not the
+    same in all of them, and arguments of a rule that was given with several values of
+    them. Times are virtual seconds, `pushes_to_target` and `commits_to_target` counts,
+    shares lie in 0..1, staleness counts versions, and sizes are bytes. A cell is empty
+    where there is no value, and where an argument was left at its default.
 
     Args:
       path: of the file.
@@ -87,11 +92,11 @@ def save_results(
     names = list(dict.fromkeys(name for values in swept.values() for name in values))
     with files.whole(path) as partial, open(partial, "w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["policy", "seed", *names, *summary.FIELDS])
+        writer.writerow(["policy", "rule", "seed", *names, *summary.FIELDS])
         for (policy, seed), values in swept.items():
             row = [values.get(name) for name in names]
             row += [measures[policy, seed].get(name) for name in summary.FIELDS]
-            writer.writerow([policy, seed, *row])
+            writer.writerow([policy, runs[policy, seed].policy, seed, *row])
     return path
 
 

@@ -36,6 +36,8 @@ def run(main: Callable[[Sequence[str]], None], positional: str = "") -> None:
         try:
             interrupts.raise_again()
             main(argv)
+        except BrokenPipeError:
+            raise
         except (ValueError, TypeError, OSError) as error:
             if isinstance(error, OSError) or _raised_here(error):
                 sys.exit(f"error: {error}")

@@ -380,7 +380,9 @@ class Trace:
         except TraceError:
             raise
         except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
-            raise TraceError(f"{path} is damaged or not a trace: {error}.") from error
+            # Of a file of another kind NumPy says how to read it unsafely.
+            why = f": {error}" if zipfile.is_zipfile(path) else ""
+            raise TraceError(f"{path} is damaged or not a trace{why}.") from error
         except Exception as error:  # zlib and others, on damaged bytes
             raise TraceError(f"{path} is damaged: {error}.") from error
         try:

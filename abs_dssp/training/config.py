@@ -256,7 +256,7 @@ class RunLimits:
             checks.whole("train", "num_pushes", self.num_pushes, least=1)
         if all(value is None for value in given.values()):
             raise ValueError(
-                f"train: give {', '.join(given)}; the run would never end."
+                f"train: give one of {', '.join(given)}; the run would never end."
             )
 
     def pushes(self, task: Task, local_steps: int) -> int | None:

@@ -35,7 +35,14 @@ def test_results_are_tidy_and_have_a_column_for_each_swept_setting(tmp_path):
     path = comparison.save_results(tmp_path / "results.csv", runs, measures)
     with open(path) as file:
         rows = list(csv.DictReader(file))
-    assert list(rows[0]) == ["policy", "seed", "local_steps", "s", *summary.FIELDS]
+    assert list(rows[0]) == [
+        "policy",
+        "rule",
+        "seed",
+        "local_steps",
+        "s",
+        *summary.FIELDS,
+    ]
     assert [(row["policy"], int(row["seed"])) for row in rows] == list(runs)
     assert [row["s"] for row in rows[::2]] == ["2", "4", "", ""]
     assert [row["local_steps"] for row in rows[::2]] == ["1", "1", "1", "2"]

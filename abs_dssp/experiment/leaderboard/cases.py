@@ -103,7 +103,7 @@ _TEXT: dict[str, Any] = {
     "measure": "loss",
     "target": 2.9,
     "ratio": 8.0,
-    "pushes": 2500,
+    "pushes": 1500,
     "unit": 0.5,
 }
 
