@@ -109,7 +109,9 @@ def _how(seeds: int) -> Section:
             "The score is the area under the profile over log factor: the mean over "
             f"cases of 1 - log(factor) / log({score.WORST:g}), 0 beyond. It compares "
             "those who took part: another method moves it. Methods that are given R = "
-            "sigma^2 / eps know it exactly here, which they would not elsewhere.",
+            "sigma^2 / eps know it exactly here, which they would not elsewhere. Rules "
+            "whose rounds grow take part only where R exceeds N / 2; elsewhere they are "
+            "the rules that do not grow, and their score counts these cases as never.",
             f"Made on {outputs.today()}, {outputs.machine(jax.devices()[0])}.",
         ],
     )
