@@ -8,7 +8,7 @@ import numpy as np
 
 from abs_dssp.experiment import outputs
 from abs_dssp.experiment.leaderboard import board, score
-from abs_dssp.experiment.leaderboard.cases import NUM_WORKERS
+from abs_dssp.experiment.leaderboard.cases import CASES, NUM_WORKERS
 from abs_dssp.experiment.leaderboard.race import DIVISIONS, GRID, Row
 from abs_dssp.report import style
 from abs_dssp.report.document import Part, Picture, Section, Table
@@ -19,7 +19,8 @@ _DRAWN = 6  # methods with a name in the picture
 
 def sections(rows: Sequence[Row], seeds: int, out: Path) -> list[Section]:
     """Of both divisions, and how to read them."""
-    return [*(_division(rows, name, out) for name in reversed(DIVISIONS)), _how(seeds)]
+    divisions = [_division(rows, name, out) for name in reversed(DIVISIONS)]
+    return [*divisions, _how(rows, seeds)]
 
 
 def _division(rows: Sequence[Row], division: str, out: Path) -> Section:
@@ -73,8 +74,9 @@ def _picture(who, ratios, order, division: str, path: Path) -> Picture:
         figure, axes = plt.subplots(figsize=(5.2, 3.4))
         for i in order[_DRAWN:]:
             axes.step(factors, curves[i], color="0.8", linewidth=0.7, where="post")
-        for i in order[:_DRAWN]:
-            axes.step(factors, curves[i], label=who[i], linewidth=1.4, where="post")
+        for number, i in enumerate(order[:_DRAWN]):
+            look = style.line(number) | {"label": who[i], "where": "post"}
+            axes.step(factors, curves[i], **look)
         axes.set_xscale("log")
         ticks = [1, 2, 5, 10, 20]
         axes.set_xticks(ticks, [f"{tick}" for tick in ticks])
@@ -83,7 +85,7 @@ def _picture(who, ratios, order, division: str, path: Path) -> Picture:
         axes.set_ylim(0, 1.02)
         axes.set_xlabel("factor of the best method's time")
         axes.set_ylabel("share of the cases within it")
-        axes.legend(loc="lower right")
+        axes.legend(loc="lower right", frameon=True, edgecolor="none", framealpha=0.9)
         style.save(figure, path)
     caption = (
         f"Performance profiles, steps {division}: the {_DRAWN} highest scores; the "
@@ -92,14 +94,17 @@ def _picture(who, ratios, order, division: str, path: Path) -> Picture:
     return Picture(path, caption)
 
 
-def _how(seeds: int) -> Section:
+def _how(rows: Sequence[Row], seeds: int) -> Section:
+    there = {row.case for row in rows}
+    absent = [case.name for case in CASES if case.name not in there]
+    left_out = f" Not run: {'; '.join(absent)}." if absent else ""
     return Section(
         "How to read this",
         [
             f"{NUM_WORKERS} workers. A time is that until the mean of the measure over "
             "the last fifth of the commits is at most the target, in virtual seconds, "
             f"mean of {seeds} seeds. The cases are those of "
-            "`abs_dssp/experiment/leaderboard/cases.py`.",
+            f"`abs_dssp/experiment/leaderboard/cases.py`.{left_out}",
             "*recommended*: the step that Theorem A or D allows the method where the "
             "constants of the problem are known, and the method's own where it chooses "
             "steps itself; on digits and text every commit makes the same usual step. "
@@ -110,8 +115,8 @@ def _how(seeds: int) -> Section:
             f"cases of 1 - log(factor) / log({score.WORST:g}), 0 beyond. It compares "
             "those who took part: another method moves it. Methods that are given R = "
             "sigma^2 / eps know it exactly here, which they would not elsewhere. Rules "
-            "whose rounds grow take part only where R exceeds N / 2; elsewhere they are "
-            "the rules that do not grow, and their score counts these cases as never.",
+            "whose rounds grow take part only where 2 R exceeds N; elsewhere they are "
+            "the rules that do not, and their score counts these cases as never.",
             f"Made on {outputs.today()}, {outputs.machine(jax.devices()[0])}.",
         ],
     )
