@@ -117,9 +117,9 @@ def _how(rows: Sequence[Row], seeds: int) -> Section:
             "sigma^2 / eps know it exactly here, which they would not elsewhere. Rules "
             "whose rounds grow take part only where 2 R exceeds N; elsewhere they are "
             "the rules that do not, and their score counts these cases as never.",
-            "Targets, and the pushes that are allowed, were set after trial runs of some "
-            "of these methods; that of text was eased from 2.9 to 3.1 when most did not "
-            "get to it in the pushes that the machine had time for.",
+            "Targets, and the pushes that are allowed, were set after trial runs of "
+            "some of these methods; that of text was eased from 2.9 to 3.1 when most "
+            "did not get to it in the pushes that the machine had time for.",
             f"Made on {outputs.today()}, {outputs.machine(jax.devices()[0])}.",
         ],
     )
