@@ -28,10 +28,7 @@ def entries(n: int, ratio: float) -> list[Method]:
     known = methods.recommended(n, ratio)
     used = {name for method in known for name in re.findall(r"(\w+)\(", method.text)}
     rest = [name for name in policies.names() if name not in used | set(_SAME)]
-    return [
-        *(_renamed(known)),
-        *(_example(name, n) for name in rest),
-    ]
+    return [*_renamed(known), *(_example(name, n) for name in rest)]
 
 
 def _renamed(known: Sequence[Method]) -> list[Method]:
