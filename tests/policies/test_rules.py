@@ -173,7 +173,7 @@ def test_weights_follow_staleness(text, staleness, weight):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("sssp(s=1)", "unknown name 'sssp'; known: abs, abs_dssp, adasync"),
+        ("sssp(s=1)", "unknown name 'sssp' (did you mean ssp?)"),
         ("ssp(t=1)", "ssp has no argument 't'; known: s"),
         ("ssp()", "ssp needs the argument 's'"),
         ("ssp(s=-1)", "s must be at least 0, got -1"),
