@@ -6,11 +6,13 @@ Numbers that are traced, as inside jit or vmap, have no value yet and pass.
 import inspect
 import math
 import operator
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 import jax
 import numpy as np
+
+from abs_dssp import literals
 
 _SHOWN = 60  # characters of a value in a sentence
 
@@ -278,6 +280,33 @@ def same_workers(where: str, **counts: int | None) -> None:
             f"{where}: the {first} has {count} workers, {others}; make them for one "
             "number."
         )
+
+
+def accepted(where: str, given: Iterable[str], known: Collection[str]) -> None:
+    """Refuses names of arguments that a function does not have.
+
+    Args:
+      where: the function that was called, for the sentence.
+      given: the names that it was called with.
+      known: the names that it has.
+
+    Raises:
+      TypeError: for the first that it does not have, as Python does.
+
+    Example:
+      >>> from abs_dssp import checks
+      >>> checks.accepted("from_flax", ["batchsize"], ["batch_size", "seed"])
+      Traceback (most recent call last):
+      TypeError: from_flax: unknown argument 'batchsize' (did you mean batch_size?); \
+known: batch_size, seed.
+    """
+    for name in given:
+        if name not in known:
+            raise TypeError(
+                f"{where}: unknown argument {name!r}"
+                f"{literals.guess(name, known)}; known: "
+                f"{', '.join(known)}."
+            )
 
 
 def shown(value: Any) -> str:

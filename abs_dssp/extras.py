@@ -33,6 +33,7 @@ LIBRARIES = {  # by the name that is imported
     "cryptography": Library("cryptography", "cluster"),
     "greenlet": Library("greenlet", "cluster"),
     "matplotlib": Library("matplotlib", "plot"),
+    "pandas": Library("pandas", "examples"),
     "prometheus_client": Library("prometheus-client", "cluster"),
     "rich": Library("rich", "cluster"),
     "sklearn": Library("scikit-learn", "examples"),

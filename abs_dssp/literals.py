@@ -8,7 +8,7 @@ import importlib
 import inspect
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 
@@ -128,6 +128,18 @@ def _advice(module: str, function: str) -> str:
     )
 
 
+def guess(name: str, known: Iterable[str]) -> str:
+    """What may have been meant by an unknown name, to put behind it; "" if unclear.
+
+    Example:
+      >>> from abs_dssp import literals
+      >>> literals.guess("batchsize", ["batch_size", "seed"])
+      ' (did you mean batch_size?)'
+    """
+    near = difflib.get_close_matches(name.lower(), list(known), 1)
+    return f" (did you mean {near[0]}?)" if near else ""
+
+
 def build(
     text: str | Call, where: str, known: Mapping[str, Callable[..., Any]], **fixed: Any
 ) -> Any:
@@ -160,9 +172,8 @@ def build(
 def _build(call: Call, where, known, fixed) -> Any:
     if call.name not in known:
         names = ", ".join(sorted(known))
-        near = difflib.get_close_matches(call.name.lower(), list(known), 1)
-        guess = f" (did you mean {near[0]}?)" if near else ""
-        raise ValueError(f"{where}: unknown name {call.name!r}{guess}; known: {names}.")
+        near = guess(call.name, known)
+        raise ValueError(f"{where}: unknown name {call.name!r}{near}; known: {names}.")
 
     def value(argument):
         if isinstance(argument, Call):

@@ -134,7 +134,7 @@ WRONG = [
     (["--partition=sorted"], "unknown name 'sorted'"),
     (["--epochs=-1"], "until_epochs must be above 0, got -1.0"),
     (["--batch_size=many"], "--batch_size"),
-    (["--target_accuracy=95"], "95.0 is not a number in the range [0, 1]"),
+    (["--target_accuracy=95"], "must be in 0..1, got 95.0; for 95 % write 0.95"),
     (["--workers=0"], "--workers"),
     (["surplus"], "Unexpected arguments: surplus"),
     (["--policy=stuck:miser()"], "every worker waits, nobody computes, at push 5"),

@@ -32,6 +32,8 @@ def answers(tmp_path_factory):
             "train", "--task=quadratic(batch_size=8)", "--batch_size=4", *QUICK,
         ],
         "no effect": ["train", *small, "--slowdown=[1,1,1,9]"],
+        "no such setting": ["train", "--task=mine:make", "--model=cnn", *QUICK],
+        "no data": ["train", "--task=mine:make", "--data_dir=.", *QUICK],
         "not .py": ["train", "--task=mine.py:make", *QUICK],
         "not there": ["train", "--task=mine:mak", *QUICK],
         "a wrong name": ["train", "--task=quadratic", "--policy=DSPS()"],
@@ -71,6 +73,8 @@ def test_what_is_not_said_follows_from_the_rest(answers, name, setting, value):
     [
         ("said twice", "--batch_size: got 4, but --task says batch_size too"),
         ("no effect", "--slowdown is for real processes; give --cluster=local too"),
+        ("no such setting", "--model has no effect on --task=mine:make, which takes"),
+        ("no data", "--data_dir has no effect on --task=mine:make, which takes batch_"),
         ("not .py", "leave out .py: mine:make"),
         ("not there", "did you mean mine:make"),
         ("a wrong name", "unknown name 'DSPS' (did you mean dssp?)"),

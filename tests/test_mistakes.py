@@ -72,6 +72,9 @@ TRAIN = {
         "the task has 4 workers, the delays 2; make them for one number."
     ),
     "simulate.train(TASK, policies.bsp(3), DELAYS, SGD, 9)": "is for 3 workers, the ot",
+    "simulate.train(TASK, POLICY, DELAYS, SGD, 9, target_accuracy=0.9)": (
+        "cannot be reached on quadratic, which measures gradient_norm_squared, loss;"
+    ),
     "simulate.train(TASK, POLICY, DELAYS, SGD, 9, target_accuracy=95)": (
         "target_accuracy must be in 0..1, got 95; for 95 % write 0.95."
     ),
@@ -159,6 +162,10 @@ TASKS = {
     "tasks.check('x')": "task must be a Task",
     "tasks.from_flax(nn.Dense(2), XY, XY, '4')": "num_workers must be a whole number",
     "tasks.from_functions('a', 'b', XY, XY, 4)": "init must be a function of a key",
+    "tasks.from_flax(nn.Dense(2), XY, XY, 4, batchsize=8)": (
+        "from_flax: unknown argument 'batchsize' (did you mean batch_size?); known: "
+    ),
+    "tasks.from_nnx('a', XY, XY, 4, lr=8)": "from_nnx: unknown argument 'lr'; known",
     "tasks.from_nnx('a', XY, XY, 4)": "make must be a function of nnx.Rngs",
 }
 LOOKING = {

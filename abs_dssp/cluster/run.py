@@ -30,7 +30,7 @@ from abs_dssp.cluster.worker import StragglerInjection, WorkerError, WorkerPlan
 from abs_dssp.history import traces
 from abs_dssp.policies import Policy
 from abs_dssp.simulation.delays import Delays
-from abs_dssp.tasks.base import Task
+from abs_dssp.tasks.base import Task, require_accuracy
 from abs_dssp.training import checkpoints, flat
 from abs_dssp.training.checkpoints import read_file
 from abs_dssp.training.config import UpdateConfig
@@ -114,6 +114,7 @@ def train(
             f"train: the cluster has {cluster.num_workers} workers, "
             f"the task {task.num_workers}."
         )
+    require_accuracy("train", task, target_accuracy)
     kinds = (aggregate, push, local_state)
     config = UpdateConfig(optimizer, local_optimizer, local_steps, *kinds)
     options = cluster.options

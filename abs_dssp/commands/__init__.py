@@ -6,12 +6,12 @@ module of that name, `-` written as `_`, whose docstring is its help and which h
 function `run()`. The files of `experiments/` start these from the source tree.
 """
 
-import difflib
 import importlib
 import os
 import sys
 
 import abs_dssp
+from abs_dssp import literals
 
 COMMANDS = {
     "compare": "policies side by side: who reaches the target first",
@@ -122,6 +122,5 @@ def _unknown(name: str) -> str:
     if not name or name.startswith("-"):
         given = f", got {name}" if name else ""
         return f"{_PROGRAM}: expected a command first{given}; known: {known}."
-    near = difflib.get_close_matches(name.replace("_", "-"), COMMANDS, 1)
-    guess = f" (did you mean {near[0]}?)" if near else ""
+    guess = literals.guess(name.replace("_", "-"), COMMANDS)
     return f"{_PROGRAM}: unknown command {name!r}{guess}; known: {known}."

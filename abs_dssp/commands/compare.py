@@ -29,13 +29,8 @@ _POLICY = flags.DEFINE_multi_string(
     None,
     'Policy, repeatable; its own settings after ";", as in "bsp(); local_steps=4".',
 )
-_TARGET = flags.DEFINE_float(
-    "target_accuracy",
-    0.95,
-    "Accuracy whose time is taken.",
-    lower_bound=0,
-    upper_bound=1,
-)
+_TARGET = flags.DEFINE_float("target_accuracy", 0.95, "Accuracy whose time is taken.")
+flags.register_validator("target_accuracy", entry.accuracy)
 _MEASURE = flags.DEFINE_string(
     "measure", None, "What the curves show; accuracy where there is one, by default."
 )

@@ -28,9 +28,8 @@ _POLICY = flags.DEFINE_string(
     "Policy, with its arguments; one. compare.py takes several.",
     allow_overwrite=False,
 )
-_TARGET = flags.DEFINE_float(
-    "target_accuracy", None, "Stop at this accuracy.", lower_bound=0, upper_bound=1
-)
+_TARGET = flags.DEFINE_float("target_accuracy", None, "Stop at this accuracy.")
+flags.register_validator("target_accuracy", entry.accuracy)
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of everything.", lower_bound=0)
 _OUT = flags.DEFINE_string("out", None, "Output folder.", required=True)
 _LOST = 3  # exit status of a run that is over and had lost workers

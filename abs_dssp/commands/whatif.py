@@ -34,13 +34,8 @@ _TRANSFERS = flags.DEFINE_bool(
     "transfers", True, "Count the recorded communication; else computation alone."
 )
 _TRAIN = flags.DEFINE_bool("train", False, "Train under every policy as well.")
-_TARGET = flags.DEFINE_float(
-    "target_accuracy",
-    None,
-    "Accuracy whose time is taken.",
-    lower_bound=0,
-    upper_bound=1,
-)
+_TARGET = flags.DEFINE_float("target_accuracy", None, "Accuracy whose time is taken.")
+flags.register_validator("target_accuracy", entry.accuracy)
 _OUT = flags.DEFINE_string("out", None, "Output folder; RUN_DIR/whatif by default.")
 flags.adopt_module_key_flags(run_flags)  # --help lists them too
 

@@ -5,9 +5,9 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 
-from absl import app, logging
+from absl import app, flags, logging
 
-from abs_dssp import extras
+from abs_dssp import checks, extras
 
 program: list[str] = []  # what starts this program again, where no script does
 
@@ -15,6 +15,20 @@ program: list[str] = []  # what starts this program again, where no script does
 def again() -> list[str]:
     """The words that start this program again; its flags come after them."""
     return program or [sys.executable, sys.argv[0]]
+
+
+def accuracy(value: float | None) -> bool:
+    """A flag's validator: a share in 0..1, or none.
+
+    Raises:
+      flags.ValidationError: for anything else.
+    """
+    try:
+        if value is not None:
+            checks.share("flags", "an accuracy", value)
+    except ValueError as error:
+        raise flags.ValidationError(str(error)) from None
+    return True
 
 
 def run(main: Callable[[Sequence[str]], None], positional: str = "") -> None:

@@ -267,6 +267,9 @@ def _picture(fit: Fit, path: Path) -> Picture:
             else:
                 above.set_ylabel("share")
                 below.set_ylabel("correlation")
+            if column == columns // 2:  # one label for the row
+                above.set_xlabel("time / mean of the job", labelpad=1)
+                below.set_xlabel("lag in lines", labelpad=1)
         for empty in panels.flat[2 * columns * lines :]:
             empty.set_axis_off()
         handles = panels[0, 0].get_legend_handles_labels()

@@ -17,7 +17,10 @@ class Progress:
           every: seconds between two lines where there is no terminal.
         """
         self.label, self.unit, self.every = label, unit, every
-        self._begun = self._shown = time.monotonic()
+        self._shown = time.monotonic()
+        # The rate is taken from here on, so that it leaves out what comes before the
+        # first piece, such as compiling.
+        self._first: tuple[float, int] | None = None
         self._bar: Any = None
         if sys.stderr.isatty():
             import tqdm
@@ -29,13 +32,19 @@ class Progress:
     def update(self, done: int, total: int, note: str = "") -> None:
         """Shows that `done` of `total` are done, with the latest in a few words."""
         now = time.monotonic()
+        if self._first is None:
+            self._first = now, done
         if self._bar is not None:
+            if self._first == (now, done):
+                self._bar.reset(total)
+                self._bar.initial = self._bar.n = self._bar.last_print_n = done
             self._bar.total = total
             self._bar.set_postfix_str(note, refresh=False)
             self._bar.update(done - self._bar.n)
         elif now - self._shown >= self.every:
             self._shown = now
-            rate = done / max(now - self._begun, 1e-9)
+            begun, before = self._first
+            rate = (done - before) / max(now - begun, 1e-9)
             parts = [f"{done}/{total} {self.unit}"]
             if rate > 0:
                 parts.append(f"{rate:.3g}/s, {(total - done) / rate:.0f} s left")

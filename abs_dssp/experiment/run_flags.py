@@ -12,7 +12,7 @@ from typing import Any
 
 from absl import flags
 
-from abs_dssp import delays, literals, optimizers
+from abs_dssp import delays, literals, optimizers, tasks
 from abs_dssp.experiment import policy_text
 from abs_dssp.experiment.run import OF_TASK, Run
 from abs_dssp.tasks.base import Task
@@ -223,8 +223,15 @@ def _settle() -> None:
             )
         if isinstance(said, (int, float, str)):
             put(name, said)
+    made = tasks.arguments(call.name)
+    names |= {"data_dir"} if ":" in call.name else set()
+    for name in sorted(names - set(made)):
+        if flags.FLAGS[name].present:
+            raise ValueError(
+                f"--{name} has no effect on --task={call.name}, which takes "
+                f"{', '.join(made) or 'nothing'}; leave it out."
+            )
     if ":" in call.name:
-        made = inspect.signature(literals.load(call.name, "--task")).parameters
         for name in names & set(made) - set(call.kwargs):
             default = made[name].default
             if default is not inspect.Parameter.empty and _open(name):

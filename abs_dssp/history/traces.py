@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Float64, Int, Int32
 
-from abs_dssp import checks, files, markup
+from abs_dssp import checks, extras, files, markup
 
 FORMAT = "abs_dssp.trace"
 FORMAT_VERSION = 1
@@ -104,6 +104,23 @@ class Trace:
             "cancelled": f"{self.cancelled_share:.1%}",
             "discarded": f"{self.discarded_share:.1%}",
         }
+
+    def to_pandas(self) -> Any:
+        """The columns, and the staleness, as a `pandas.DataFrame`: a row each push.
+
+        Raises:
+          MissingExtraError: if pandas is not installed.
+
+        Example:
+          >>> from abs_dssp import simulate
+          >>> trace = simulate.schedule("asp()", "constant([1, 2.7])", 3)
+          >>> trace.to_pandas()[["time", "worker", "staleness"]].values.tolist()
+          [[1.0, 0.0, 0.0], [2.0, 0.0, 0.0], [2.7, 1.0, 2.0]]
+        """
+        with extras.needed("a DataFrame"):
+            import pandas
+        columns = {name: getattr(self, name) for name in COLUMNS}
+        return pandas.DataFrame(columns | {"staleness": self.staleness})
 
     def plot(self, **settings: Any) -> Any:
         """Draws what every worker did; see `abs_dssp.plot.timeline`."""

@@ -25,6 +25,8 @@ _COLUMNS = {
     "by": "{0.transport}",
     "where": "{0.process}",
 }
+# Left out of a narrow terminal, this one first.
+_SPARED = ("where", "by", "refused", "restarts", "for s", "pulled", "mean", "waiting")
 
 
 class Live:
@@ -59,7 +61,8 @@ class Live:
         self._seconds = status.seconds
         with _reader_may_leave():
             if self._live is not None:
-                self._live.update(_table(status), refresh=True)
+                width = self._live.console.width
+                self._live.update(_table(status, width), refresh=True)
             elif time.monotonic() - self._told >= self._every:
                 self._told = time.monotonic()
                 self._print(plain_line(status))
@@ -147,7 +150,8 @@ def _progress(status: Status) -> str:
     return f"{status.pushes}/{status.total} pushes ({rate}{end})"
 
 
-def _table(status: Status) -> Any:
+def _table(status: Status, width: int) -> Any:
+    from rich import box
     from rich.table import Table
     from rich.text import Text
 
@@ -157,14 +161,32 @@ def _table(status: Status) -> Any:
         title = f"[{'=' * done}{' ' * (30 - done)}] {title}"
     # As texts: a name in brackets is no markup.
     heading = Text(f"{status.policy}\n{title}")
-    table = Table(title=heading, title_justify="left", expand=False)
-    for name in _COLUMNS:
+    table = Table(title=heading, title_justify="left", box=box.SIMPLE_HEAD)
+    shown = status.workers[:_MOST_WORKERS]
+    columns = _fitting(
+        {name: [form.format(w) for w in shown] for name, form in _COLUMNS.items()},
+        width,
+    )
+    for name in columns:
         textual = name in ("state", "where")
-        table.add_column(name, justify="left" if textual else "right")
-    for worker in status.workers[:_MOST_WORKERS]:
-        cells = (Text(form.format(worker)) for form in _COLUMNS.values())
-        table.add_row(*cells, style=_STYLES.get(worker.state, "red"))
+        table.add_column(name, justify="left" if textual else "right", no_wrap=True)
+    for worker, *cells in zip(shown, *columns.values(), strict=True):
+        row = (Text(cell) for cell in cells)
+        table.add_row(*row, style=_STYLES.get(worker.state, "red"))
     rest = len(status.workers) - _MOST_WORKERS
     if rest > 0:
         table.caption = f"and {rest} more workers"
     return table
+
+
+def _fitting(columns: dict[str, list[str]], width: int) -> dict[str, list[str]]:
+    """The columns without those that a terminal is too narrow for."""
+    wide = {
+        name: max(map(len, (name, *cells))) + 3  # spaces and the line between
+        for name, cells in columns.items()
+    }
+    for name in _SPARED:
+        if sum(wide.values()) + 2 <= width:
+            break
+        del wide[name]
+    return {name: columns[name] for name in wide}

@@ -6,12 +6,19 @@ and `from_functions` make a task of a model and a data set of one's own.
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from abs_dssp import checks, literals
 from abs_dssp.tasks import images, models
-from abs_dssp.tasks.base import Constants, Task, Variables, check, variable_bytes
+from abs_dssp.tasks.base import (
+    Constants,
+    Task,
+    Variables,
+    check,
+    require_accuracy,
+    variable_bytes,
+)
 from abs_dssp.tasks.classifier import classification
 from abs_dssp.tasks.custom import from_flax, from_functions, from_nnx
 from abs_dssp.tasks.images import DataError
@@ -129,7 +136,8 @@ _TASKS: dict[str, Callable[..., Task]] = {
 # Beside the names that `parse` knows.
 __all__ = ["Constants", "DataError", "Task", "Variables", "check", "classification"]
 __all__ += ["from_flax", "from_functions", "from_nnx", "names", "parse"]
-__all__ += ["resolve", "supervised", "variable_bytes", *_TASKS]
+__all__ += ["arguments", "require_accuracy", "resolve", "supervised"]
+__all__ += ["variable_bytes", *_TASKS]
 
 
 def names() -> tuple[str, ...]:
@@ -141,6 +149,39 @@ def names() -> tuple[str, ...]:
       ('cifar10', 'cifar100', 'digits')
     """
     return tuple(sorted(_TASKS))
+
+
+def arguments(text: str) -> Mapping[str, inspect.Parameter]:
+    """What the task of a text can be given, by name; `num_workers` is not among it.
+
+    Args:
+      text: see `parse`.
+
+    Raises:
+      ValueError: for an unknown task, or a function of one's own that is not found.
+
+    Example:
+      >>> from abs_dssp import tasks
+      >>> list(tasks.arguments("tridiagonal(dim=10)"))[:2]
+      ['dim', 'noise']
+    """
+    constructor = _constructor(literals.parse_call(text, "tasks.arguments").name)
+    shape = tfds if constructor in (cifar10, cifar100) else constructor
+    known = dict(inspect.signature(shape).parameters)
+    known.pop("num_workers", None)
+    return known
+
+
+def _constructor(name: str, where: str = "tasks.arguments") -> Callable[..., Any]:
+    if ":" in name:
+        return literals.load(name, where)
+    if name not in _TASKS:
+        known = ", ".join(names())
+        raise ValueError(
+            f"{where}: unknown task {name!r}{literals.guess(name, _TASKS)}; known: "
+            f"{known}, and module:function for one of your own."
+        )
+    return _TASKS[name]
 
 
 def parse(text: str, num_workers: int, **settings: Any) -> Task:
@@ -166,24 +207,13 @@ def parse(text: str, num_workers: int, **settings: Any) -> Task:
     checks.text(where, text, "'digits' or 'quadratic(dim=100)'")
     num_workers = checks.whole(where, "num_workers", num_workers, least=1)
     call = literals.parse_call(text, where)
-    own = ":" in call.name
-    if own:
-        constructor = literals.load(call.name, where)
-    elif call.name in _TASKS:
-        constructor = _TASKS[call.name]
-    else:
-        known = ", ".join(names())
-        raise ValueError(
-            f"{where}: unknown task {call.name!r}; known: {known}, and module:function "
-            "for one of your own."
-        )
-    shape = tfds if call.name.startswith("cifar") else constructor
-    accepted = inspect.signature(shape).parameters
+    own, constructor = ":" in call.name, _constructor(call.name, where)
+    accepted = arguments(call.name)
     given = {name: _spelled(value) for name, value in call.kwargs.items()}
     merged = {k: v for k, v in settings.items() if k in accepted} | given
     for name in merged:
-        if name not in accepted or name == "num_workers":
-            known = ", ".join(p for p in accepted if p != "num_workers")
+        if name not in accepted:
+            known = ", ".join(accepted)
             raise ValueError(
                 f"{where}: {call.name} has no argument {name!r}; known: {known}."
             )

@@ -120,6 +120,36 @@ def variable_bytes(task: Task) -> int:
     return sum(math.prod(s.shape) * s.dtype.itemsize for s in shapes)
 
 
+def require_accuracy(where: str, task: Task, target: float | None) -> None:
+    """Refuses a target accuracy for a task that measures none; None asks for nothing.
+
+    Args:
+      where: the function that was called, for the sentence.
+      task: what is trained.
+      target: the accuracy at which to stop.
+
+    Raises:
+      ValueError: naming what the task measures.
+
+    Example:
+      >>> from abs_dssp import tasks
+      >>> require_accuracy("train", tasks.quadratic(2), 0.9)
+      Traceback (most recent call last):
+      ValueError: train: target_accuracy=0.9 cannot be reached on quadratic, which \
+measures gradient_norm_squared, loss; leave it out, or take a task with an "accuracy".
+    """
+    if target is None:
+        return
+    variables = jax.eval_shape(task.init, jax.random.key(0))
+    measures = jax.eval_shape(task.evaluate, task.data, variables)
+    if "accuracy" not in measures:
+        raise ValueError(
+            f"{where}: target_accuracy={target} cannot be reached on {task.name}, "
+            f"which measures {', '.join(sorted(measures))}; leave it out, or take a "
+            'task with an "accuracy".'
+        )
+
+
 def check(task: Task) -> Task:
     """The same task, if its functions fit together; nothing is computed.
 

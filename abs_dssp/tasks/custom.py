@@ -17,6 +17,8 @@ from abs_dssp.tasks.supervision import supervised
 
 Split = tuple[Any, Any]  # inputs and targets: arrays (n, ...), or pytrees of them
 
+_SETTINGS = ("loss", "metrics", "name", "batch_size", "partition", "augment", "seed")
+
 # Arguments by which models are told whether they are trained, and their value if so.
 _MODES = {
     "train": True,
@@ -55,6 +57,7 @@ def from_flax(
       **settings: of `supervised`: `name`, `batch_size`, `partition`, `augment`, `seed`.
 
     Raises:
+      TypeError: for an argument that `supervised` does not have.
       ValueError: as `supervised`; for a module that is none, or that has collections
         other than parameters and BatchNorm statistics.
 
@@ -82,6 +85,7 @@ def from_flax(
             "from_flax: expected a flax.linen module, such as nn.Dense(10), got "
             f"{module!r}; nnx models go to from_nnx, functions to from_functions."
         )
+    checks.accepted("from_flax", settings, _SETTINGS)
     settings.setdefault("name", type(module).__name__.lower())
     name = settings["name"]
     modes = _modes(type(module).__call__)
@@ -123,9 +127,8 @@ def from_flax(
                 "to dropout."
             ) from error
 
-    return supervised(
-        init, apply, train, test, num_workers, loss=loss, metrics=metrics, **settings
-    )
+    samples = train, test, num_workers
+    return supervised(init, apply, *samples, loss=loss, metrics=metrics, **settings)
 
 
 def from_nnx(
@@ -154,6 +157,7 @@ def from_nnx(
       **settings: of `supervised`, as for `from_flax`.
 
     Raises:
+      TypeError: for an argument that `supervised` does not have.
       ValueError: as `supervised`; if `make` makes no module, or one with variables
         other than parameters, BatchNorm statistics and random streams.
 
@@ -169,6 +173,7 @@ def from_nnx(
     """
     from flax import nnx
 
+    checks.accepted("from_nnx", settings, _SETTINGS)
     settings.setdefault("name", "nnx")
     name = settings["name"]
     if isinstance(make, nnx.Module):
@@ -225,9 +230,8 @@ def from_nnx(
         outputs = module(inputs, **given)
         return outputs, nnx.to_pure_dict(nnx.state(module, nnx.BatchStat))
 
-    return supervised(
-        init, apply, train, test, num_workers, loss=loss, metrics=metrics, **settings
-    )
+    samples = train, test, num_workers
+    return supervised(init, apply, *samples, loss=loss, metrics=metrics, **settings)
 
 
 def from_functions(
@@ -256,6 +260,7 @@ def from_functions(
       **settings: of `supervised`, as for `from_flax`.
 
     Raises:
+      TypeError: for an argument that `supervised` does not have.
       ValueError: as `supervised`.
 
     Example:
@@ -274,6 +279,7 @@ def from_functions(
       >>> round(float(task.objective(task.data, variables)), 4)  # log 4
       1.3863
     """
+    checks.accepted("from_functions", settings, _SETTINGS)
     checks.function("from_functions", "init", init, "a key")
     checks.function("from_functions", "apply", apply, "(parameters, inputs)")
     own = getattr(apply, "__name__", "custom")
@@ -288,9 +294,8 @@ def from_functions(
         given = modes(train) | ({"key": key} if "key" in parameters else {})
         return apply(variables.params, inputs, **given), {}
 
-    return supervised(
-        begin, call, train, test, num_workers, loss=loss, metrics=metrics, **settings
-    )
+    samples = train, test, num_workers
+    return supervised(begin, call, *samples, loss=loss, metrics=metrics, **settings)
 
 
 def _parameters(function: Callable[..., Any]) -> tuple[str, ...]:

@@ -64,7 +64,8 @@ def supervised(
       metrics: by name, functions like `loss`, whose means over the test split are
         evaluated too; booleans count as 0 and 1. Without a loss there is `"accuracy"`
         beside them.
-      batch_size: samples per gradient.
+      batch_size: samples per gradient; may exceed what a worker has, whose samples
+        then come several times in a batch.
       partition: which worker has which samples; see `partition.make`.
       augment: pad by four pixels, crop at random, flip half of the images.
       seed: of the partition.

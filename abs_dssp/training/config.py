@@ -62,6 +62,7 @@ class UpdateConfig:
         extra arguments (see `optimizers.on_clock`).
       local_optimizer: makes the local steps within a push; of gradients the server's by
         default, so that plain SGD has the same step size in both places (gamma = eta).
+        Of a single gradient no local step is made, and nothing runs it.
       local_steps: U, gradient steps per push; at least 1.
       aggregate: what a commit makes of its pushes: a name of `aggregators.KNOWN`, with
         arguments where it has any, such as `"mean"` or `"compensated(strength=0.04)"`.

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float
 
-from abs_dssp import checks, markup
+from abs_dssp import checks, extras, markup
 from abs_dssp.history import traces
 from abs_dssp.training.config import EvaluationConfig
 
@@ -63,17 +63,18 @@ class History:
         """The records as a `pandas.DataFrame`, a row each.
 
         Raises:
-          ModuleNotFoundError: if pandas is not installed, which this package does not
-            need otherwise.
+          MissingExtraError: if pandas is not installed; `records`, a tuple of dicts,
+            needs nothing.
         """
-        try:
+        with extras.needed("a DataFrame"):
             import pandas
-        except ModuleNotFoundError as error:
-            raise ModuleNotFoundError(
-                "History.to_pandas: pandas is not installed; `pip install pandas`, or "
-                "take `records`, a tuple of dicts."
-            ) from error
         return pandas.DataFrame(list(self.records), columns=list(self.names))
+
+    def plot(self, **settings: Any) -> Any:
+        """Draws a measure against time; see `abs_dssp.plot.curves`."""
+        from abs_dssp import plot
+
+        return plot.curves([self], **settings)
 
     def last(self, name: str) -> float:
         """The latest value of a measure; NaN without records.

@@ -19,7 +19,7 @@ from jaxtyping import Bool
 from abs_dssp import checks, markup, tasks
 from abs_dssp.history import traces
 from abs_dssp.history.traces import Trace
-from abs_dssp.tasks.base import Task, Variables
+from abs_dssp.tasks.base import Task, Variables, require_accuracy
 from abs_dssp.training import engines, evaluation, identity, named_optimizers
 from abs_dssp.training.checkpoints import Checkpoint, Store
 from abs_dssp.training.compiled import CompiledEngine
@@ -320,6 +320,8 @@ class Run:
         self.records: list[dict[str, float]] = []
         self.notes: dict[str, Any] = {}
         self._config, self._progress = config, progress
+        target = config.evaluation.target_accuracy
+        require_accuracy("train", engine.task, target)
         self._store: Store | None = None
         self._evaluated = (0, -1.0)  # the latest evaluation in (pushes, seconds)
         self._saved = 0  # pushes in the latest checkpoint

@@ -17,7 +17,7 @@ import numpy as np
 import optax
 from jaxtyping import Float, Int
 
-from abs_dssp import checks
+from abs_dssp import checks, extras
 from abs_dssp.history.traces import Trace
 from abs_dssp.tasks.base import Task, variable_bytes
 from abs_dssp.training import compiled, evaluation, replayer
@@ -43,6 +43,37 @@ class Sweep(NamedTuple):
     version: Int[np.ndarray, " E"]
     seconds: Float[np.ndarray, " E"]
     measures: dict[str, Float[np.ndarray, "R S E"]]
+    settings: tuple[Float[np.ndarray, " R"], ...]  # one for each argument of `make`
+    seeds: tuple[int, ...]  # S of them
+
+    def to_pandas(self) -> Any:
+        """A `pandas.DataFrame` of a row for every setting, seed and evaluation.
+
+        The arguments of `make` are the columns `setting` or `setting_0`, `setting_1`.
+
+        Raises:
+          MissingExtraError: if pandas is not installed.
+
+        Example:
+          >>> from abs_dssp import optimizers, replay, simulate, tasks
+          >>> trace = simulate.schedule("bsp()", "constant([1, 2])", 4)
+          >>> task = tasks.quadratic(2, dim=3, noise=0.0)
+          >>> made = replay.sweep(task, optimizers.sgd, [[0.5, 1.0]], trace)
+          >>> made.to_pandas()[["setting", "version", "loss"]].values.tolist()
+          [[0.5, 0.0, 1.5], [0.5, 2.0, 0.09375], [1.0, 0.0, 1.5], [1.0, 2.0, 0.0]]
+        """
+        with extras.needed("a DataFrame"):
+            import pandas
+        shape = (len(self.settings[0]), len(self.seeds), len(self.version))
+        at = [indices.ravel() for indices in np.indices(shape)]
+        several = len(self.settings) > 1
+        columns: dict[str, np.ndarray] = {}
+        for number, values in enumerate(self.settings):
+            columns["setting" + f"_{number}" * several] = values[at[0]]
+        columns["seed"] = np.array(self.seeds)[at[1]]
+        columns |= {"version": self.version[at[2]], "seconds": self.seconds[at[2]]}
+        columns |= {name: values.ravel() for name, values in self.measures.items()}
+        return pandas.DataFrame(columns)
 
 
 class _Kind(NamedTuple):
@@ -151,6 +182,8 @@ def sweep(
         versions[[row for row, _ in points]],
         np.array([seconds for _, seconds in points]),
         found,
+        tuple(columns),
+        tuple(seeds),
     )
 
 

@@ -126,6 +126,19 @@ def test_the_table_names_every_worker():
     assert "and 6 more workers" in text and "ssp(s=3)" in text
 
 
+@pytest.mark.parametrize("width", [50, 66, 80, 100, 140])
+def test_a_narrow_terminal_gets_fewer_columns_and_whole_words(width, monkeypatch):
+    monkeypatch.setenv("COLUMNS", str(width))
+    stream = Terminal()
+    shown = live.Live(stream)
+    shown.show(status())
+    shown.close()
+    text = stream.getvalue()
+    assert "…" not in text and "computing" in text and "staleness" in text
+    assert ("where" in text) == (width == 140)
+    assert max(map(len, text.split("\n"))) < width + 20  # with codes of colours
+
+
 def test_names_in_brackets_are_shown_as_they_are():
     stream = Terminal()
     shown = live.Live(stream)

@@ -1,7 +1,5 @@
 """What is shown of the objects that a user holds: one short line each."""
 
-import importlib.util
-
 import pytest
 
 from abs_dssp import delays, optimizers, policies, simulate, tasks
@@ -27,10 +25,8 @@ def test_a_line_for_each(result):
     assert shown.startswith(f"<Result of {trace}: end; push 40, version 20, seconds 40")
 
 
-def test_a_table_of_the_records_or_a_sentence(result):
-    if importlib.util.find_spec("pandas") is None:
-        with pytest.raises(ModuleNotFoundError, match="pip install pandas"):
-            result.history.to_pandas()
-    else:
-        table = result.history.to_pandas()
-        assert table["version"].tolist() == [0, 20]
+def test_tables_of_records_and_pushes(result):
+    table = result.history.to_pandas()
+    assert table["version"].tolist() == [0, 20]
+    pushes = result.trace.to_pandas()
+    assert len(pushes) == 40 and pushes["committed"].sum() == 20
