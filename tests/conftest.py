@@ -25,6 +25,7 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
 import jax  # noqa: E402
+import pytest  # noqa: E402
 from hypothesis import settings  # noqa: E402
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
@@ -38,8 +39,13 @@ _LONGEST = (
 )
 
 
-def pytest_collection_modifyitems(items):
+def pytest_collection_modifyitems(config, items):
     """Sorts the files, see `scripts/test`; the order within each stays."""
+    if not config.getoption("jaxtyping_packages"):
+        untyped = pytest.mark.skip(reason="types are not checked in this run")
+        for item in items:
+            if "typed" in item.keywords:
+                item.add_marker(untyped)
     rank = {name: number for number, name in enumerate(_LONGEST)}
     items.sort(key=lambda item: rank.get(item.path.stem, len(rank)))
 

@@ -1,6 +1,7 @@
 """What a running cluster shows of itself."""
 
 import io
+import re
 import struct
 import sys
 import threading
@@ -133,10 +134,10 @@ def test_a_narrow_terminal_gets_fewer_columns_and_whole_words(width, monkeypatch
     shown = live.Live(stream)
     shown.show(status())
     shown.close()
-    text = stream.getvalue()
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", stream.getvalue())  # no colours
     assert "…" not in text and "computing" in text and "staleness" in text
     assert ("where" in text) == (width == 140)
-    assert max(map(len, text.split("\n"))) < width + 20  # with codes of colours
+    assert max(map(len, text.replace("\r", "\n").split("\n"))) <= width
 
 
 def test_names_in_brackets_are_shown_as_they_are():

@@ -69,7 +69,7 @@ def test_bsp_is_slowest_with_many_bytes_and_fastest_with_many_arrays(cluster):
 
 def test_table_1_follows_from_one_speed_ratio():
     """Within 10 % of every row, the ratio of the speeds being all that is free."""
-    pushes = 30_000
+    pushes = 20_000
 
     def until(text, ratio):
         trace = simulate.schedule(
@@ -79,7 +79,7 @@ def test_table_1_follows_from_one_speed_ratio():
 
     paper = papers.relative_to_asp()
     errors = {}
-    for ratio in np.arange(2.5, 3.01, 0.05).tolist():
+    for ratio in np.arange(2.5, 3.01, 0.1).tolist():
         asp = until("asp()", ratio)
         errors[ratio] = max(
             abs(until(text, ratio) / asp / value - 1) for text, value in paper.items()

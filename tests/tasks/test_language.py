@@ -47,14 +47,14 @@ def test_workers_have_parts_of_the_text_or_all_of_it(file, partition):
     text = f"text(path='{file}', context=10, model={SMALL})"
     task = tasks.parse(text, 2, partition=partition)
     content = np.frombuffer(file.read_bytes(), np.uint8)[:900]
+    batch = jax.jit(task.batch)
+    numbers = jnp.arange(20, dtype=jnp.int32)
     batches = [
         {
             bytes(row.astype(np.uint8))
-            for index in range(20)
+            for index in numbers
             for row in np.asarray(
-                task.batch(
-                    task.data, jax.random.key(0), jnp.int32(worker), jnp.int32(index)
-                )[0]
+                batch(task.data, jax.random.key(0), jnp.int32(worker), index)[0]
             )
         }
         for worker in range(2)
@@ -70,9 +70,11 @@ def test_workers_have_parts_of_the_text_or_all_of_it(file, partition):
 def test_a_batch_depends_on_seed_worker_and_number_alone(file):
     task = tasks.text(2, path=str(file), context=10, model=SMALL, batch_size=4)
 
+    compiled = jax.jit(task.batch)
+
     def batch(seed, worker, index):
         numbers = jnp.int32(worker), jnp.int32(index)
-        return np.asarray(task.batch(task.data, jax.random.key(seed), *numbers)[0])
+        return np.asarray(compiled(task.data, jax.random.key(seed), *numbers)[0])
 
     np.testing.assert_array_equal(batch(0, 1, 7), batch(0, 1, 7))
     for other in ((1, 1, 7), (0, 0, 7), (0, 1, 8)):
@@ -81,11 +83,12 @@ def test_a_batch_depends_on_seed_worker_and_number_alone(file):
 
 def test_measures_are_those_of_a_plain_model(file):
     task = tasks.text(1, path=str(file), context=10, model=SMALL)
-    variables = task.init(jax.random.key(1))
-    found = task.evaluate(task.data, variables)
+    variables = jax.jit(task.init)(jax.random.key(1))
+    found = jax.jit(task.evaluate)(task.data, variables)
     inputs, targets = (np.asarray(task.data[name]) for name in ("test", "test_labels"))
     module = models.parse(SMALL, 256)
-    logits = np.asarray(module.apply({"params": variables.params}, inputs), float)
+    apply = jax.jit(lambda inputs: module.apply({"params": variables.params}, inputs))
+    logits = np.asarray(apply(inputs), float)
     log = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
     right = -np.take_along_axis(log, targets[..., None], -1).mean()
     assert float(found["loss"]) == pytest.approx(right, rel=1e-5)

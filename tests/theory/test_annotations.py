@@ -23,6 +23,7 @@ def test_numbers_of_any_kind_give_the_same(kind):
         assert float(theory.round_time("asp", np.int64(4), 1, kind(2))) == 0.125
 
 
+@pytest.mark.typed
 def test_arrays_broadcast_and_others_are_refused():
     gap, step = jnp.ones((3, 1)), jnp.ones((1, 4))
     found = theory.theorem_a(gap, 1.0, np.ones((3, 4), np.float32), step, 1, kappa_1=1)
