@@ -26,7 +26,7 @@ _PUBLISH = flags.DEFINE_string(
     "publish", None, "Also write the report to this Markdown file, rows beside it."
 )
 
-_SMOKE_CASES = ("quadratic, equal", "digits, equal")
+_SMOKE_CASES = ("quadratic, equal", "logistic, straggler")
 _SMOKE_METHODS = ("BSP", "ASP", "DSSP printed", "ABS, K0 = N", "abs_dssp")
 
 

@@ -14,7 +14,7 @@ from abs_dssp import delays, optimizers, policies, simulate, tasks
 
 def first_batch(task, index=0):
     numbers = jnp.int32(0), jnp.int32(index)
-    return task.batch(task.data, jax.random.key(0), *numbers)
+    return jax.jit(task.batch)(task.data, jax.random.key(0), *numbers)
 
 
 def evaluated(task, variables):

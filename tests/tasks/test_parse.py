@@ -51,7 +51,7 @@ def test_names_are_what_parse_knows():
         pytest.param("digits(model='vgg')", "model: unknown name 'vgg'", id="model"),
         pytest.param("digits(partition='x')", "partition: unknown", id="partition"),
         pytest.param("digits(model=3)", "model must be a name or a call", id="number"),
-        pytest.param("digits(batch_size=f(3))", "digits: ", id="call-for-a-number"),
+        pytest.param("digits(batch_size=f(3))", "a whole number", id="a-call-instead"),
         pytest.param("digits(", "expected the form", id="unfinished"),
     ],
 )

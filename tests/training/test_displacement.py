@@ -124,14 +124,14 @@ def test_federated_averaging_is_the_mean_of_the_workers_parameters(task):
     trace = simulate.schedule(
         policies.bsp(N), delays.constant([1.0] * N), N * rounds, local_steps=steps
     )
-    key, server = jax.random.key(SEED), np.zeros(5)
+    key, server, batch = jax.random.key(SEED), np.zeros(5), jax.jit(task.batch)
     for turn in range(rounds):
         results = []
         for worker in range(N):
             w = server.copy()
             for number in range(steps):
                 index = jnp.int32(turn * steps + number)
-                x, y = task.batch(task.data, key, jnp.int32(worker), index)
+                x, y = batch(task.data, key, jnp.int32(worker), index)
                 x = np.hstack([np.ones((4, 1)), np.asarray(x, float)])
                 w -= gamma * 2 / 4 * x.T @ (x @ w - np.asarray(y, float))
             results.append(w)

@@ -29,7 +29,7 @@ def functions():
 
 
 @hypothesis.given(happenings)
-@hypothesis.settings(max_examples=150)
+@hypothesis.settings(max_examples=60)
 def test_a_commit_averages_the_present_gradients_of_the_living(steps):
     """The gradient of push i is the i-th unit vector: a commit shows what it is of."""
     machine = Machine(policies.ringleader(N), N)
