@@ -161,9 +161,10 @@ def supervised(
         """The means of some measures over all samples, a chunk at a time."""
         count = jax.tree.leaves(inputs)[0].shape[0]
         chunks = -(-count // _CHUNK)
+        size = -(-count // chunks)  # so that few rows stand for no sample
 
         def one(chunk):
-            rows = chunk * _CHUNK + jnp.arange(_CHUNK, dtype=jnp.int32)
+            rows = chunk * size + jnp.arange(size, dtype=jnp.int32)
             inside = rows < count
             rows = jnp.minimum(rows, count - 1)
             some, truth = _normal(data, _rows(inputs, rows)), _rows(targets, rows)
