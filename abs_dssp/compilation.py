@@ -1,6 +1,7 @@
-"""XLA's settings."""
+"""XLA's settings, and what its programs take up."""
 
 import functools
+import gc
 from typing import Any
 
 import jax
@@ -34,3 +35,27 @@ def compute_in_the_calling_thread() -> None:
     microseconds is faster by more than it takes. To be called before a device is used.
     """
     jax.config.update("jax_cpu_enable_async_dispatch", False)
+
+
+def release_programs(above: int = 25_000) -> bool:
+    """Forgets compiled programs before they use up the memory maps of the process.
+
+    Linux gives a process 65,530 of them; XLA's compiler crashes where it gets no more.
+    To be called between pieces of work that compile programs of many shapes.
+
+    Args:
+      above: maps up to which nothing happens.
+
+    Returns:
+      Whether programs were forgotten.
+    """
+    try:
+        with open("/proc/self/maps") as maps:
+            count = sum(1 for _ in maps)
+    except OSError:  # another system
+        return False
+    if count <= above:
+        return False
+    jax.clear_caches()
+    gc.collect()
+    return True

@@ -1,6 +1,5 @@
 """Strict JAX on CPU with eight devices, before anything touches a backend."""
 
-import gc
 import os
 import tempfile
 
@@ -28,6 +27,8 @@ import jax  # noqa: E402
 import pytest  # noqa: E402
 from hypothesis import settings  # noqa: E402
 
+from abs_dssp import compilation  # noqa: E402
+
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
@@ -51,22 +52,11 @@ def pytest_collection_modifyitems(config, items):
 
 
 def pytest_runtest_logfinish(nodeid, location):
-    """Frees compiled programs before they use up the memory maps of the process.
-
-    Linux gives a process 65,530; XLA's compiler crashes where it gets no more.
-    """
     del nodeid, location
     global _finished
     _finished += 1
     if _finished % 20 == 0:
-        try:
-            with open("/proc/self/maps") as maps:
-                count = sum(1 for _ in maps)
-        except OSError:  # another system
-            return
-        if count > 25_000:
-            jax.clear_caches()
-            gc.collect()
+        compilation.release_programs()
 
 
 _finished = 0

@@ -8,14 +8,12 @@ Writes report.md, report.html, pictures and outcomes.jsonl; what is in the last 
 measured again.
 """
 
-import gc
 import sys
 from pathlib import Path
 
-import jax
 from absl import flags
 
-from abs_dssp import extras
+from abs_dssp import compilation, extras
 from abs_dssp.experiment import entry, methods, outputs
 from abs_dssp.experiment.optimality import problems, regimes, report
 from abs_dssp.experiment.optimality.comparison import Comparison, Kept
@@ -118,15 +116,14 @@ def _compare(problem, limits: Limits, kept: Kept, few: bool) -> Comparison:
         raise ValueError(f"--only: no method is called {_ONLY.value}.")
     outcomes: dict[tuple[str, str], Outcome] = {}
     for number, method in enumerate(chosen, 1):
-        made = [kept.get(method, regime, problem, limits) for regime in places]
+        made = []
+        for regime in places:
+            made.append(kept.get(method, regime, problem, limits))
+            compilation.release_programs()
         outcomes |= {
             (method.label, regime.label): outcome
             for regime, outcome in zip(places, made, strict=True)
         }
-        if number % 4 == 0:
-            # Programs of hundreds of shapes would use up the process's memory maps.
-            jax.clear_caches()
-            gc.collect()
         times = ", ".join(report.seconds(outcome.best.mean) for outcome in made)
         where = f"{problem.label}, R = {problem.ratio:g} [{number}/{len(chosen)}]"
         print(f"{where} {method.label}: {times} s", file=sys.stderr, flush=True)

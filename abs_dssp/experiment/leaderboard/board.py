@@ -10,17 +10,13 @@ from pathlib import Path
 
 import numpy as np
 
-from abs_dssp import files
+from abs_dssp import compilation, files
 from abs_dssp.experiment import outputs, pool
 from abs_dssp.experiment.leaderboard import entries, race
 from abs_dssp.experiment.leaderboard.cases import CASES, NUM_WORKERS, Case
 from abs_dssp.experiment.leaderboard.race import GRID, TUNING_SEED, Row
 from abs_dssp.experiment.methods import Method
 from abs_dssp.experiment.progress import Progress
-
-# Cells that a process makes: programs use up its memory maps, and those of a case are
-# shared by its methods.
-_AT_ONCE = 16
 
 
 class Board:
@@ -68,18 +64,13 @@ class Board:
 
     def _make(self, missing, processes: int) -> Iterator[Row]:
         numbers = range(self.seeds)
-        for start in range(0, len(missing), _AT_ONCE * processes):
-            piece = missing[start : start + _AT_ONCE * processes]
-            with pool.start(processes, self.path.parent / "programs") as workers:
-                waiting = {
-                    workers.submit(_cell, case.name, method.label, numbers): (
-                        case,
-                        method,
-                    )
-                    for case, method in piece
-                }
-                for done in concurrent.futures.as_completed(waiting):
-                    yield self._keep(waiting[done], done.result())
+        with pool.start(processes, self.path.parent / "programs") as workers:
+            waiting = {
+                workers.submit(_cell, case.name, method.label, numbers): (case, method)
+                for case, method in missing
+            }
+            for done in concurrent.futures.as_completed(waiting):
+                yield self._keep(waiting[done], done.result())
 
     def _keep(self, cell: tuple[Case, Method], row: Row) -> Row:
         key = self._key(*cell)
@@ -98,6 +89,7 @@ def _cell(case: str, label: str, seeds: Sequence[int]) -> Row:
     place = next(each for each in CASES if each.name == case)
     all_of_them = entries.entries(NUM_WORKERS, place.ratio)
     method = next(each for each in all_of_them if each.label == label)
+    compilation.release_programs()
     return race.run(place, method, seeds)
 
 
