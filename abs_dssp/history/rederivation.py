@@ -29,7 +29,8 @@ def rederive(
     """Asks the policy again about every event of a trace, at the recorded times.
 
     A run decided by this policy comes back unchanged: pulled versions, versions,
-    weights, commits, waits and restarts.
+    weights, commits, waits and restarts. The deadlines are those of the trace; a policy
+    that has no `on_time` is not asked at them.
 
     Args:
       policy: the rule.
@@ -53,6 +54,8 @@ def rederive(
     made = builder.Builder(trace.num_workers)
     estimate = LossEstimate(trace.num_workers, math.nan if losses is None else first)
     for event, row in _events(trace):
+        if event.kind == "timer" and policy.on_time is None:
+            continue
         made.add(event, machine.apply(event, estimate.value))
         if row is not None and losses is not None:
             estimate.add(float(losses[row]))

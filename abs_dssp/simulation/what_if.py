@@ -163,7 +163,7 @@ def version_times(trace: Trace) -> Float[np.ndarray, " V"]:
 
     A commit that a departure caused counts at the push before it, as in the trace.
     """
-    return np.concatenate([[0.0], trace.time[trace.committed]])
+    return np.concatenate([[0.0], trace.commit_times])
 
 
 def staleness_seconds(trace: Trace) -> Float[np.ndarray, " P"]:
