@@ -223,7 +223,7 @@ def test_the_host_follows_what_the_compiled_loop_did():
     policy, model = policies.quorum(4, k=2), delays.exponential(1.0, num_workers=4)
     trace = simulate.schedule(policy, model, 100)
     machine, entries, deadlines = Machine(policy, 4), [], [0.0]
-    for event, _ in rederivation._events(trace):
+    for event in rederivation.events_of(trace):
         if event.kind == "timer":
             assert event.time == deadlines[-1] == machine.wake
         done = machine.apply(event)
