@@ -125,8 +125,6 @@ PLANTED = (
             "if any(s.nonce == nonce and s.peer is not None for s in self.sessions):",
             "if True:", "stranger=0.1"),
     # Deadlines of policies.
-    Planted("cluster.membership", "return [*self._overdue(now), *self._received(",
-            "return [*self._received("),
     Planted("cluster.core", "clocks.pending)\n        self.wake = self._machine.wake\n",
             "clocks.pending)\n"),
 )  # fmt: skip
