@@ -8,6 +8,9 @@ Three things are assumed. Computations and pushes would have taken as long under
 other policy, which is not so where workers share cores or a network. A cancelled
 computation would have lasted at least until its cancellation, and as long as the
 worker's median if that is longer. Workers that left or joined are there all the time.
+
+A computation that a rule cancels at a deadline without a commit is not seen to begin
+again: its time counts with that of the next one.
 """
 
 import dataclasses

@@ -13,11 +13,21 @@ import reference
 import support
 from hypothesis import strategies as st
 
-from abs_dssp import communication, delays, optimizers, policies, simulate, tasks
+from abs_dssp import (
+    communication,
+    delays,
+    optimizers,
+    policies,
+    simulate,
+    tasks,
+    whatif,
+)
 from abs_dssp.history import builder, rederivation, traces
 from abs_dssp.history.events import Event
 from abs_dssp.history.machine import Machine
 from abs_dssp.simulation import event_loop
+from abs_dssp.training import evaluation
+from abs_dssp.training.config import EvaluationConfig
 
 LENGTH, PUSHES, N = 7, 40, 3
 NAN, INF = math.nan, math.inf
@@ -307,3 +317,17 @@ def test_files_of_traces_without_deadlines_are_as_before():
     left = traces.Event(2, 1.5, "leave", 1)
     header = dataclasses.replace(trace, events=(left,)).header
     assert header["events"] == [[2, 1.5, "leave", 1]]
+
+
+def test_parameters_are_measured_when_the_deadline_has_made_them():
+    # The grace of the push at 2 ends at 4, that of the one at 6 at 8.
+    policy = policies.quorum(3, k=1, grace=1.0)
+    trace = simulate.schedule(policy, "constant([2, 2.5, 9])", 5)
+    np.testing.assert_array_equal(trace.time, [2, 2.5, 6, 6.5, 9])
+    np.testing.assert_array_equal(trace.commit_times, [4, 8])
+    every_commit = evaluation.points(trace, EvaluationConfig(every_commits=1))
+    assert every_commit == [(0, 0.0), (2, 4.0), (4, 8.0), (5, 9.0)]
+    # At 3 two pushes are there, which are committed at 4.
+    timely = evaluation.points(trace, EvaluationConfig(every_seconds=3.0))
+    assert timely == [(0, 0.0), (1, 3.0), (3, 6.0), (5, 9.0)]
+    assert whatif.version_times(trace).tolist() == [0.0, 4.0, 8.0]
