@@ -34,6 +34,7 @@ class Decision(NamedTuple):
     commit: bool = False
     release: Iterable[int] = ()
     restart: Iterable[int] = ()
+    wake: float | None = None  # None: the deadline stays as it was
 
 
 class World:
@@ -64,7 +65,8 @@ class World:
         return {i for i in workers if self.gap(i) <= bound}
 
 
-# The rules: `push` decides on a push, `leave` on what a departure sets free.
+# The rules: `push` decides on a push, `leave` on what a departure sets free, and
+# `time`, where a rule has it, on a deadline that has come.
 
 
 class Bsp:
@@ -372,6 +374,7 @@ def run(
     shared: bool = False,
     update: float = 0.0,
     leaves: Sequence[tuple[int, int]] = (),
+    timers: list[tuple[int, float, bool]] | None = None,
 ) -> list[Row]:
     """The rows of a run; fewer than `num_pushes` if everybody left.
 
@@ -380,7 +383,8 @@ def run(
     its way, on a link of its own or, if `shared`, on one that carries one push at a
     time, first finished first. The server does nothing else for `update` seconds after
     a commit, and its answers leave it then. `leaves` holds (index of the push after
-    which, worker).
+    which, worker). Deadlines are added to `timers`: pushes before it, time, and whether
+    it committed. The first is time 0; a push at the same time comes before it.
     """
     n = len(durations)
     world = World(n)
@@ -391,6 +395,7 @@ def run(
     unreleased: dict[int, int] = {}  # worker -> row of its push
     link_is_free = 0.0
     server_is_free = 0.0
+    deadline = 0.0 if hasattr(rule, "time") else math.inf
 
     def begin(worker, now):
         cycle = durations[worker]
@@ -400,7 +405,13 @@ def run(
         world.pulled[worker] = world.version
         world.computing.add(worker)
 
-    def apply(decision, now):
+    def apply(decision, now, at=None, is_timer=False):
+        nonlocal deadline
+        at = now if at is None else at  # of the event; `now` is when the server is free
+        if decision.wake is not None:
+            deadline = max(decision.wake, at)
+            if is_timer and deadline == at:
+                deadline = math.inf
         if decision.commit:
             world.version += 1
             world.pending = 0
@@ -427,11 +438,27 @@ def run(
             rows[-1] = rows[-1]._replace(committed=True)
         apply(decision, now)
 
+    def time(now):
+        nonlocal deadline, server_is_free
+        deadline = math.inf
+        decision = rule.time(world, now)
+        if world.pending == 0:
+            decision = decision._replace(commit=False)
+        if decision.commit:
+            rows[-1] = rows[-1]._replace(committed=True)
+        server_is_free = now + update if decision.commit else now
+        apply(decision, server_is_free, now, is_timer=True)
+        if timers is not None:
+            timers.append((len(rows), now, bool(decision.commit)))
+
     for worker in range(n):
         begin(worker, 0.0)
     while len(rows) < num_pushes and world.alive:
         if not world.computing:
-            raise Deadlock(len(rows) + 1)
+            if deadline == math.inf:
+                raise Deadlock(len(rows) + 1)
+            time(max(deadline, server_is_free))
+            continue
         # The next to arrive is the first to finish: every transfer takes as long.
         p = min(
             sorted(world.computing),
@@ -440,8 +467,11 @@ def run(
         now = start[p] + duration[p] + (0.0 if shared else seconds)
         if shared:
             now = max(now, link_is_free) + seconds
-            link_is_free = now
-        now = max(now, server_is_free)
+        left_link, now = now, max(now, server_is_free)
+        if max(deadline, server_is_free) < now:
+            time(max(deadline, server_is_free))
+            continue
+        link_is_free = left_link
         world.computing.remove(p)
         world.clock[p] += 1
         world.previous[p] = world.latest[p]
@@ -468,7 +498,7 @@ def run(
         if decision.weight > 0:
             world.pending += 1
         server_is_free = now + update if decision.commit else now
-        apply(decision, server_is_free)
+        apply(decision, server_is_free, now)
         for index, worker in leaves:
             if index == len(rows) - 1:
                 leave(worker, now)

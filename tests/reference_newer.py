@@ -1,6 +1,7 @@
 """The newer rules again, slowly, in plain Python; see `reference`."""
 
 import math
+import statistics
 
 import reference
 
@@ -315,3 +316,76 @@ class Switch:
         left = self.turn(world)
         decision = (self.then if self.over else self.first).leave(world)
         return decision._replace(release=set(decision.release) | left)
+
+
+class Quorum:
+    def __init__(self, k, grace=0.5):
+        self.k, self.grace = k, grace
+        self.started = self.now = 0.0
+
+    def push(self, world, p, now):
+        self.now = now
+        if not world.computing:
+            return self.over(world.waiting | {p})
+        if world.pending + 1 == self.k:
+            end = now + self.grace * (now - self.started)
+            return reference.Decision(wake=end)
+        return reference.Decision()
+
+    def leave(self, world):
+        """At the time of the latest event."""
+        if world.computing or world.pending == 0:
+            return reference.Decision()
+        return self.over(set(world.waiting))
+
+    def time(self, world, now):
+        self.now = now
+        if world.pending < self.k:
+            return reference.Decision()
+        return self.over(set(world.waiting))
+
+    def over(self, released):
+        self.started = self.now
+        return reference.Decision(commit=True, release=released, wake=math.inf)
+
+
+class Deadline:
+    """A computation begins when its round does; nobody joins here."""
+
+    def __init__(self, k=3.0, floor=0.01):
+        self.k, self.floor = k, floor
+        self.took: dict[int, float] = {}
+        self.started = self.now = 0.0
+
+    def window(self, world):
+        if not world.alive <= self.took.keys():
+            return math.inf
+        times = [self.took[i] for i in world.alive]
+        middle = statistics.median(times)
+        apart = statistics.median(abs(time - middle) for time in times)
+        return middle + self.k * max(apart, self.floor * middle)
+
+    def push(self, world, p, now):
+        self.now = now
+        self.took[p] = now - self.started
+        if world.computing:
+            return reference.Decision()
+        return self.over(world, world.waiting | {p})
+
+    def leave(self, world):
+        if world.computing or world.pending == 0:
+            return reference.Decision()
+        return self.over(world, set(world.waiting))
+
+    def time(self, world, now):
+        self.now = now
+        if world.pending == 0:
+            return reference.Decision(wake=now + self.window(world))
+        for late in world.computing:
+            self.took[late] = max(self.took.get(late, 0.0), now - self.started)
+        return self.over(world, set(world.waiting), set(world.computing))
+
+    def over(self, world, released, late=()):
+        self.started = self.now
+        end = self.now + self.window(world)
+        return reference.Decision(commit=True, release=released, restart=late, wake=end)

@@ -131,6 +131,15 @@ CASES = [
         lambda n: newer.MindFlayer([2] * n, [4.0] * n),
         often=True,
     ),
+    # Products with powers of two, which nothing rounds.
+    Case("quorum(k=2)", lambda n: newer.Quorum(2), least=2, often=True),
+    Case("quorum(k=1,grace=2.0)", lambda n: newer.Quorum(1, 2.0), often_with=8),
+    Case(
+        "deadline(k=2.0,floor=0.0625)",
+        lambda n: newer.Deadline(2.0, 0.0625),
+        often=True,
+        often_with=5,
+    ),
     Case("rescaled()", lambda n: newer.Rescaled()),
     Case("fedbuff(k=3)", lambda n: newer.fedbuff(3), often_by_order=True),
     Case("fedasync()", lambda n: newer.fedasync(), often=True),
@@ -167,10 +176,14 @@ def sparse(cases, field="often"):
     ]
 
 
-def trace_of(rows, num_workers, **settings):
-    """The oracle's rows as a `Trace`."""
+def trace_of(rows, num_workers, timers=(), **settings):
+    """The oracle's rows and deadlines as a `Trace`."""
     columns = {
         name: np.array([getattr(row, name) for row in rows], dtype)
         for name, dtype in traces.COLUMNS.items()
     }
-    return traces.Trace(**columns, num_workers=num_workers, **settings)
+    events = tuple(
+        traces.Event(before, time, "timer", -1, commit)
+        for before, time, commit in timers
+    )
+    return traces.Trace(**columns, num_workers=num_workers, events=events, **settings)

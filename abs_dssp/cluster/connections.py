@@ -65,19 +65,23 @@ class Connections:
             "encrypted": listening.keys is not None,
         }
 
-    def wait(self) -> list[tuple[selectors.SelectorKey, int]]:
-        """Waits a while for something to come; what `take` needs."""
+    def wait(self, most: float) -> list[tuple[selectors.SelectorKey, int]]:
+        """Waits a while for something to come; what `take` needs.
+
+        Args:
+          most: seconds; not longer than these, and than a fifth of one.
+        """
         if self._network is not None and self._network.has_more:
             return self._selector.select(0)
         if self._spin:
             clock = self._system.time.perf_counter
-            end = clock() + self._spin
+            end = clock() + min(self._spin, most)
             while clock() < end:
                 keys = self._selector.select(0)
                 if keys:
                     return keys
                 self._system.os.sched_yield()  # to whoever has something to do
-        return self._selector.select(0.2)
+        return self._selector.select(max(0.0, min(0.2, most)))
 
     def take(self, keys: list[tuple[selectors.SelectorKey, int]]) -> list[Event]:
         """What has come: `(peer, message)`, the message None at a connection's end.

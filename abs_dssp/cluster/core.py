@@ -108,9 +108,13 @@ class Core:
         self.estimate = LossEstimate(num_workers, first_loss)
         self.epochs_per_push = epochs_per_push
         self._machine = Machine(policy, num_workers)
+        self.wake = self._machine.wake  # seconds of the run; the policy's deadline
         self._pending = 0  # pushes that wait for a commit
         self.together = False  # whether several pushes may be decided at once
         self._reads_loss = policies.reads_loss(policy, num_workers)
+        # Each push may change what is decided before the next one: the estimate of the
+        # loss, or the deadline.
+        self._one_by_one = self._reads_loss or policy.on_time is not None
 
     @property
     def epochs(self) -> float:
@@ -133,7 +137,8 @@ class Core:
         """Takes an event into the run.
 
         Args:
-          event: what happened; `time` in seconds of the run.
+          event: what happened; `time` in seconds of the run. A "timer" is at `wake`,
+            and before every event of a later time: callers see to both.
           vector: of a push; None if it is to be computed again.
 
         Returns:
@@ -148,7 +153,7 @@ class Core:
     def decide_together(self) -> None:
         """Allows `apply_pushes`, for a shell that can do an `Advance`; compiles it."""
         self.together = True
-        if not self._reads_loss:
+        if not self._one_by_one:
             self._machine.prepare_pushes()
 
     def apply_pushes(
@@ -185,8 +190,8 @@ class Core:
     def pushes_together(self, events: Sequence[Event]) -> int:
         """How many of these pushes, from the first, `apply_pushes` can take."""
         limits, most = self.limits, len(events)
-        if self._reads_loss:
-            return 1  # each may change the estimate for the next
+        if self._one_by_one:
+            return 1
         if limits.pushes is not None:
             most = min(most, limits.pushes - self.pushes)
         if limits.seconds is not None:  # one beyond them is the last of a run
@@ -198,7 +203,8 @@ class Core:
         wanted: list[Effect] = []
         self.entries += 1
         self.mark = _stamped(self.mark, event)
-        worker = self.workers[event.worker]
+        self.wake = done.wake
+        worker = self.workers[event.worker]  # at a timer not used
         if event.kind == "push":
             self._count(worker, event, done)
             self._pending += done.weight > 0
@@ -294,6 +300,7 @@ class Core:
         """Goes on from what `snapshot` returned."""
         self._machine.restore(leaves)
         self._pending = int(self._machine.clocks.pending)
+        self.wake = self._machine.wake
         self.workers = [Worker(**fields) for fields in note["workers"]]
         self.entries, self.mark = note["entries"], note["mark"]
         self.pushes = note["pushes"]

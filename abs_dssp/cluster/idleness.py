@@ -1,5 +1,7 @@
 """A run in which nobody computes: how long it may stay so, and why it ends then."""
 
+import math
+
 from abs_dssp.cluster.core import COMPUTING, EXPELLED, Core
 
 
@@ -25,6 +27,9 @@ class Idleness:
             self._since = None
             return ""
         deserted = not any(worker.active for worker in workers)
+        if not deserted and self._core.wake < math.inf:
+            self._since = None  # the policy will be asked, and may release somebody
+            return ""
         if self._since is None or deserted != self._deserted:
             self._since, self._deserted = now, deserted
         gone = [worker.state for worker in workers if worker.state != "absent"]

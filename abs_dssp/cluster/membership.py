@@ -4,6 +4,7 @@ Nothing here reads a clock, a socket or a disk. `now` is always seconds of a clo
 never goes back; the shell and tests choose which.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -15,7 +16,7 @@ from abs_dssp.cluster.idleness import Idleness
 from abs_dssp.cluster.messages import Kind, Message, heartbeats
 from abs_dssp.cluster.pushes import Pushes, Session
 from abs_dssp.cluster.settings import Settings
-from abs_dssp.history.events import Event
+from abs_dssp.history.events import NOBODY, Event
 
 _EXPELLED = "expelled: too many pushes in a row were not finite"
 _STRANGER = (
@@ -72,8 +73,38 @@ class Membership:
 
     # What arrives.
 
+    def wake(self, now: float) -> list[Effect]:
+        """Asks the policy at its deadline, if that has come.
+
+        Called as soon as `until_wake` says. The event has the time of the deadline.
+        """
+        wanted = self._overdue(now)
+        return wanted + self._deadline(now) if self.until_wake(now) == 0 else wanted
+
+    def _overdue(self, now: float) -> list[Effect]:
+        """The deadlines before something else: what is at the same time comes first."""
+        wanted: list[Effect] = []
+        while self.until_wake(now) < 0:
+            wanted += self._deadline(now)
+        return wanted
+
+    def _deadline(self, now: float) -> list[Effect]:
+        event = Event("timer", NOBODY, self.core.wake)
+        return self._addressed(self.core.apply(event), now)
+
+    def until_wake(self, now: float) -> float:
+        """Seconds until the policy's deadline; inf if there is none in this run."""
+        core, limit = self.core, self.core.limits.seconds
+        never = limit is not None and core.wake > limit
+        if never or core.ended or not core.started:
+            return math.inf
+        return core.wake - self.seconds(now)
+
     def message(self, peer: Any, message: Message, now: float) -> list[Effect]:
-        """A message of a peer."""
+        """A message of a peer, after the deadlines before it."""
+        return [*self._overdue(now), *self._received(peer, message, now)]
+
+    def _received(self, peer: Any, message: Message, now: float) -> list[Effect]:
         if self.core.ended:
             return []
         if message.kind is Kind.HEARTBEAT:
@@ -101,7 +132,7 @@ class Membership:
 
     def closed(self, peer: Any, now: float) -> list[Effect]:
         """A connection has ended."""
-        wanted: list[Effect] = []
+        wanted = self._overdue(now)
         for session in self.sessions:
             if session.peer is peer:
                 session.peer, session.ready = None, False
@@ -136,6 +167,7 @@ class Membership:
         if limit is not None and self.seconds(now) >= limit:
             self.core.end("end")
             return wanted
+        wanted += self._overdue(now)
         wanted += self._check_leases(now)
         self._fail(self._idleness.sentence(now))
         quiet = max(self._pushes.latest, self._told_quiet)

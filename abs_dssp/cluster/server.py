@@ -249,6 +249,8 @@ class Server:
                     self.checkpoints.ask_if_due(now)
             self._run_commands()
             now = self._now()
+            if core.wake < math.inf:
+                self.execute(membership.wake(now))
             if now - ticked > pause:
                 ticked = now
                 strangers = self._connections.strangers()
@@ -302,7 +304,7 @@ class Server:
     def _receive(self) -> list[tuple[Any, Any]]:
         """What has come: `(peer, message)`, the message None at a connection's end."""
         begun = self._now()
-        keys = self._connections.wait()
+        keys = self._connections.wait(self.membership.until_wake(begun))
         if self.core.started:
             self.measures.idle += self._now() - begun
         return self._connections.take(keys)

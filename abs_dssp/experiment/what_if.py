@@ -55,7 +55,7 @@ def notes(trace: Trace, runs: Mapping[str, Run], trained: bool) -> list[str]:
 
 def check(trace: Trace) -> str:
     """Whether the run's own policy, given its own times, decides as recorded."""
-    if trace.events:
+    if any(event.kind != "timer" for event in trace.events):
         return "not possible; workers left or joined, or a push was refused."
     try:
         policy = policies.parse(trace.policy, trace.num_workers)

@@ -33,7 +33,7 @@ ROW = (
     "restarts",
 )
 _BLOCK = 1024  # entries followed by one call
-_PUSH, _LEAVE = events.KINDS.index("push"), events.KINDS.index("leave")
+_PUSH, _LEAVE, TIMER = map(events.KINDS.index, ("push", "leave", "timer"))
 
 
 class Ending(NamedTuple):
@@ -108,7 +108,8 @@ class Builder:
         pushes = np.flatnonzero(is_push)
         before = np.cumsum(is_push) - is_push  # pushes before each entry
         committed = columns["committed"] > 0
-        # A commit that a departure causes is marked on the push before it.
+        by_timer = committed & (kinds == TIMER)
+        # A commit without a push is marked on the push before it.
         committed[pushes[before[committed & ~is_push] - 1]] = True
         clock, wait = self._clocks_and_waits(columns, kinds, last)
         columns |= {"committed": committed, "clock": clock, "wait": wait}
@@ -122,6 +123,7 @@ class Builder:
                 float(columns["time"][i]),
                 events.KINDS[kinds[i]],
                 int(columns["worker"][i]),
+                bool(by_timer[i]),
             )
             for i in np.flatnonzero(~is_push)
         ]
@@ -137,7 +139,7 @@ class Builder:
         """Pushes of each worker so far, and seconds until its release, per entry."""
         count = len(kinds)
         clock, wait = np.zeros(count, np.int64), np.full(count, np.nan)
-        # Joins and refusals release nobody who has pushed.
+        # Joins and refusals release nobody who has pushed, and a timer is nobody's.
         known = np.flatnonzero((kinds == _PUSH) | (kinds == _LEAVE))
         worker = columns["worker"][known].astype(np.int64)
         ends = np.where(last.waiting, np.nan, last.released)

@@ -5,15 +5,18 @@ A history is a list of entries. A cluster's log holds them as bytes, a trace as 
 
 from typing import NamedTuple
 
-KINDS = ("push", "leave", "join", "refuse")
+KINDS = ("push", "leave", "join", "refuse", "timer")
 REASONS = ("died", "finished", "silent", "stuck", "expelled", "absent", "replaced")
 
 
+NOBODY = -1  # the worker of a "timer"
+
+
 class Event(NamedTuple):
-    """Something that happened to one worker of a run."""
+    """Something that happened to one worker of a run, or a deadline that came."""
 
     kind: str  # one of KINDS; "refuse": a push that was not finite
-    worker: int  # 0..N-1
+    worker: int  # 0..N-1, or NOBODY
     time: float  # seconds since the start of the run
     duration: float = 0.0  # seconds of computation; of a push
     loss: float = 0.0  # mean training loss of the batches; of a push

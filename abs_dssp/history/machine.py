@@ -1,6 +1,7 @@
 """The state machine on the host: compiled once per policy, asked event by event."""
 
 import functools
+import math
 import struct
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -11,15 +12,17 @@ import numpy as np
 
 from abs_dssp import compilation
 from abs_dssp.history import transition
-from abs_dssp.history.events import Entry, Event
+from abs_dssp.history.events import KINDS, Entry, Event
 from abs_dssp.history.transition import State
 from abs_dssp.policies import Clocks, Policy
 
-_KINDS = {"push": transition.push, "leave": transition.leave}
+_ASKED = {"push": transition.push, "leave": transition.leave}
 _HEAD = 7  # int32 values before the masks: five numbers and a float64
 _NUMBERS = struct.Struct("=fiiiid")  # the same as they lie in memory
+_SECONDS = struct.Struct("=d")
 _EVENT = struct.Struct("=difi")  # time, worker, loss estimate, and the grant or 0
 _WORDS = _EVENT.size // 4
+_WAKE = 2  # int32 values after the masks, for a policy with `on_time`: a float64
 TOGETHER = 4  # pushes at most that one call decides
 
 
@@ -35,13 +38,14 @@ class HostTransition(NamedTuple):
     release: tuple[int, ...]  # workers
     restart: tuple[int, ...]  # workers
     grants: dict[int, int]  # of the workers that begin a computation: their grants' ids
+    wake: float = math.inf  # seconds; the policy's deadline afterwards
 
     def entry(self, event: Event) -> Entry:
         """The event with this decision, as a log holds it."""
         return Entry(
             event,
             pulled=self.pulled if event.kind == "push" else 0,
-            version=self.version if event.kind in ("push", "leave") else 0,
+            version=self.version if event.kind in ("push", "leave", "timer") else 0,
             weight=self.weight,
             commit=self.commit,
             release=self.release,
@@ -79,7 +83,8 @@ class Machine:
         """Takes an event into the state.
 
         Args:
-          event: what happened; times must not fall.
+          event: what happened; times must not fall. A "timer" only for a policy with
+            `on_time`.
           loss: the present estimate of the training loss, for the policy.
 
         Returns:
@@ -88,7 +93,7 @@ class Machine:
         data = _EVENT.pack(event.time, event.worker, loss, 0)
         numbers = np.frombuffer(data, np.int32)
         self._packed, flat = self._step[event.kind](self._packed, numbers)
-        return _decode(np.asarray(flat).data)
+        return _decode(np.asarray(flat).data, self.num_workers)
 
     def pushes(
         self, events: Sequence[Event], grants: Sequence[int], loss: float = float("nan")
@@ -118,12 +123,22 @@ class Machine:
         numbers = np.frombuffer(data.ljust(TOGETHER * _EVENT.size, b"\0"), np.int32)
         step = _compiled_pushes(self.policy, self.num_workers)
         self._packed, flat = step(self._packed, numbers)
-        view, width = np.asarray(flat).data, _HEAD + self.num_workers
-        return [_decode(view[i * width : (i + 1) * width]) for i in range(view[-1])]
+        view = np.asarray(flat).data
+        width = len(view) // TOGETHER
+        return [
+            _decode(view[i * width : (i + 1) * width], self.num_workers)
+            for i in range(view[-1])
+        ]
 
     def prepare_pushes(self) -> None:
         """Compiles what `pushes` needs, so that none waits for it."""
         _compiled_pushes(self.policy, self.num_workers)
+
+    @property
+    def wake(self) -> float:
+        """Seconds; the policy's deadline, inf if there is none."""
+        wake = self.state.wake
+        return math.inf if wake is None else float(wake)
 
     @property
     def clocks(self) -> Clocks:
@@ -196,18 +211,18 @@ def _compiled(policy: Policy, num_workers: int) -> dict[str, Callable[..., Any]]
     def of(kind: str):
         def step(state, numbers):
             state, worker, now, _ = _given(state, numbers)
-            if kind in _KINDS:
-                state, done = _KINDS[kind](policy, state, worker, now)
+            if kind in _ASKED:
+                state, done = _ASKED[kind](policy, state, worker, now)
+            elif kind == "timer":
+                state, done = transition.timer(policy, state, now)
             else:
                 state, done = getattr(transition, kind)(state, worker, now)
-            return state, _encode(done, state.grants)
+            return state, _encode(done, state)
 
         return step
 
-    return {
-        kind: _compile(policy, num_workers, of(kind), 1)
-        for kind in ("push", "leave", "join", "refuse")
-    }
+    kinds = [kind for kind in KINDS if kind != "timer" or policy.on_time is not None]
+    return {kind: _compile(policy, num_workers, of(kind), 1) for kind in kinds}
 
 
 @functools.lru_cache(maxsize=64)
@@ -226,9 +241,10 @@ def _compiled_pushes(policy: Policy, num_workers: int):
             count, state, rows = carry
             state, worker, now, _ = _given(state, events[count])
             state, done = transition.push(policy, state, worker, now)
-            return count + 1, state, rows.at[count].set(_encode(done, state.grants))
+            return count + 1, state, rows.at[count].set(_encode(done, state))
 
-        rows = jnp.zeros((TOGETHER, _HEAD + num_workers), jnp.int32)
+        width = _HEAD + num_workers + (0 if policy.on_time is None else _WAKE)
+        rows = jnp.zeros((TOGETHER, width), jnp.int32)
         count, state, rows = jax.lax.while_loop(
             is_answer, take, (jnp.int32(0), state, rows)
         )
@@ -261,26 +277,28 @@ def _compile(policy: Policy, num_workers: int, step, count: int):
         return jitted.lower(packed, np.zeros(count * _WORDS, np.int32)).compile()
 
 
-def _encode(done: transition.Transition, grants):
+def _encode(done: transition.Transition, state: State):
     # XLA runs a program on several threads, which is slower here, if one of its
     # buffers exceeds 512 bytes: hence one narrow array.
     weight = jax.lax.bitcast_convert_type(done.weight.astype(jnp.float32), jnp.int32)
     head = [weight, done.commit, done.version, done.pulled, done.cancelled]
     masks = (done.release, done.restart, done.begin)
-    return jnp.concatenate(
-        [
-            jnp.stack([jnp.asarray(value).astype(jnp.int32) for value in head]),
-            jax.lax.bitcast_convert_type(done.released, jnp.int32),
-            (grants << len(masks))
-            + sum(mask.astype(jnp.int32) << bit for bit, mask in enumerate(masks)),
-        ]
-    )
+    parts = [
+        jnp.stack([jnp.asarray(value).astype(jnp.int32) for value in head]),
+        jax.lax.bitcast_convert_type(done.released, jnp.int32),
+        (state.grants << len(masks))
+        + sum(mask.astype(jnp.int32) << bit for bit, mask in enumerate(masks)),
+    ]
+    if state.wake is not None:
+        parts.append(jax.lax.bitcast_convert_type(state.wake, jnp.int32))
+    return jnp.concatenate(parts)
 
 
-def _decode(flat: memoryview) -> HostTransition:
+def _decode(flat: memoryview, num_workers: int) -> HostTransition:
     weight, commit, version, pulled, cancelled, released = _NUMBERS.unpack_from(flat)
     release, restart, grants = [], [], {}
-    for worker, mask in enumerate(flat[_HEAD:].tolist()):
+    end = _HEAD + num_workers
+    for worker, mask in enumerate(flat[_HEAD:end].tolist()):
         if not mask & 7:
             continue
         if mask & 1:
@@ -299,4 +317,5 @@ def _decode(flat: memoryview) -> HostTransition:
         tuple(release),
         tuple(restart),
         grants,
+        _SECONDS.unpack_from(flat, 4 * end)[0] if len(flat) > end else math.inf,
     )

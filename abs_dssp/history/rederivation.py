@@ -1,6 +1,7 @@
 """Asking a policy again about a recorded history, and comparing what it decides."""
 
 import math
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -29,7 +30,8 @@ def rederive(
     """Asks the policy again about every event of a trace, at the recorded times.
 
     A run decided by this policy comes back unchanged: pulled versions, versions,
-    weights, commits, waits and restarts.
+    weights, commits, waits and restarts. The deadlines are those of the trace; a policy
+    that has no `on_time` is not asked at them.
 
     Args:
       policy: the rule.
@@ -52,10 +54,14 @@ def rederive(
     machine = Machine(policy, trace.num_workers)
     made = builder.Builder(trace.num_workers)
     estimate = LossEstimate(trace.num_workers, math.nan if losses is None else first)
-    for event, row in _events(trace):
+    row = 0
+    for event in events_of(trace):
+        if event.kind == "timer" and policy.on_time is None:
+            continue
         made.add(event, machine.apply(event, estimate.value))
-        if row is not None and losses is not None:
+        if event.kind == "push" and losses is not None:
             estimate.add(float(losses[row]))
+            row += 1
     return made.trace(
         builder.ending(machine.state),
         policy=trace.policy,
@@ -67,18 +73,25 @@ def rederive(
     )
 
 
-def _events(trace: Trace):
-    """Every event of a trace in order, with its row if it is a push."""
+def events_of(trace: Trace) -> Iterator[Event]:
+    """Every event of a trace in order.
+
+    Example:
+      >>> from abs_dssp import simulate
+      >>> trace = simulate.schedule("quorum(k=1)", "constant([1.0, 4.0])", 2)
+      >>> [(event.kind, event.time) for event in events_of(trace)]
+      [('timer', 0.0), ('push', 1.0), ('timer', 1.5), ('push', 2.5)]
+    """
     beside = sorted(trace.events, key=lambda event: event.rows)
     at = 0
     for row in range(len(trace) + 1):
         while at < len(beside) and beside[at].rows == row:
             other = beside[at]
-            yield Event(other.kind, other.worker, other.seconds), None
+            yield Event(other.kind, other.worker, other.seconds)
             at += 1
         if row < len(trace):
             worker, time = int(trace.worker[row]), float(trace.time[row])
-            yield Event("push", worker, time, float(trace.duration[row])), row
+            yield Event("push", worker, time, float(trace.duration[row]))
 
 
 def first_difference(one: Trace, other: Trace) -> str:

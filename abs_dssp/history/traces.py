@@ -38,12 +38,15 @@ COLUMNS: dict[str, np.dtype] = {
 
 
 class Event(NamedTuple):
-    """What a cluster did beside taking pushes; virtual time knows no such thing."""
+    """What was done beside taking pushes; in virtual time there are only timers."""
 
     rows: int  # pushes before it
     seconds: float
-    kind: str  # "join", "leave" or "refuse" (a push that was not finite)
-    worker: int
+    # "join", "leave", "refuse" (a push that was not finite), or "timer" (a deadline of
+    # the policy).
+    kind: str
+    worker: int  # -1 for a timer
+    commit: bool = False  # whether a timer committed; of a departure it is not told
 
 
 class TraceError(ValueError):
@@ -177,6 +180,19 @@ class Trace:
     def commits(self) -> int:
         """Parameter updates: the communication rounds."""
         return int(self.committed.sum())
+
+    @property
+    def commit_times(self) -> Float[np.ndarray, " V"]:
+        """Seconds at which each version after the first was made; float64.
+
+        A commit that a departure caused counts at the push before it.
+        """
+        times = self.time[self.committed]
+        made = np.cumsum(self.committed)
+        for event in self.events:
+            if event.commit and event.rows:
+                times[made[event.rows - 1] - 1] = event.seconds
+        return times
 
     @property
     def seconds(self) -> float:
@@ -356,7 +372,8 @@ class Trace:
             "versions": self.versions or package_versions(),
             "open_restarts": list(self.open_restarts),
             "recorded": self.recorded,
-            "events": [list(event) for event in self.events],
+            # Without the commit where there is none, as before there were timers.
+            "events": [list(e if e.commit else e[:4]) for e in self.events],
         }
 
     def save(self, path: str | os.PathLike[str]) -> Path:
@@ -413,8 +430,8 @@ class Trace:
                 "open_restarts": tuple(int(n) for n in header["open_restarts"]),
                 "recorded": bool(header.get("recorded", False)),
                 "events": tuple(
-                    Event(int(rows), float(seconds), str(kind), int(worker))
-                    for rows, seconds, kind, worker in header.get("events", [])
+                    Event(int(rows), float(seconds), str(kind), int(worker), *commit)
+                    for rows, seconds, kind, worker, *commit in header.get("events", [])
                 ),
             }
         except (KeyError, TypeError, ValueError) as error:

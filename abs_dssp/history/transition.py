@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from abs_dssp import policies
+from abs_dssp.history.events import NOBODY
 from abs_dssp.policies import Clocks, Decision, Policy
 
 
@@ -23,13 +24,16 @@ class State(NamedTuple):
     grants: Int[Array, " N"]  # computations begun by each worker; a grant's id
     released: Float[Array, " N"]  # seconds; latest release, join or start of the run
     cancelled: Int[Array, " N"]  # computations cancelled since the latest push
+    # Seconds; the policy's deadline, inf if it has set none. Never before the latest
+    # event. None, and no array in a compiled program, for a policy without `on_time`.
+    wake: Float[Array, ""] | None = None
 
 
 class Transition(NamedTuple):
     """What one event did."""
 
     decision: Decision  # as the policy gave it
-    weight: Float[Array, ""]  # of the push; 0 if discarded, or if nobody pushed
+    weight: Float[Array, ""]  # of the push; 0 if discarded, or if there was none
     commit: Bool[Array, ""]
     release: Bool[Array, " N"]  # who waited, or pushed, and computes now
     restart: Bool[Array, " N"]  # whose computation was cancelled
@@ -55,6 +59,7 @@ def initial(policy: Policy, num_workers: int, time_dtype=jnp.float64) -> State:
         grants=jnp.ones(num_workers, jnp.int32),
         released=jnp.zeros(num_workers, time_dtype),
         cancelled=jnp.zeros(num_workers, jnp.int32),
+        wake=None if policy.on_time is None else jnp.zeros((), time_dtype),
     )
 
 
@@ -108,6 +113,38 @@ def leave(policy: Policy, state: State, worker, now) -> tuple[State, Transition]
     inner, decision = policies.ask(policy.on_leave, *asked)
     after, done = carry_out(gone, "leave", worker, now, decision)
     return after._replace(policy=inner), _of(state, worker, done, "leave")
+
+
+def timer(policy: Policy, state: State, now, busy=None) -> tuple[State, Transition]:
+    """The policy's deadline has come.
+
+    A commit with nothing accumulated does not happen: no row could tell of it.
+
+    Args:
+      policy: the rule; it must have an `on_time`.
+      state: before the event.
+      now: seconds; not before `state.wake`, which callers see to.
+      busy: see `push`.
+
+    Returns:
+      The state afterwards, and what happened; of what concerns the event's worker,
+      there is nothing.
+
+    Example:
+      >>> policy = policies.quorum(2, k=1, grace=0.5)
+      >>> state = initial(policy, 2, jnp.float32)
+      >>> state, _ = push(policy, state, jnp.int32(0), jnp.float32(4.0))
+      >>> state.wake.item()  # half of the round's 4 seconds later
+      6.0
+      >>> state, done = timer(policy, state, state.wake)
+      >>> done.commit.item(), done.release.tolist(), state.wake.item()
+      (True, [True, False], inf)
+    """
+    assert policy.on_time is not None and state.wake is not None
+    before = state._replace(wake=jnp.full_like(state.wake, jnp.inf))
+    inner, decision = policies.ask(policy.on_time, state.policy, state.clocks, now)
+    after, done = carry_out(before, "timer", NOBODY, now, decision, busy)
+    return after._replace(policy=inner), done
 
 
 def join(state: State, worker, now) -> tuple[State, Transition]:
@@ -175,7 +212,7 @@ def follow(
     Args:
       state: before the event.
       kind: one of `events.KINDS`.
-      worker: int32 scalar.
+      worker: int32 scalar; ignored at a timer.
       now: seconds.
       decision: as it was carried out; ignored at a join and a refusal.
 
@@ -190,6 +227,8 @@ def follow(
         after, done = carry_out(
             _drop_member(state, worker), kind, worker, now, decision
         )
+    elif kind == "timer":
+        return carry_out(state, kind, NOBODY, now, decision)
     elif kind == "join":
         return join(state, worker, now)
     else:
@@ -203,7 +242,8 @@ def carry_out(
     """What a decision changes, after the event itself was taken into the state.
 
     Whoever has no computation running can be released, and only who has one restarted;
-    the dead are neither. The pending count starts again at a commit.
+    the dead are neither. The pending count starts again at a commit. A deadline in the
+    past is at once, one that a timer sets for its own time is none.
     """
     clocks = state.clocks
     num_workers = clocks.clock.shape[0]
@@ -234,6 +274,12 @@ def carry_out(
         released=jnp.where(release, ready, state.released),
         cancelled=cancelled,
     )
+    if state.wake is not None and decision.wake is not None:
+        wake = jnp.where(jnp.isnan(decision.wake), state.wake, decision.wake)
+        passed = wake <= now if kind == "timer" else wake < now
+        after = after._replace(
+            wake=jnp.where(passed, jnp.inf if kind == "timer" else now, wake)
+        )
     done = Transition(
         decision=decision,
         weight=weight,

@@ -18,12 +18,14 @@ from abs_dssp.policies._adaptive_bounded_staleness import (
 from abs_dssp.policies._adasync import adasync, sa_adasync
 from abs_dssp.policies._asp import asp
 from abs_dssp.policies._bsp import bsp, local_sgd
+from abs_dssp.policies._deadline import deadline
 from abs_dssp.policies._dssp import controller, dssp
 from abs_dssp.policies._growing import growing
 from abs_dssp.policies._k_async import k_async, k_batch_async
 from abs_dssp.policies._k_sync import k_batch_sync, k_sync, m_sync
 from abs_dssp.policies._malenia import malenia
 from abs_dssp.policies._mindflayer import mindflayer
+from abs_dssp.policies._quorum import quorum
 from abs_dssp.policies._rennala import rennala
 from abs_dssp.policies._rescaled import rescaled
 from abs_dssp.policies._ringleader import ringleader
@@ -61,6 +63,7 @@ _RULES: dict[str, Callable[..., Policy]] = {
     "adasync": adasync,
     "asp": asp,
     "bsp": bsp,
+    "deadline": deadline,
     "dssp": dssp,
     "fedasync": fedasync,
     "fedbuff": fedbuff,
@@ -72,6 +75,7 @@ _RULES: dict[str, Callable[..., Policy]] = {
     "m_sync": m_sync,
     "malenia": malenia,
     "mindflayer": mindflayer,
+    "quorum": quorum,
     "rennala": rennala,
     "rescaled": rescaled,
     "ringleader": ringleader,

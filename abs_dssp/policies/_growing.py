@@ -62,4 +62,4 @@ def growing(
         return policy.on_leave(state, clocks, worker, now)
 
     properties = policy.properties._replace(min_commit=first if first < most else most)
-    return base.Policy(policy.init, on_push, on_leave, properties)
+    return base.Policy(policy.init, on_push, on_leave, properties, policy.on_time)

@@ -37,7 +37,8 @@ def switch(
 
     At the event that `then` decides first, whoever still waits under the rule of
     `first` is released, since `then` may not know that it owes them anything; pushes
-    that `first` accepted and did not commit go into the first commit of `then`.
+    that `first` accepted and did not commit go into the first commit of `then`. A
+    deadline of `first` is forgotten; `then` is woken at once, if it can be.
 
     Args:
       num_workers: number of workers N, alive or not.
@@ -70,18 +71,27 @@ def switch(
     def init():
         return SwitchState(first.init(), then.init(), jnp.bool_(False))
 
-    def decide(ask_first, ask_then, state, clocks, worker, now):
+    timed = first.on_time is not None or then.on_time is not None
+
+    def decide(ask_first, ask_then, state, clocks, *event):
+        now = event[-1]
         reached = (now if unit == "seconds" else clocks.version) >= at
         switched = state.switched | reached
 
         def before(_):
-            inner, decision = answers.ask(ask_first, state.first, clocks, worker, now)
+            inner, decision = answers.ask(ask_first, state.first, clocks, *event)
+            if timed:
+                decision = _with_wake(decision, jnp.nan, clocks)
             return SwitchState(inner, state.then, switched), decision
 
         def after(_):
-            inner, decision = answers.ask(ask_then, state.then, clocks, worker, now)
+            inner, decision = answers.ask(ask_then, state.then, clocks, *event)
             left = clocks.waiting & clocks.alive & ~state.switched
             decision = decision._replace(release=decision.release | left)
+            if timed:
+                begins = jnp.inf if then.on_time is None else now
+                asked = jnp.where(state.switched, jnp.nan, begins)
+                decision = _with_wake(decision, asked, clocks)
             return SwitchState(state.first, inner, switched), decision
 
         return jax.lax.cond(switched, after, before, None)
@@ -92,7 +102,26 @@ def switch(
     def on_leave(state, clocks, worker, now):
         return decide(first.on_leave, then.on_leave, state, clocks, worker, now)
 
-    return base.Policy(init, on_push, on_leave, _common(first, then))
+    def on_time(state, clocks, now):
+        each = (policy.on_time or _nothing for policy in (first, then))
+        return decide(*each, state, clocks, now)
+
+    functions = init, on_push, on_leave, _common(first, then)
+    return base.Policy(*functions, on_time if timed else None)
+
+
+def _with_wake(decision: base.Decision, otherwise, clocks) -> base.Decision:
+    """The decision with a deadline, `otherwise` where it leaves that as it was."""
+    wake = jnp.asarray(otherwise, clocks.latest.dtype)
+    if decision.wake is not None:
+        wake = jnp.where(jnp.isnan(decision.wake), wake, decision.wake)
+    return decision._replace(wake=wake)
+
+
+def _nothing(state, clocks, now):
+    """`on_time` of a policy that has none."""
+    del now
+    return state, base.no_push(False, jnp.zeros_like(clocks.alive))
 
 
 def _common(first: base.Policy, then: base.Policy) -> base.Properties:

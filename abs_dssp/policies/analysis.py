@@ -1,6 +1,8 @@
 """What a policy looks at, found by tracing it."""
 
 import functools
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -25,11 +27,20 @@ def initial_clocks(num_workers: int, time_dtype=jnp.float32) -> base.Clocks:
     )
 
 
+def functions(policy: base.Policy) -> dict[str, Callable[..., Any]]:
+    """What is asked of a policy, by name: `(state, clocks, worker, now) -> ...`."""
+    found = {"on_push": policy.on_push, "on_leave": policy.on_leave}
+    on_time = policy.on_time
+    if on_time is not None:
+        found["on_time"] = lambda state, clocks, _, now: on_time(state, clocks, now)
+    return found
+
+
 @functools.lru_cache(maxsize=256)
 def fields_read(policy: base.Policy, num_workers: int) -> frozenset[str]:
     """Fields of `Clocks`, and `"now"`, that decisions of `policy` may depend on.
 
-    Found by tracing both functions of the policy.
+    Found by tracing all functions of the policy.
     """
     event = (jnp.int32(0), jnp.float32(0))  # worker and time
     arguments = (policy.init(), initial_clocks(num_workers), *event)
@@ -39,7 +50,7 @@ def fields_read(policy: base.Policy, num_workers: int) -> frozenset[str]:
         argument = path[0].idx
         names.append(path[1].name if argument == 1 else ("", "", "", "now")[argument])
     found = set()
-    for decide in (policy.on_push, policy.on_leave):
+    for decide in functions(policy).values():
 
         def flat(*values, decide=decide):
             return decide(*jax.tree.unflatten(structure, values))

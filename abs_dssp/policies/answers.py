@@ -15,19 +15,19 @@ from abs_dssp.policies import analysis, base
 
 
 def ask(
-    decide: Callable[..., Any], state: base.State, clocks: base.Clocks, worker, now
+    decide: Callable[..., Any], state: base.State, clocks: base.Clocks, *event: Any
 ) -> tuple[base.State, base.Decision]:
-    """Calls `on_push` or `on_leave`; Python's numbers in the decision become arrays.
+    """Calls a function of a policy; Python's numbers in the decision become arrays.
 
     Args:
-      decide: the function of a policy.
+      decide: the function.
       state: of the policy.
       clocks: what it is told.
-      worker: int32 scalar.
-      now: seconds.
+      *event: worker (int32 scalar) and time (seconds); for `on_time` the time alone.
 
     Returns:
-      The policy's state and a decision of float32, bool, (N,) bool and (N,) bool.
+      The policy's state and a decision of float32, bool, (N,) bool, (N,) bool, and,
+      unless it is None, a deadline of the dtype of times.
 
     Raises:
       TypeError: if it answers anything else than a state and a `Decision`.
@@ -42,7 +42,7 @@ def ask(
       >>> decision.weight.dtype, decision.commit.dtype
       (dtype('float32'), dtype('bool'))
     """
-    made = decide(state, clocks, worker, now)
+    made = decide(state, clocks, *event)
     if not (isinstance(made, tuple) and len(made) == 2):
         raise TypeError("a policy must return (state, Decision).")
     state, decision = made
@@ -51,17 +51,24 @@ def ask(
             "a policy must return (state, Decision), got a "
             f"{type(decision).__name__} instead of the Decision."
         )
-    count = clocks.clock.shape[0]
+    count, wake = clocks.clock.shape[0], decision.wake
+    if wake is not None:
+        wake = _part("wake", wake, (), jnp.float32, clocks.latest.dtype)
     return state, base.Decision(
         weight=_part("weight", decision.weight, (), jnp.float32),
         commit=_part("commit", decision.commit, (), jnp.bool_),
         release=_part("release", decision.release, (count,), jnp.bool_),
         restart=_part("restart", decision.restart, (count,), jnp.bool_),
+        wake=wake,
     )
 
 
-def _part(name: str, value: Any, shape: tuple[int, ...], dtype: Any) -> jax.Array:
-    if isinstance(value, jax.Array) and (value.shape, value.dtype) == (shape, dtype):
+def _part(
+    name: str, value: Any, shape: tuple[int, ...], dtype: Any, made: Any = None
+) -> jax.Array:
+    """A part of a decision, as an array of `made`, which is `dtype` by default."""
+    made = dtype if made is None else made
+    if isinstance(value, jax.Array) and (value.shape, value.dtype) == (shape, made):
         return value
     words = "one number" if dtype == jnp.float32 else "True or False"
     wanted = f"{words}, as an array of shape {shape}" if shape else words
@@ -71,7 +78,7 @@ def _part(name: str, value: Any, shape: tuple[int, ...], dtype: Any) -> jax.Arra
         raise ValueError(
             f"a Decision's {name} must be {wanted}, got {found[1]} of shape {found[0]}."
         )
-    return jnp.asarray(value).astype(dtype)
+    return jnp.asarray(value).astype(made)
 
 
 def require_fit(where: str, policy: base.Policy, num_workers: int) -> None:
@@ -106,11 +113,13 @@ them for one number.
 def _problem(policy: base.Policy, num_workers: int) -> str:
     """What is wrong with a rule's answers; empty if nothing is."""
     clocks = analysis.initial_clocks(num_workers)
-    for name in ("on_push", "on_leave"):
-        decide = functools.partial(ask, getattr(policy, name))
+    for name, function in analysis.functions(policy).items():
+        decide = functools.partial(ask, function)
         try:
             start = jax.eval_shape(policy.init)
-            end, _ = jax.eval_shape(decide, start, clocks, jnp.int32(0), jnp.float32(0))
+            end, decision = jax.eval_shape(
+                decide, start, clocks, jnp.int32(0), jnp.float32(0)
+            )
         except jax.errors.ConcretizationTypeError:
             return (
                 f": {name} runs under jit, where a value is not known yet: no `if`, "
@@ -127,6 +136,8 @@ def _problem(policy: base.Policy, num_workers: int) -> str:
                 f": {name} must give its state back with the structure, shapes and "
                 "dtypes it came with."
             )
+        if decision.wake is not None and policy.on_time is None:
+            return f": {name} sets a deadline, and the policy has no on_time to ask."
     return ""
 
 

@@ -1,9 +1,25 @@
-"""What a policy is: two pure functions over the clocks, and what they guarantee.
+"""What a policy is: pure functions over the clocks, and what they guarantee.
 
 A policy decides, push by push, whether a push counts, when the server applies what
 it has accumulated, and who may run, waits, or starts again. It never sees a
 gradient, a socket or a thread, so one file drives the compiled simulator, the real
 cluster and the tests of the theory.
+
+A policy may also ask to be woken. Its deadline is a time of the run, set by decisions
+(`Decision.wake`); at it the policy's `on_time` is asked, which is an event like a push:
+
+* Where a push, a departure or a join and the deadline are at the same time, the
+  deadline comes last: who pushes at the deadline is in time.
+* A deadline that lies in the past when it is set is at once, at the time of the event
+  that set it. One that `on_time` sets must lie after its own time, or there is none: no
+  policy can hold the time still.
+* A deadline that has come is gone. While there is none, nothing happens.
+* The event has the time of the deadline, however late a real server notices. It
+  handles nothing of a later time before.
+* The first deadline is time 0, when everybody begins: a policy may set one before any
+  push. At joins and at refused pushes no policy is asked, and the deadline stays.
+* There is no push to weigh: as at a departure, a commit with nothing accumulated does
+  not happen.
 """
 
 import functools
@@ -39,12 +55,14 @@ class Clocks(NamedTuple):
 
 
 class Decision(NamedTuple):
-    """What the server does with one push."""
+    """What the server does at one event."""
 
     weight: Float[Array, ""]  # the push's weight in the next commit; 0 discards it
     commit: Bool[Array, ""]  # apply what has been accumulated; version += 1
     release: Bool[Array, " N"]  # these get current parameters and compute
     restart: Bool[Array, " N"]  # these drop their computation and start again
+    # Seconds of the run; when to ask `on_time`. inf: never; NaN or None: as it was.
+    wake: Float[Array, ""] | None = None
 
 
 # "" nobody's, "slow" what takes too long (in seconds, so that there may be no commit
@@ -114,18 +132,21 @@ EVERY_PUSH = Properties(
 
 
 class Policy(NamedTuple):
-    """Two pure functions, their initial state, and what they guarantee.
+    """Pure functions, their initial state, and what they guarantee.
 
     `on_push(state, clocks, worker, now)` is asked at every push, `on_leave` with the
     same arguments when a worker dies or finishes (its `alive` is already False), so
-    that nobody waits for it. Both return `(state, Decision)`, run under jit and vmap,
-    and give the state back with the structure, shapes and dtypes it came with.
+    that nobody waits for it. `on_time(state, clocks, now)`, if there is one, is asked
+    at the deadline that decisions set. All return `(state, Decision)`, run under jit
+    and vmap, and give the state back with the structure, shapes and dtypes it came
+    with.
     """
 
     init: Callable[[], State]
     on_push: Callable[[State, Clocks, Any, Any], tuple[State, Decision]]
     on_leave: Callable[[State, Clocks, Any, Any], tuple[State, Decision]]
     properties: Properties = Properties()
+    on_time: Callable[[State, Clocks, Any], tuple[State, Decision]] | None = None
 
     def __repr__(self) -> str:
         return f"<Policy {describe(self)}>"
@@ -308,7 +329,11 @@ def commit_alone(release: Bool[Array, " N"], weight: Any = 1) -> Decision:
     return Decision(jnp.float32(weight), jnp.bool_(True), release, restart)
 
 
-def no_push(commit: Bool[Array, ""] | bool, release: Bool[Array, " N"]) -> Decision:
-    """The decision of `on_leave`, where there is no push to weigh."""
+def no_push(
+    commit: Bool[Array, ""] | bool,
+    release: Bool[Array, " N"],
+    wake: Float[Array, ""] | None = None,
+) -> Decision:
+    """The decision of `on_leave` or `on_time`, where there is no push to weigh."""
     restart = jnp.zeros_like(release)
-    return Decision(jnp.float32(0), jnp.bool_(commit), release, restart)
+    return Decision(jnp.float32(0), jnp.bool_(commit), release, restart, wake)

@@ -189,6 +189,5 @@ def weigh(
     def on_leave(state, clocks, worker, now):
         return policy.on_leave(state, clocks, worker, now)
 
-    return base.Policy(
-        policy.init, on_push, on_leave, properties._replace(aggregate=aggregate)
-    )
+    properties = properties._replace(aggregate=aggregate)
+    return base.Policy(policy.init, on_push, on_leave, properties, policy.on_time)

@@ -95,8 +95,10 @@ def chrome_events(trace: Trace, most: int = MOST) -> Iterator[dict[str, Any]]:
         told = {what: told[row].item() for what, told in columns.items() if row >= 0}
         times = {"ts": start * 1e6, "dur": (end - start) * 1e6}  # microseconds
         yield event("X", name, cat=kind, tid=worker, **times, args=told)
-    for row in (first + np.flatnonzero(trace.committed[first:])).tolist():
-        moment = {"ts": float(trace.time[row]) * 1e6, "s": "t"}
+    rows = first + np.flatnonzero(trace.committed[first:])
+    made = trace.commit_times[int(trace.committed[:first].sum()) :]
+    for row, seconds in zip(rows.tolist(), made.tolist(), strict=True):
+        moment = {"ts": seconds * 1e6, "s": "t"}
         version = f"version {trace.version[row] + 1}"
         yield event("i", version, cat="commit", tid=server, **moment)
 
@@ -125,7 +127,7 @@ def draw(axes, trace: Trace, start: float, end: float) -> None:
     for (worker, kind), pieces in bars.items():
         look = {"facecolor": _COLORS[kind], "edgecolor": "white", "linewidth": 0.4}
         axes.broken_barh(pieces, (worker - 0.38, 0.76), **look)
-    commits = trace.time[trace.committed]
+    commits = trace.commit_times
     commits = commits[(commits >= start) & (commits <= end)]
     top = np.full(len(commits), -0.62)
     axes.plot(commits, top, "v", color="black", markersize=2.5, clip_on=False)

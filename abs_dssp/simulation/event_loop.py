@@ -1,8 +1,10 @@
 """The event loop of virtual time, as one XLA program.
 
 Per step it takes the earliest arrival (equal ones: lowest worker index), makes the
-transition and starts the computations that were released or restarted. Time is float64:
-callers run these functions under x64, which nothing else needs.
+transition and starts the computations that were released or restarted. A deadline of
+the policy is an event of its own, after the arrivals at the same time; a policy without
+`on_time` compiles as if there were no such thing. Time is float64: callers run these
+functions under x64, which nothing else needs.
 """
 
 from typing import Any, NamedTuple
@@ -13,6 +15,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from abs_dssp.history import builder, traces, transition
+from abs_dssp.history.events import NOBODY
 from abs_dssp.policies import Policy
 from abs_dssp.simulation import communication as communication_lib
 from abs_dssp.simulation import delays as delays_lib
@@ -43,7 +46,7 @@ class Simulation(NamedTuple):
     server: transition.State
     workers: Workers
     link: Float[Array, ""]  # seconds; when the server's shared link is free
-    busy: Float[Array, ""]  # seconds; when the server's latest update is done
+    busy: Float[Array, ""]  # seconds; when what the latest event began is done
     keys: Any  # random key of every worker
 
 
@@ -105,7 +108,7 @@ def advance(
     """Runs the event loop over some pushes. Pure; run under x64.
 
     Args:
-      policy: the rule.
+      policy: the rule, without `on_time`; see `advance_events`.
       delays: as for `start`.
       communication: as for `start`.
       simulation: before the first of these pushes.
@@ -149,9 +152,78 @@ def advance(
     return jax.lax.fori_loop(0, -(-num_pushes // BLOCK), some, carry)[:2]
 
 
-def _step(policy: Policy, seconds, shared: bool, update, simulation: Simulation):
-    """One push."""
-    before, workers = simulation.server, simulation.workers
+def advance_events(
+    policy: Policy,
+    delays: Delays,
+    communication: Communication,
+    simulation: Simulation,
+    num_pushes,
+    capacity: int,
+    settle,
+) -> tuple[Simulation, Float[Array, "E 9"], Int[Array, ""], Int[Array, ""]]:
+    """`advance` for a policy with `on_time`, whose deadlines are events too.
+
+    Args:
+      policy: the rule.
+      delays: as for `start`.
+      communication: as for `start`.
+      simulation: before the first of these events.
+      num_pushes: how many; int32 scalar.
+      capacity: events at most, rows of the result; static.
+      settle: whether deadlines that come before the push after the last are among the
+        events too; bool scalar.
+
+    Returns:
+      `(simulation, rows, count, pushes)`: the simulation afterwards, `builder.ROW` of
+      every event, with the worker `NOBODY` at a deadline, and how many events and
+      pushes there were.
+    """
+    seconds = communication_lib.per_worker(communication, delays.num_workers)
+    transfer = (seconds, communication.shared, communication.update)
+
+    def goes_on(carry):
+        simulation, _, count, pushes = carry
+        more = pushes < num_pushes
+        more = more | (settle & _arrival(*transfer, simulation).later_than_deadline)
+        return more & (count < capacity)
+
+    def some(carry):
+        simulation, rows, count, pushes = carry
+        grants = simulation.server.grants
+        workers = _fill(delays, simulation.keys, simulation.workers, grants)
+        until = count + BLOCK  # each starts at most one computation of a worker
+
+        def one(carry):
+            simulation, rows, count, pushes = carry
+            simulation, values, pushed = _event(policy, *transfer, simulation)
+            rows = jax.lax.dynamic_update_index_in_dim(rows, values, count, axis=0)
+            return simulation, rows, count + 1, pushes + pushed.astype(jnp.int32)
+
+        carry = (simulation._replace(workers=workers), rows, count, pushes)
+        return jax.lax.while_loop(lambda c: goes_on(c) & (c[2] < until), one, carry)
+
+    rows = jnp.zeros((capacity, len(builder.ROW)), jnp.float64)
+    carry = (simulation, rows, jnp.int32(0), jnp.int32(0))
+    return jax.lax.while_loop(goes_on, some, carry)
+
+
+class _Arrival(NamedTuple):
+    """The next push."""
+
+    worker: Int[Array, ""]
+    now: Float[Array, ""]  # seconds; when it is decided; inf if nobody computes
+    link: Float[Array, ""]  # seconds; when it leaves the server's link
+    deadline: Any  # seconds; when the policy is asked if it does not come before
+
+    @property
+    def later_than_deadline(self):
+        """Whether the policy's deadline is the next event instead."""
+        return self.deadline < self.now
+
+
+def _arrival(seconds, shared: bool, update, simulation: Simulation) -> _Arrival:
+    """The earliest push that is computed now."""
+    workers, wake = simulation.workers, simulation.server.wake
     worker = jnp.argmin(workers.finish).astype(jnp.int32)  # first of equal ones
     now = workers.finish[worker]
     if shared:
@@ -159,9 +231,42 @@ def _step(policy: Policy, seconds, shared: bool, update, simulation: Simulation)
     link = now
     if update is not None:
         now = jnp.maximum(now, simulation.busy)
+    deadline = None if wake is None else jnp.maximum(wake, simulation.busy)
+    return _Arrival(worker, now, link, deadline)
+
+
+def _event(policy: Policy, seconds, shared: bool, update, simulation: Simulation):
+    """One push or deadline, and whether it was a push."""
+    after_deadline = _arrival(seconds, shared, update, simulation).later_than_deadline
+
+    def wake(simulation: Simulation):
+        now = _arrival(seconds, shared, update, simulation).deadline
+        before, link = simulation.server, simulation.link
+        server, done = transition.timer(policy, before, now, update)
+        row = builder.row(done, NOBODY, now, 0.0)
+        return _begun(simulation, server, done, link, seconds, shared), row
+
+    def push(simulation: Simulation):
+        return _step(policy, seconds, shared, update, simulation)
+
+    simulation, row = jax.lax.cond(after_deadline, wake, push, simulation)
+    return simulation, row, ~after_deadline
+
+
+def _step(policy: Policy, seconds, shared: bool, update, simulation: Simulation):
+    """One push."""
+    before, workers = simulation.server, simulation.workers
+    worker, now, link, _ = _arrival(seconds, shared, update, simulation)
     server, done = transition.push(policy, before, worker, now, update)
     row = builder.row(done, worker, now, workers.duration[worker])
+    return _begun(simulation, server, done, link, seconds, shared), row
 
+
+def _begun(
+    simulation: Simulation, server: transition.State, done, link, seconds, shared: bool
+) -> Simulation:
+    """The simulation after an event: computations begin, and who waits has none."""
+    before, workers = simulation.server, simulation.workers
     width = workers.durations.shape[1]
     column = before.grants & (width - 1)  # of the computation that would come next
     upcoming = jnp.take_along_axis(workers.durations, column[:, None], axis=1)[:, 0]
@@ -171,7 +276,7 @@ def _step(policy: Policy, seconds, shared: bool, update, simulation: Simulation)
         finish=jnp.where(done.begin, finish, paused),
         duration=jnp.where(done.begin, upcoming, workers.duration),
     )
-    return Simulation(server, workers, link, done.ready, simulation.keys), row
+    return Simulation(server, workers, link, done.ready, simulation.keys)
 
 
 def _fill(delays: Delays, keys, workers: Workers, started) -> Workers:
@@ -218,20 +323,22 @@ def to_trace(
     """The trace of the loop's rows.
 
     Args:
-      rows: what `advance` returned, up to the last push.
+      rows: what `advance` or `advance_events` returned, up to the last event.
       last: the state after the last row.
       settings: the trace's remaining fields, `num_workers` and `policy` among them.
 
     Raises:
       DeadlockError: if there is a push at which nobody computes.
     """
+    kinds = np.where(rows[:, builder.ROW.index("worker")] < 0, builder.TIMER, 0)
     stuck = np.flatnonzero(np.isinf(rows[:, 0]))
     if stuck.size:
+        pushes = int((kinds[: stuck[0]] != builder.TIMER).sum())
         raise DeadlockError(
-            f"every worker waits, nobody computes, at push {int(stuck[0]) + 1}: "
+            f"every worker waits, nobody computes, at push {pushes + 1}: "
             f"{settings['policy']} releases nobody any more; check its release rule."
         )
     settings = dict(settings)
     made = builder.Builder(settings.pop("num_workers"))
-    made.extend(rows)
+    made.extend(rows, kinds)
     return made.trace(last, **settings)

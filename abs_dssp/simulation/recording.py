@@ -223,8 +223,10 @@ def starts_of(trace: Trace) -> Starts:
     started, start_row = released.copy(), release_row.copy()
     # Computations restart at commits; the last restart made the version pulled.
     made = np.concatenate([[-1], np.flatnonzero(trace.committed)])[trace.pulled]
-    again = (trace.restarts > 0) & (made >= 0) & (trace.time[made] >= released)
-    started[again], start_row[again] = trace.time[made[again]], made[again]
+    times = np.concatenate([[0.0], trace.commit_times])[trace.pulled]
+    again = (trace.restarts > 0) & (made >= 0) & (times >= released)
+    by_push = times == trace.time[made]  # a timer's time is no row's
+    started[again], start_row[again] = times[again], np.where(by_push, made, -1)[again]
     for event in trace.events:  # a refused worker starts again at once
         row = next_push(event)
         if event.kind == "refuse" and row is not None and event.seconds > started[row]:
@@ -249,8 +251,10 @@ def _release(
     high = min(end, int(np.searchsorted(trace.time, time + reach, side="right")))
     fits = [r for r in range(low, high) if trace.time[r] - trace.time[row] == wait]
     best = [r for r in fits if after[r] == pulled] or fits
-    if not best:  # a departure released it, at a time that no row has
-        return -1, time
+    if not best:  # a departure or a timer released it, at a time that no row has
+        timers = [e.seconds for e in trace.events if e.kind == "timer"]
+        exact = [t for t in timers if t - trace.time[row] == wait]
+        return -1, exact[0] if exact else time
     return best[0], float(trace.time[best[0]])
 
 

@@ -22,6 +22,8 @@ from abs_dssp.simulation.event_loop import DeadlockError
 
 __all__ = ["DeadlockError", "schedule", "sweep"]
 
+_MOST_TIMERS = 1 << 16  # in a row, before a policy is thought to go round in circles
+
 
 def schedule(
     policy: Policy | str,
@@ -76,7 +78,7 @@ def sweep(
     local_steps: int = 1,
     task: str = "",
 ) -> list[Trace]:
-    """`schedule` for several seeds at once, vmapped.
+    """`schedule` for several seeds at once, vmapped unless the policy has `on_time`.
 
     Args:
       policy: see `schedule`.
@@ -132,26 +134,31 @@ class Source:
         self.settings["seed"] = seed
         self.ended = False
         self._rows = np.empty((0, len(builder.ROW)))  # some may be past `until`
+        self._times = np.empty(0)  # of the pushes among them
         self._count = 0  # pushes within the limits
         with jax.enable_x64(True):
             self._simulation = _start(policy, delays, communication, seed)
 
     def more(self, count: int, loss: float = math.nan) -> None:
         """Adds up to `count` pushes, decided with this loss estimate."""
+        last = False
         if self.pushes is not None:
-            count = min(count, self.pushes - len(self._rows))
-        model, room = (self.policy, self.delays, self.communication), _capacity(count)
+            count = min(count, self.pushes - len(self._times))
+            last = len(self._times) + count == self.pushes
+        model = (self.policy, self.delays, self.communication)
         with jax.enable_x64(True):
             before = event_loop.with_loss(self._simulation, loss)
-            self._simulation, rows = _advance(*model, before, jnp.int32(count), room)
-        self._rows = np.concatenate([self._rows, np.asarray(rows)[:count]])
-        self._count = len(self._rows)
+            # A deadline may still commit the last push, whose row then says so.
+            self._simulation, rows = _events(*model, before, count, settle=not last)
+        self._rows = np.concatenate([self._rows, rows])
+        self._times = self._rows[_of_pushes(self._rows), 0]
+        self._count = len(self._times)
         if self.until is not None:
-            times = self._rows[:, 0]
+            times = self._times
             self._count = int(np.searchsorted(times, self.until, side="right"))
             if self.pushes is None:
                 _require_progress(times)
-        self.ended = self._count < len(self._rows) or self._count == self.pushes
+        self.ended = self._count < len(self._times) or self._count == self.pushes
 
     def all(self) -> Trace:
         """The whole trace.
@@ -172,7 +179,9 @@ class Source:
           DeadlockError: as `all`.
         """
         rows, last = self._rows, builder.ending(self._simulation.server)
-        past = rows[self._count : self._count + 1, 0]
+        if self.until is not None:  # a deadline after it does not commit any more
+            rows = rows[_of_pushes(rows) | (rows[:, 0] <= self.until)]
+        past = self._times[self._count : self._count + 1]
         if past.size and np.isfinite(past[0]):
             # A deadlock after the limit is not this run's: from there on all wait.
             stuck = np.isinf(rows[:, 0])
@@ -200,24 +209,40 @@ def _schedule(policy, delays, num_pushes, seeds, communication, local_steps, tas
     delays = delays_lib.resolve(delays, policies.workers(policy), where)
     policy = policies.resolve(policy, delays.num_workers, where)
     communication = communication_lib.resolve(communication, None, where)
-    capacity = _capacity(num_pushes)
     settings = _settings(policy, delays, local_steps, task)
+    model = (policy, delays, communication)
     with jax.enable_x64(True):
-        model, pushes = (policy, delays, communication), jnp.int32(num_pushes)
-        if len(seeds) == 1:
-            simulation = _start(*model, seeds[0])
-            simulation, made = _advance(*model, simulation, pushes, capacity)
-            columns = [np.asarray(x)[None] for x in (made, *_ending(simulation))]
+        if len(seeds) == 1 or policy.on_time is not None:
+            made = [_alone(*model, seed, num_pushes) for seed in seeds]
         else:
-            columns = _sweep(*model, jnp.asarray(seeds), pushes, capacity)
-    rows, *last = map(np.asarray, columns)
-    endings = [builder.Ending(*leaves) for leaves in zip(*last, strict=True)]
+            capacity = _capacity(num_pushes)
+            columns = _sweep(
+                *model, jnp.asarray(seeds), jnp.int32(num_pushes), capacity
+            )
+            rows, *last = map(np.asarray, columns)
+            endings = [builder.Ending(*leaves) for leaves in zip(*last, strict=True)]
+            made = [
+                (each[:num_pushes], ending)
+                for each, ending in zip(rows, endings, strict=True)
+            ]
     return [
-        event_loop.to_trace(
-            each[:num_pushes], ending, settings | {"seed": seed}
-        ).validate()
-        for each, ending, seed in zip(rows, endings, seeds, strict=True)
+        event_loop.to_trace(rows, ending, settings | {"seed": seed}).validate()
+        for (rows, ending), seed in zip(made, seeds, strict=True)
     ]
+
+
+def _alone(policy, delays, communication, seed, num_pushes: int):
+    """Rows and ending of one seed's schedule."""
+    simulation = _start(policy, delays, communication, seed)
+    simulation, rows = _events(
+        policy, delays, communication, simulation, num_pushes, settle=False
+    )
+    return rows, builder.Ending(*map(np.asarray, _ending(simulation)))
+
+
+def _of_pushes(rows):
+    """Which rows are pushes; bool (E,)."""
+    return rows[:, builder.ROW.index("worker")] >= 0
 
 
 def _require_progress(times) -> None:
@@ -262,6 +287,44 @@ def _advance(policy, delays, communication, simulation, num_pushes, capacity):
     return _jitted(event_loop.advance, 0, 5)(
         policy, delays, communication, simulation, num_pushes, capacity
     )
+
+
+def _events(policy, delays, communication, simulation, num_pushes: int, settle: bool):
+    """The simulation after some pushes, and the rows of all events.
+
+    Raises:
+      DeadlockError: if one deadline follows another and no push comes.
+    """
+    capacity, model = _capacity(num_pushes), (policy, delays, communication)
+    if policy.on_time is None:
+        pushes = jnp.int32(num_pushes)
+        simulation, rows = _advance(*model, simulation, pushes, capacity)
+        return simulation, np.asarray(rows)[:num_pushes]
+    made, left, count = [], num_pushes, capacity
+    run = _jitted(event_loop.advance_events, 0, 5)
+    while count == capacity:  # or else there were not so many events
+        simulation, rows, count, pushes = run(
+            *model, simulation, jnp.int32(left), capacity, jnp.bool_(settle)
+        )
+        made.append(np.asarray(rows)[: int(count)])
+        left -= int(pushes)
+        _require_pushes(policy, made)
+    return simulation, np.concatenate(made)
+
+
+def _require_pushes(policy, made) -> None:
+    """Refuses a policy whose deadlines go on for ever without a push."""
+    length = 0
+    for rows in reversed(made):
+        pushes = np.flatnonzero(_of_pushes(rows))
+        length += len(rows) - (int(pushes[-1]) + 1 if pushes.size else 0)
+        if pushes.size:
+            break
+    if length > _MOST_TIMERS:
+        raise DeadlockError(
+            f"{length} deadlines in a row and no push, at {made[-1][-1, 0]:g} s: "
+            f"{policies.describe(policy)} sets one after the other; check its on_time."
+        )
 
 
 @functools.partial(jax.jit, static_argnums=(0, 5))

@@ -8,6 +8,9 @@ Three things are assumed. Computations and pushes would have taken as long under
 other policy, which is not so where workers share cores or a network. A cancelled
 computation would have lasted at least until its cancellation, and as long as the
 worker's median if that is longer. Workers that left or joined are there all the time.
+
+A computation that a rule cancels at a deadline without a commit is not seen to begin
+again: its time counts with that of the next one.
 """
 
 import dataclasses
@@ -163,7 +166,7 @@ def version_times(trace: Trace) -> Float[np.ndarray, " V"]:
 
     A commit that a departure caused counts at the push before it, as in the trace.
     """
-    return np.concatenate([[0.0], trace.time[trace.committed]])
+    return np.concatenate([[0.0], trace.commit_times])
 
 
 def staleness_seconds(trace: Trace) -> Float[np.ndarray, " P"]:

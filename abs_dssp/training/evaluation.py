@@ -114,7 +114,7 @@ def points(
     """When to evaluate: at the start, at the end, and where `config` asks for it.
 
     At a multiple of `every_seconds` the server has the parameters of the pushes that
-    arrived up to and including that time.
+    arrived up to and including that time, but for one that a deadline commits later.
 
     Args:
       trace: who pushed when.
@@ -132,16 +132,18 @@ def points(
       [(0, 0.0), (3, 6.0), (4, 8.0)]
     """
     found: dict[tuple[int, float], None] = {(0, 0.0): None}
+    times = trace.time.copy()  # at which parameters are those after a row
+    times[trace.committed] = trace.commit_times
     if (every := config.every_commits) is not None:
         made = np.cumsum(trace.committed)
         numbers = np.asarray(every)
         wanted = np.isin(made, numbers) if numbers.ndim else made % numbers == 0
         rows = np.flatnonzero(trace.committed & wanted)
-        found.update({(int(r) + 1, float(trace.time[r])): None for r in rows})
+        found.update({(int(r) + 1, float(times[r])): None for r in rows})
     if config.every_seconds is not None:
         count = int(trace.seconds / config.every_seconds)
         grid = np.arange(1, count + 1) * config.every_seconds
-        rows = np.searchsorted(trace.time, grid, side="right")
+        rows = np.searchsorted(times, grid, side="right")
         found.update(
             {(int(r), float(s)): None for r, s in zip(rows, grid, strict=True)}
         )

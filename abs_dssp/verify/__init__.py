@@ -1,19 +1,19 @@
 """Whether a rule has its properties in every order of events: a small model checker.
 
-`check` starts with N workers that compute, and tries every order of pushes, deaths and
-joins, breadth first, through the same pure functions (`history.transition`) that
-virtual time and a cluster use. A broken property comes with a list of events that leads
-to it, as a trace and as a table: a shortest one, unless it is about progress or was
-found by a schedule.
+`check` starts with N workers that compute, and tries every order of pushes, deadlines,
+deaths and joins, breadth first, through the same pure functions (`history.transition`)
+that virtual time and a cluster use. A broken property comes with a list of events that
+leads to it, as a trace and as a table: a shortest one, unless it is about progress or
+was found by a schedule.
 
-Every policy must keep these: somebody alive computes after every event; only who pushed
-or waits is released, nobody dead, and only who computes is restarted; weights are
-finite and not negative; a commit holds an accepted push; and there is progress
-(`progress`): from every state a commit, an accepted push of each living worker and a
-release of whoever waits can be reached, whatever losses and intervals an adversary
-chooses, and in every fair order commits and releases come. To these is added what the
-rule states in its `Policy.properties`, for instance bounds on staleness, gap and size
-of commits, or that it `starves` somebody on purpose.
+Every policy must keep these: after every event somebody alive computes, or a deadline
+is to come; only who pushed or waits is released, nobody dead, and only who computes is
+restarted; weights are finite and not negative; a commit holds an accepted push; and
+there is progress (`progress`): from every state a commit, an accepted push of each
+living worker and a release of whoever waits can be reached, whatever losses and
+intervals an adversary chooses, and in every fair order commits and releases come. To
+these is added what the rule states in its `Policy.properties`, for instance bounds on
+staleness, gap and size of commits, or that it `starves` somebody on purpose.
 
 What is tried, and told by `Report.text`:
 
@@ -28,6 +28,11 @@ What is tried, and told by `Report.text`:
 * For rules that read times the intervals between events are 1 and 3 seconds, and in a
   second, smaller search 0.40625 and 7.3125; for rules that read the loss the estimates
   are 1 and 1/4, and in the second search none yet and 0.
+* Deadlines of rules that set them. Of a deadline only this is kept, whether there is
+  one: while there is, it may come after any of the intervals, so also sooner or later
+  than at the time that was set, and before or after any push. This is more than a run
+  shows, and fewer states; a rule must do right by a deadline whenever it comes.
+  Progress that a deadline brings is therefore shown for some time of it (`progress`).
 * Thin schedules (`schedules`), from the start and without any reduction: some hundred
   of 40 events, with all of these intervals and some more estimates.
 

@@ -20,6 +20,7 @@ _EXAMPLES: dict[str, tuple[str, ...]] = {
     ),
     "asp": ("asp()",),
     "bsp": ("bsp()",),
+    "deadline": ("deadline(k=1.0)",),
     "dssp": (
         "dssp(s_lower=0,s_upper=2)",
         'dssp(s_lower=0,s_upper=2,variant="bounded")',
@@ -34,6 +35,7 @@ _EXAMPLES: dict[str, tuple[str, ...]] = {
     "m_sync": ("m_sync(m=2)",),
     "malenia": ("malenia(batch_size=3)",),
     "mindflayer": ("mindflayer(trials=1,seconds=2.0)",),
+    "quorum": ("quorum(k=1)", "quorum(k=2,grace=1.0)"),
     "rennala": ("rennala(batch_size=2)",),
     "rescaled": ("rescaled()",),
     "ringleader": ("ringleader()",),

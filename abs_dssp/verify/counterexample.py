@@ -68,6 +68,7 @@ def _replay(policy, num_workers, actions) -> tuple[list[_Step], transition.State
         "push": jax.jit(functools.partial(transition.push, policy)),
         "leave": jax.jit(functools.partial(transition.leave, policy)),
         "join": jax.jit(transition.join),
+        "timer": jax.jit(lambda state, _, now: transition.timer(policy, state, now)),
     }
     state = transition.initial(policy, num_workers, jnp.float32)
     now, steps = 0.0, []
@@ -111,6 +112,8 @@ def _table(steps: Sequence[_Step]) -> str:
         clocks, done, raw = step.clocks, step.done, step.done.decision
         push, decided = step.action.kind == "push", step.action.kind != "join"
         event = f"{step.action.worker} {step.action.kind}"
+        if step.action.kind == "timer":
+            event = "deadline"
         if not np.isnan(step.action.loss):
             event += f" (loss {step.action.loss:g})"
         lines.append(

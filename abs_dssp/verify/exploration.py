@@ -29,6 +29,7 @@ class Extent(NamedTuple):
     first_undecided: int  # events after which the first of these comes; -1: none
     compared: int  # states under a small shift, with those that they should be like
     kept: tuple[str, ...]  # what the rule tells apart although it might not have
+    wakes: bool = False  # whether the rule sets deadlines, which were tried too
 
     @property
     def complete(self) -> bool:
@@ -53,7 +54,8 @@ class Exploration:
         self.rows = steps.first(chosen)[None, :]
         self._seen = Seen(self.rows)
         self._parents = np.array([[-1, -1]], np.int32)  # state, move
-        self._links: list[np.ndarray] = []  # successors by pushes; -1: no such push
+        # Successors by pushes and timers; -1: no such event.
+        self._links: list[np.ndarray] = []
         self._reached: list[np.ndarray] = []
         self._expanded = 0
         self.level = self.transitions = 0
@@ -102,6 +104,7 @@ class Exploration:
             ),
             compared=self._compared if use.any() else 0,
             kept=tuple(kept),
+            wakes=steps.wakes,
         )
 
     def _next_level(self, low: int, high: int) -> Abstraction | None:
@@ -192,6 +195,7 @@ class Exploration:
             moves=self.steps.moves[: self.steps.pushes],
             goals=self.steps.goals,
             starves=self.steps.properties.starves,
+            wakes=column(self.rows, ".wake")[:, 0] > 0 if self.steps.wakes else None,
         )
         found, self._undecided = progress.examine(graph)
         if found is not None:
@@ -212,7 +216,8 @@ class Exploration:
             place = next(
                 i
                 for i, move in enumerate(steps.moves)
-                if (move.kind, move.worker) == (action.kind, action.worker)
+                if move.kind == action.kind
+                and (action.kind == "timer" or move.worker == action.worker)
             )
             gaps = (action.seconds, action.seconds)
             alphabet = Alphabet(gaps, (action.loss, action.loss))

@@ -66,7 +66,8 @@ def sentence(kind: str, properties: Properties) -> str:
         "cancellation": "No computation is cancelled.",
         "stale computation": "No worker goes on computing from a version more than "
         f"{properties.max_computing} old.",
-        "deadlock": "After every event some living worker computes.",
+        "deadlock": "After every event some living worker computes, or there is a "
+        "deadline to come.",
         "waiting": "Nobody is kept waiting.",
     }[kind]
 
@@ -79,6 +80,7 @@ def decision(
     done: Transition,
     arrived: Bool[Array, " N"],
     is_push: bool,
+    wake: Bool[Array, ""] | None = None,
 ) -> Int[Array, ""]:
     """What a decision breaks.
 
@@ -89,7 +91,8 @@ def decision(
       after: clocks after it.
       done: the decision as the rule gave it, and what was carried out of it.
       arrived: who has no computation running while the rule decides.
-      is_push: whether the event is a push, and not a departure.
+      is_push: whether the event is a push, and not a departure or a deadline.
+      wake: whether there is a deadline afterwards; None for rules that set none.
     """
     alive, raw = after.alive, done.decision
     accepted = (raw.weight > 0) & is_push
@@ -132,13 +135,17 @@ def decision(
     bits = jnp.int32(0)
     for kind, holds in broken.items():
         bits = bits | (holds.astype(jnp.int32) << KINDS.index(kind))
-    return bits | between_events(properties, after)
+    return bits | between_events(properties, after, wake)
 
 
-def between_events(properties: Properties, clocks: Clocks) -> Int[Array, ""]:
+def between_events(
+    properties: Properties, clocks: Clocks, wake: Bool[Array, ""] | None = None
+) -> Int[Array, ""]:
     """What must hold between events, broken or not."""
     computing = clocks.alive & ~clocks.waiting
     stuck = jnp.any(clocks.alive) & ~jnp.any(computing)
+    if wake is not None:
+        stuck = stuck & ~wake
     bits = stuck.astype(jnp.int32) << KINDS.index("deadlock")
     if not properties.waits:
         waiting = jnp.any(clocks.alive & clocks.waiting).astype(jnp.int32)

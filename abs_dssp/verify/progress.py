@@ -10,6 +10,10 @@ adversary owns the order too. An order is fair if every computation ends in a pu
 last, unless the rule cancels it. Acceptance is not among these: a rule may discard a
 slow worker's pushes as stale for as long as the others are faster.
 
+A deadline is one more that may come, like a push, while there is one: what must be
+possible may choose when it comes, and a fair order has it come at last, even where a
+rule puts it off at every push.
+
 A rule that states that it `starves` the "slow" discards what took too long: with it the
 intervals are ours too, and nothing must come. One that starves "any" need not accept
 everybody.
@@ -43,15 +47,17 @@ LASTING = 24  # pushes for which a broken property is followed without any reduc
 
 
 class Graph(NamedTuple):
-    """States and what pushes make of them; NumPy. K were expanded, of S."""
+    """States and what pushes and timers make of them; NumPy. K were expanded, of S."""
 
     links: np.ndarray  # int32 (K, P), the state afterwards; -1 for no such push
     reached: np.ndarray  # int32 (K, P), bits
     alive: np.ndarray  # bool (S, N)
     waiting: np.ndarray  # bool (S, N), of the living
-    moves: Sequence[Any]  # the P pushes: by worker, then interval, then loss
+    # The P pushes and timers: by worker (N at a timer), then interval, then loss.
+    moves: Sequence[Any]
     goals: Any  # what the bits mean: `step.Goals`
     starves: str  # one of `policies.base.STARVES`
+    wakes: np.ndarray | None = None  # bool (S,), whether there is a deadline
 
 
 class Finding(NamedTuple):
@@ -201,6 +207,10 @@ def _fair_cycle(graph: Graph, goal: int, among: Any):
             for i in range(count)
         ]
     )
+    if graph.wakes is not None:  # a deadline is waited for like one more worker
+        idle = np.concatenate([idle, ~graph.wakes[:known, None]], axis=1)
+        fair_edge = np.concatenate([fair_edge, (worker == count)[None]])
+        count += 1
     fair = np.zeros((part.max() + 1, count), bool)
     for i in range(count):
         fair[part[source[fair_edge[i]]], i] = True

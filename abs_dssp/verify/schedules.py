@@ -38,6 +38,7 @@ class _Plan(NamedTuple):
     joins: np.ndarray  # (S, D), who joins; -1: nobody
     gaps: np.ndarray  # float32 (S, D, 2); the first one passes
     losses: np.ndarray  # float32 (S, D, 2); the first one is shown
+    timers: np.ndarray  # bool (S, D), whether a deadline comes, if there is one
 
 
 def run(steps: Steps, depth: int) -> Runs:
@@ -74,6 +75,10 @@ def run(steps: Steps, depth: int) -> Runs:
                 who = wanted[:, event]
                 chosen = place[kind][who]
                 move = np.where((who >= 0) & out.valid[schedules, chosen], chosen, move)
+        if "timer" in place:
+            chosen = place["timer"][-1]
+            comes = (plan.timers[:, event] | (move < 0)) & out.valid[:, chosen]
+            move = np.where(comes, chosen, move)
         goes = move >= 0
         rows = np.where(goes[:, None], out.rows[schedules, move], rows)
         taken[:, event] = move
@@ -131,7 +136,7 @@ def _places(steps: Steps) -> dict[str, np.ndarray]:
     places: dict[str, np.ndarray] = {}
     for number, move in enumerate(steps.moves):
         if move.gap == move.loss == 0:
-            empty = np.zeros(steps.num_workers, int)
+            empty = np.zeros(steps.num_workers + 1, int)  # the last one: of a timer
             places.setdefault(move.kind, empty)[move.worker] = number
     return places
 
@@ -177,6 +182,7 @@ def _plan(steps: Steps, depth: int) -> _Plan:
         joins,
         _pairs(random, GAPS, depth),
         _pairs(random, LOSSES, depth),
+        random.random((CHUNK, depth)) < 0.25,
     )
 
 

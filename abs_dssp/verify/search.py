@@ -100,7 +100,8 @@ class Report:
             ended = f"bounded, {extent.frontier} states at the frontier not expanded"
         lines = [
             f"{kind}: {extent.states} states, depth {extent.depth}, {ended}; orders of "
-            f"pushes with up to {self.deaths} deaths and {self.joins} joins"
+            f"pushes{' and deadlines' * extent.wakes} with up to {self.deaths} deaths "
+            f"and {self.joins} joins"
             f"{_adversary(extent)}"
         ]
         if extent.reduced:

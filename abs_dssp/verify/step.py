@@ -6,10 +6,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from abs_dssp import policies
 from abs_dssp.history import transition
+from abs_dssp.history.events import NOBODY
 from abs_dssp.policies import Clocks, Policy, Properties
 from abs_dssp.verify import abstraction, invariants
 from abs_dssp.verify.abstraction import Abstraction
@@ -33,8 +34,8 @@ ODD = Alphabet((0.40625, 7.3125), (math.nan, 0.0))
 class Action(NamedTuple):
     """One event of a schedule."""
 
-    kind: str  # "push", "leave" or "join"
-    worker: int
+    kind: str  # "push", "timer", "leave" or "join"
+    worker: int  # NOBODY at a timer
     seconds: float  # since the event before
     loss: float  # estimate that the rule is shown; NaN if it reads none
 
@@ -43,7 +44,7 @@ class Move(NamedTuple):
     """An action, but for the numbers: those are an alphabet's."""
 
     kind: str
-    worker: int
+    worker: int  # N at a timer
     gap: int
     loss: int
 
@@ -56,6 +57,8 @@ class State(NamedTuple):
     now: Float[Array, ""]  # seconds; of the latest event
     deaths: Int[Array, ""]  # still allowed
     joins: Int[Array, ""]  # still allowed
+    # Whether there is a deadline; None for a rule without `on_time`.
+    wake: Bool[Array, ""] | None = None
 
 
 class Successors(NamedTuple):
@@ -64,12 +67,13 @@ class Successors(NamedTuple):
     rows: np.ndarray  # int32 (S, E, W), packed
     broken: np.ndarray  # int32 (S, E), bits in the order of `invariants.KINDS`
     valid: np.ndarray  # bool (S, E)
-    reached: np.ndarray  # int32 (S, E), bits as `Goals` numbers them; 0 but for pushes
+    # int32 (S, E), bits as `Goals` numbers them; 0 but for pushes and timers.
+    reached: np.ndarray
     unequal: np.ndarray  # bool (S, E); an abstraction changes what happens
 
 
 class Goals:
-    """What a push may bring about, as bits.
+    """What a push or a timer may bring about, as bits.
 
     Bit 0: a commit; then, of each worker: an accepted push, a release, a restart.
     """
@@ -82,7 +86,7 @@ class Goals:
         self.restarted = 1 + 2 * num_workers + each
 
     def bits(self, worker, done: transition.Transition) -> Int[Array, ""]:
-        """Of a push of `worker`, after which `done` was carried out."""
+        """Of a push of `worker`, or a timer, after which `done` was carried out."""
         accepted = jnp.asarray(self.accepted, jnp.int32)[worker]
         masks = [
             done.release.astype(jnp.int32) << self.released.astype(np.int32),
@@ -90,7 +94,7 @@ class Goals:
         ]
         return (
             done.commit.astype(jnp.int32)
-            + ((done.decision.weight > 0).astype(jnp.int32) << accepted)
+            + ((done.weight > 0).astype(jnp.int32) << accepted)
             + jnp.sum(jnp.concatenate(masks))
         )
 
@@ -112,21 +116,28 @@ class Steps:
         self.loss = "loss" in read
         self.policy, self.num_workers = policy, num_workers
         self.goals = Goals(num_workers)
+        self.wakes = policy.on_time is not None
+        everybody = [
+            *(("push", worker) for worker in range(num_workers)),
+            *([("timer", num_workers)] if self.wakes else []),
+            *(("leave", worker) for worker in range(num_workers) if deaths),
+            *(("join", worker) for worker in range(num_workers) if deaths and joins),
+        ]
         self.moves = [
             Move(kind, worker, gap, loss)
-            for kind in ("push", "leave", "join")
-            for worker in range(num_workers)
+            for kind, worker in everybody
             for gap in range(2 if self.timed else 1)
             for loss in range(2 if self.loss and kind != "join" else 1)
-            if kind == "push" or (deaths if kind == "leave" else deaths and joins)
         ]
-        self.pushes = sum(move.kind == "push" for move in self.moves)
+        # Pushes and timers, with which nobody dies or joins.
+        self.pushes = sum(move.kind in ("push", "timer") for move in self.moves)
         self.start = State(
             jax.tree.map(jnp.asarray, policy.init()),
             policies.initial_clocks(num_workers),
             jnp.float32(0),
             jnp.int32(deaths),
             jnp.int32(joins),
+            jnp.bool_(True) if self.wakes else None,
         )
         self.layout = Layout(self.start)
         self.reduction = abstraction.Reduction(self.start, read, properties)
@@ -147,6 +158,7 @@ class Steps:
         """A move with an alphabet's numbers."""
         kind, worker, gap, loss = self.moves[move]
         shown = alphabet.losses[loss] if self.loss else math.nan
+        worker = NOBODY if kind == "timer" else worker
         return Action(kind, worker, float(alphabet.gaps[gap]), float(shown))
 
     def __call__(
@@ -201,6 +213,7 @@ class Steps:
         parts = []
         for kind, apply in (
             ("push", self._push),
+            ("timer", self._timer),
             ("leave", self._leave),
             ("join", self._join),
         ):
@@ -234,6 +247,11 @@ class Steps:
         valid = clocks.alive[worker] & ~clocks.waiting[worker]
         return after, broken, valid, self.goals.bits(worker, done)
 
+    def _timer(self, carry, worker, now):
+        waiting = carry.clocks.waiting
+        after, broken, done = self._decided("timer", carry, worker, now, waiting)
+        return after, broken, carry.wake, self.goals.bits(worker, done)
+
     def _leave(self, carry, worker, now):
         clocks = carry.clocks
         gone = policies.only(worker, self.num_workers)
@@ -244,10 +262,10 @@ class Steps:
         return after._replace(deaths=carry.deaths - 1), broken, valid, jnp.int32(0)
 
     def _join(self, carry, worker, now):
-        server, _ = transition.join(server_of(carry.state, carry.clocks), worker, now)
+        server, _ = transition.join(server_of(carry, now), worker, now)
         valid = ~carry.clocks.alive[worker] & (carry.joins > 0)
         after = carry._replace(clocks=server.clocks, now=now, joins=carry.joins - 1)
-        broken = invariants.between_events(self.properties, server.clocks)
+        broken = invariants.between_events(self.properties, server.clocks, carry.wake)
         return after, broken, valid, jnp.int32(0)
 
     def _decided(self, kind: str, carry, worker, now, arrived):
@@ -255,9 +273,13 @@ class Steps:
 
         `arrived` are those who have no computation running while the rule decides.
         """
-        before = server_of(carry.state, carry.clocks)
-        ask = transition.push if kind == "push" else transition.leave
-        server, done = ask(self.policy, before, worker, now)
+        before = server_of(carry, now)
+        if kind == "timer":
+            server, done = transition.timer(self.policy, before, now)
+        else:
+            ask = transition.push if kind == "push" else transition.leave
+            server, done = ask(self.policy, before, worker, now)
+        wake = None if server.wake is None else jnp.isfinite(server.wake)
         broken = invariants.decision(
             self.properties,
             (carry.state, server.policy),
@@ -266,12 +288,20 @@ class Steps:
             done,
             arrived,
             kind == "push",
+            wake,
         )
-        after = carry._replace(state=server.policy, clocks=server.clocks, now=now)
+        after = carry._replace(
+            state=server.policy, clocks=server.clocks, now=now, wake=wake
+        )
         return after, broken, done
 
 
-def server_of(state: Any, clocks: Clocks) -> transition.State:
-    """A server's state; what no decision depends on is zero."""
-    count = jnp.zeros_like(clocks.clock)
-    return transition.State(state, clocks, count, jnp.zeros_like(clocks.latest), count)
+def server_of(carry: State, now) -> transition.State:
+    """A server's state; what no decision depends on is zero.
+
+    Of a deadline it is only known whether there is one: it is not yet past.
+    """
+    clocks = carry.clocks
+    count, zero = jnp.zeros_like(clocks.clock), jnp.zeros_like(clocks.latest)
+    wake = None if carry.wake is None else jnp.where(carry.wake, now, jnp.inf)
+    return transition.State(carry.state, clocks, count, zero, count, wake)

@@ -124,6 +124,9 @@ PLANTED = (
     Planted("cluster.membership",
             "if any(s.nonce == nonce and s.peer is not None for s in self.sessions):",
             "if True:", "stranger=0.1"),
+    # Deadlines of policies.
+    Planted("cluster.core", "clocks.pending)\n        self.wake = self._machine.wake\n",
+            "clocks.pending)\n"),
 )  # fmt: skip
 
 

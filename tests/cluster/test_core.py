@@ -1,9 +1,11 @@
 """The core without I/O: what recovery makes of a log is what the live server had."""
 
 import itertools
+import math
 
 import hypothesis
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import strategies as st
@@ -25,11 +27,13 @@ RULES = [
     "abs(k0=1,a=3,tau_max=1)",
     "ringleader()",
     'adasync(k0=1,interval=2.0,base="k_batch_sync")',
+    "quorum(k=2)",
+    "deadline(k=1.0)",
 ]
 
 
-def new_core(text: str, **limits) -> Core:
-    policy = policies.parse(text, N)
+def new_core(text: str, policy=None, **limits) -> Core:
+    policy = policy or policies.parse(text, N)
     return Core(policy, N, RunLimits(**limits), epochs_per_push=0.125, first_loss=2.5)
 
 
@@ -90,6 +94,11 @@ def test_what_is_recovered_is_what_was_there(text, steps, cut):
         entries.extend(wanted[0].entries)
         carried_out(held, wanted)
 
+    def deadlines(before: float) -> None:
+        while live.wake < before:
+            queue.insert(0, Event("timer", -1, live.wake))
+            take(1)
+
     for kind, index, seconds, loss, together in steps:
         now += seconds
         event = Event(kind, index, now)
@@ -103,15 +112,18 @@ def test_what_is_recovered_is_what_was_there(text, steps, cut):
                 if together:
                     continue
         while queue:
+            deadlines(queue[0].time)
             queue = [e for e in queue if legal(live, e.kind, e.worker)]
             if queue:
                 take(live.pushes_together(queue))
         if checkpoint is None and len(entries) >= cut:
             cut = len(entries)
             checkpoint = (*live.snapshot(), dict(held))
-        if kind != "push" and legal(live, kind, index):
-            queue.append(event)
-            take(1)
+        if kind != "push":
+            deadlines(now)
+            if legal(live, kind, index):
+                queue.append(event)
+                take(1)
     again = new_core(text)
     kept = carried_out({}, again.start())
     for entry in entries:
@@ -119,7 +131,7 @@ def test_what_is_recovered_is_what_was_there(text, steps, cut):
         assert wanted[0] == effects.Append((entry,))
         carried_out(kept, wanted)
     same(live, again)
-    assert kept == held
+    assert kept == held and again.wake == live.wake
     if checkpoint is not None:
         leaves, note, kept = checkpoint
         later = new_core(text)
@@ -127,7 +139,7 @@ def test_what_is_recovered_is_what_was_there(text, steps, cut):
         for entry in entries[cut:]:
             carried_out(kept, later.apply(entry.event))
         same(live, later)
-        assert kept == held
+        assert kept == held and later.wake == live.wake
     # The log followed without a policy, and the trace's policy asked again, agree.
     made, state = builder.follow(entries, N)
     policy = policies.parse(text, N)
@@ -162,10 +174,18 @@ class Peer:
         self.sent: list[Message] = []
 
 
-def new_membership(text="asp()", expected=N, **settings) -> membership.Membership:
+def new_membership(
+    text="asp()", expected=N, policy=None, **settings
+) -> membership.Membership:
     times = Settings(**({"lease": 10.0, "start": 5.0} | settings))
     return membership.Membership(
-        new_core(text), times, {}, "one", expected, lambda vector, loss: True, 0.0
+        new_core(text, policy),
+        times,
+        {},
+        "one",
+        expected,
+        lambda vector, loss: True,
+        0.0,
     )
 
 
@@ -353,3 +373,95 @@ def test_a_push_of_a_history_that_was_lost_is_not_taken_for_one_of_this():
     assert "Append" not in deliver(servers[1].message(peers[1], lost, 3.0))
     mine = messages.push_for(other, seconds=0.5)
     assert "Append" in deliver(servers[1].message(peers[1], mine, 4.0))
+
+
+def entries_of(wanted) -> list:
+    """Kinds, workers and times of what is logged."""
+    appended = [e for e in wanted if isinstance(e, effects.Append)]
+    return [
+        (entry.event.kind, entry.event.worker, entry.event.time)
+        for effect in appended
+        for entry in effect.entries
+    ]
+
+
+def pushes_of(server, peers):
+    """`(index, now) -> what is logged` where that worker pushes its grant."""
+
+    def push(index: int, now: float) -> list:
+        grant = next(m for m in reversed(peers[index].sent) if m.kind is Kind.GRANT)
+        message = messages.push_for(grant, seconds=0.5)
+        wanted = server.message(peers[index], message, now)
+        deliver(wanted)
+        return entries_of(wanted)
+
+    return push
+
+
+def begun(text: str, **settings):
+    """A run of everybody from time 0, whose first deadline has come."""
+    server = new_membership(text, **settings)
+    peers = [Peer() for _ in range(N)]
+    for index, peer in enumerate(peers):
+        enter(server, index, peer)
+    assert server.until_wake(0.0) == 0
+    assert entries_of(server.wake(0.0)) == [("timer", -1, 0.0)]
+    return server, peers, pushes_of(server, peers)
+
+
+def test_a_deadline_has_its_own_time_however_late_it_is_noticed():
+    server, peers, push = begun("quorum(k=1,grace=0.5)")
+    assert server.until_wake(1.0) == math.inf
+    assert push(0, 4.0) == [("push", 0, 4.0)]
+    assert server.until_wake(4.5) == 1.5 and server.wake(5.0) == []
+    late = server.wake(6.25)
+    assert entries_of(late) == [("timer", -1, 6.0)]
+    deliver(late)
+    assert peers[0].sent[-1].kind is Kind.GRANT and peers[0].sent[-1].version == 1
+    assert server.until_wake(7.0) == math.inf
+
+
+def test_what_comes_at_a_deadline_is_before_it_and_what_comes_later_after_it():
+    server, _, push = begun("quorum(k=1,grace=0.5)")
+    push(0, 4.0)
+    assert push(1, 6.0) == [("push", 1, 6.0)]
+    assert push(2, 6.5) == [("timer", -1, 6.0), ("push", 2, 6.5)]
+    # The round began at 6.0, its quorum was at 6.5: the grace ends at 6.75.
+    wanted = server.closed(server.sessions[1].peer, 7.0)
+    assert entries_of(wanted) == [("timer", -1, 6.75), ("leave", 1, 7.0)]
+
+
+def test_the_limit_of_a_run_is_no_deadlines_business():
+    server, _, push = begun("quorum(k=1,grace=0.5)")
+    server.core.limits = RunLimits(seconds=5.0)
+    push(0, 4.0)
+    assert server.until_wake(5.5) == math.inf and server.wake(6.5) == []
+    server.tick(6.5)
+    assert server.core.ended == "end"
+
+
+def waits_for_ever_but_for(seconds: float) -> policies.Policy:
+    """Releases nobody at a push, everybody at a deadline so much later."""
+
+    def on_push(state, clocks, worker, now):
+        nobody = jnp.zeros(N, bool)
+        return state, policies.Decision(1, False, nobody, nobody, now + seconds)
+
+    def on_time(state, clocks, now):
+        nobody = jnp.zeros(N, bool)
+        return state, policies.Decision(0, True, clocks.waiting, nobody)
+
+    properties = policies.Properties(reads_loss=False)
+    return policies.Policy(tuple, on_push, on_push, properties, on_time)
+
+
+def test_a_run_in_which_all_wait_for_a_deadline_goes_on():
+    rule, patience = waits_for_ever_but_for(500.0), {"lease": 1e9, "progress": 1e9}
+    server, _, push = begun("bsp()", policy=rule, **patience)
+    for index in range(N):
+        push(index, 1.0)
+    assert all(worker.state == "waiting" for worker in server.core.workers)
+    for now in (2.0, 100.0, 400.0):
+        assert not entries_of(server.tick(now)) and not server.core.ended
+    deliver(server.tick(501.5))
+    assert all(worker.state == "computing" for worker in server.core.workers)

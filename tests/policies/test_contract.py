@@ -7,6 +7,7 @@ import pytest
 import support
 
 from abs_dssp import policies
+from abs_dssp.policies import analysis
 
 N = 4
 EVERY = pytest.mark.parametrize("case", support.CASES, ids=lambda case: case.text)
@@ -77,6 +78,9 @@ BOUNDS = {
     "malenia(batch_size=7)": (0, None, 7, None),
     "ringleader()": (None, None, None, None),
     "mindflayer(trials=2,seconds=4.0)": (0, None, 1, None),
+    "quorum(k=2)": (None, None, 2, 4),
+    "quorum(k=1,grace=2.0)": (None, None, 1, 4),
+    "deadline(k=2.0,floor=0.0625)": (0, None, 1, 4),
     "rescaled()": (None, None, 1, 1),
     "fedbuff(k=3)": (None, None, 3, 3),
     "fedasync()": (None, None, 1, 1),
@@ -93,7 +97,7 @@ NOBODY_WAITS = {
     *("asp", "rescaled", "fedasync", "fedbuff", "k_batch_sync", "k_batch_async"),
     *("abs_dssp", "rennala", "ringmaster", "malenia", "ringleader"),
 }
-RESTARTS = {"k_sync", "m_sync", "k_batch_sync", "abs", "abs_dssp"}
+RESTARTS = {"deadline", "k_sync", "m_sync", "k_batch_sync", "abs", "abs_dssp"}
 READS_LOSS = {"adasync", "sa_adasync"}
 AGGREGATES = {
     "malenia": "workers",
@@ -138,8 +142,10 @@ def test_state_and_decision_keep_their_types(case, x64):
         clocks = policies.initial_clocks(N, jnp.float64 if x64 else jnp.float32)
         state = jax.eval_shape(policy.init)
         arguments = (clocks, jnp.int32(0), clocks.latest[0])
-        for decide in (policy.on_push, policy.on_leave):
+        for decide in analysis.functions(policy).values():
             after, decision = jax.eval_shape(decide, state, *arguments)
+            *decision, wake = decision
+            assert wake is None or shapes(wake) == shapes(clocks.latest[0])
             assert shapes(after) == shapes(state)
             assert jax.tree.structure(after) == jax.tree.structure(state)
             assert [leaf.shape for leaf in decision] == [(), (), (N,), (N,)]

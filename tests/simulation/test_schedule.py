@@ -38,8 +38,9 @@ def tables(draw, num_workers):
 def agree(case, table, **transfers):
     """Asserts that the compiled loop does what the oracle does, row by row."""
     n = len(table)
-    rows = reference.run(case.oracle(n), table, PUSHES, **transfers)
-    expected = support.trace_of(rows, n)
+    timers = []
+    rows = reference.run(case.oracle(n), table, PUSHES, timers=timers, **transfers)
+    expected = support.trace_of(rows, n, timers)
     link = communication.Communication(
         transfers.get("seconds", 0.0),
         transfers.get("shared", False),
@@ -54,6 +55,7 @@ def agree(case, table, **transfers):
             getattr(found, name), getattr(expected, name), err_msg=name
         )
     np.testing.assert_allclose(found.weight, expected.weight, rtol=1e-6)
+    assert found.events == expected.events
     return found
 
 
@@ -85,13 +87,15 @@ def test_the_compiled_loop_agrees_with_the_oracle(case, num_workers):
 
 
 def transfers():
-    """Four rules with all kinds of transfers; half of these are marked slow."""
+    """Some rules with all kinds of transfers; half of these are marked slow."""
     kinds = list(itertools.product([False, True], [None, 0.5]))
     often = {  # of each rule, (whether the link is shared, seconds of an update)
         "bsp()": [(True, None), (False, 0.5)],
         "asp()": [(False, None), (True, 0.5)],
         "k_sync(k=2)": [(True, None), (False, 0.5)],
         "abs(k0=1,a=3,tau_max=2)": [(False, None), (True, 0.5)],
+        "quorum(k=2)": [(True, None), (False, 0.5)],
+        "deadline(k=2.0,floor=0.0625)": [(False, None), (True, 0.5)],
     }
     for case in support.CASES:
         for shared, update in kinds if case.text in often else []:

@@ -16,8 +16,8 @@ from abs_dssp.simulation import recording
 
 WORKERS, PUSHES = 4, 25
 BY_CASE = pytest.mark.parametrize("case", support.sparse(support.CASES))
-# These look at no time but the order of arrivals.
-_TIMED = ("dssp", "adasync", "zipline", "mindflayer", "rescaled")
+# The others look at no time but the order of arrivals.
+_TIMED = ("dssp", "adasync", "zipline", "mindflayer", "rescaled", "quorum", "deadline")
 BY_ORDER = pytest.mark.parametrize(
     "case",
     support.sparse(
@@ -57,8 +57,9 @@ def check(*strategies, examples=25):
 
 def run(case, table, pushes=PUSHES, **transfers):
     """A trace by the oracle, which knows nothing of JAX or of this module."""
-    rows = reference.run(case.oracle(len(table)), table, pushes, **transfers)
-    return support.trace_of(rows, len(table), policy=case.text)
+    rule, timers = case.oracle(len(table)), []
+    rows = reference.run(rule, table, pushes, timers=timers, **transfers)
+    return support.trace_of(rows, len(table), timers, policy=case.text)
 
 
 def again(trace, text=None, **settings):

@@ -14,7 +14,9 @@ import numpy as np
 from abs_dssp import policies
 from abs_dssp.cluster import log as logs
 from abs_dssp.cluster.messages import Kind, Message
+from abs_dssp.history import rederivation
 from abs_dssp.history.events import Entry
+from abs_dssp.history.machine import Machine
 from abs_dssp.replay import Result
 from abs_dssp.training import flat, replayer
 from abs_dssp.training.config import EngineConfig, ReplayConfig
@@ -33,6 +35,7 @@ class Model:
 
     def __init__(self, num_workers: int):
         self.version = self.entries = 0
+        self.seconds = 0.0
         self.pushes = [0] * num_workers
         self.pulled: list[int | None] = [0] * num_workers  # None: does not compute
         self.members = [True] * num_workers
@@ -46,6 +49,9 @@ class Model:
         event, worker = entry.event, entry.event.worker
         self.entries += 1
         where = f"entry {self.entries} of the log, {entry}"
+        if event.time < self.seconds:
+            raise ViolationError(f"{where}: the entry before it is of {self.seconds}")
+        self.seconds = event.time
         if event.kind == "push":
             if not self.members[worker] or self.pulled[worker] is None:
                 raise ViolationError(f"{where}: worker {worker} had no grant")
@@ -197,6 +203,30 @@ def require_replay(result: Result, training: Any) -> None:
         raise ViolationError(
             f"parameters differ from the replay's by up to {abs(mine - replayed).max()}"
         )
+
+
+def require_decisions(result: Result, training: Any) -> None:
+    """The trace is what the policy decides, and its deadlines are the policy's.
+
+    Args:
+      result: of the run.
+      training: a `server.Training`; of a policy that does not read the loss.
+
+    Raises:
+      ViolationError: if they are not, or one was missed.
+    """
+    trace, policy = result.trace, training.policy
+    again = rederivation.rederive(policy, trace)
+    difference = rederivation.first_difference(trace, again)
+    if difference:
+        raise ViolationError(f"the policy decides otherwise: {difference}")
+    machine = Machine(policy, trace.num_workers)
+    for event in rederivation.events_of(trace):
+        if event.kind == "timer" and event.time != machine.wake:
+            raise ViolationError(f"a deadline at {event.time}, not {machine.wake}")
+        if event.time > machine.wake:
+            raise ViolationError(f"{event} came before the deadline {machine.wake}")
+        machine.apply(event)
 
 
 def description(training: Any) -> str:

@@ -39,6 +39,8 @@ POLICIES = (
     "dssp(s_lower=1,s_upper=4)",
     "k_sync(k=2)",
     "ringmaster(threshold=2,stop=True)",
+    "quorum(k=2,grace=1.0)",
+    "deadline(k=1.0,floor=0.25)",
 )
 _PUSHES = 240
 _CALM = 0.75  # of the pushes; no faults after that
@@ -225,6 +227,7 @@ class Scenario:
             )
         assert self._result is not None
         checks.require_replay(self._result, self.training)
+        checks.require_decisions(self._result, self.training)
         if not world.run(lambda: not world.processes, world.now + 300.0):
             names = ", ".join(process.name for process in world.processes)
             raise ViolationError(f"the run has ended, but not {names}")
