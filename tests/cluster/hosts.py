@@ -1,0 +1,223 @@
+"""Several hosts on this machine, for tests: network namespaces that a switch joins.
+
+    with hosts.network(2, rate="100mbit", round_trip=0.05) as (first, second):
+        process = first.start(["ping", "-c1", second.address], log)
+
+Host i has the address 10.0.0.(i + 1). Everything is gone at the end, also when a test
+fails; what a test that was killed has left, the next one removes.
+"""
+
+import contextlib
+import functools
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from scripts import ROOT
+
+_PREFIX = "absdssp"  # of namespaces, before the process that made them
+_CHILD = ROOT / "abs_dssp" / "cluster" / "launcher" / "child.py"
+_WIRE = Path(__file__).with_name("wire.py")
+
+
+@functools.cache
+def missing() -> str:
+    """Why there can be no namespaces here; empty if there can."""
+    if not sys.platform.startswith("linux"):
+        return "network namespaces are Linux's"
+    if not (shutil.which("ip") and shutil.which("tc")):
+        return "network namespaces need ip and tc (iproute2)"
+    name = f"{_PREFIX}-{os.getpid()}-try"
+    tried = [
+        subprocess.run(["ip", *words], capture_output=True).returncode
+        for words in (
+            ("netns", "add", name),
+            ("-n", name, "link", "add", "name", "try0", "type", "veth"),
+            ("-n", name, "link", "add", "name", "try2", "type", "bridge"),
+            ("netns", "delete", name),
+        )
+    ]
+    return "network namespaces need root's rights here" if any(tried) else ""
+
+
+class Host:
+    """A network namespace with one interface."""
+
+    def __init__(self, namespace: str, address: str):
+        self.namespace, self.address = namespace, address
+        self._processes: list[subprocess.Popen] = []
+
+    def start(
+        self,
+        command: str | Sequence[object],
+        log: Path,
+        *,
+        cwd: Path | None = None,
+        environment: Mapping[str, str] | None = None,
+    ) -> subprocess.Popen:
+        """Starts a command here, a text through `sh`; what it writes goes to `log`."""
+        words = ["sh", "-c", f"exec {command}"] if isinstance(command, str) else command
+        # It ends with this process, as a process of the launcher does with that.
+        become = [sys.executable, "-I", "-S", _CHILD, os.getpid()]
+        inside = ["ip", "netns", "exec", self.namespace]
+        with open(log, "ab") as file:
+            process = subprocess.Popen(
+                [str(word) for word in (*become, *inside, *words)],
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=file,
+                cwd=cwd,
+                env=None if environment is None else {**os.environ, **environment},
+                start_new_session=True,
+            )
+        self._processes.append(process)
+        return process
+
+    def run(self, *command: object) -> str:
+        """What a short command prints that is run here."""
+        words = ["ip", "netns", "exec", self.namespace, *map(str, command)]
+        return subprocess.run(words, check=True, capture_output=True, text=True).stdout
+
+    def unplug(self) -> None:
+        """Cuts the host off: its link is down, and nobody is told."""
+        _ip("-n", self.namespace, "link", "set", "eth0", "down")
+
+    def plug(self) -> None:
+        """The link is up again."""
+        _ip("-n", self.namespace, "link", "set", "eth0", "up")
+
+    def limit(self, rate: str) -> None:
+        """Sends no faster than this, such as `100mbit`."""
+        self.run("tc", "qdisc", "replace", "dev", "eth0", "root", *_bucket(rate))
+
+    def close(self) -> None:
+        """Kills what runs here."""
+        for process in self._processes:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def _bucket(rate: str) -> list[str]:
+    # A bucket holds what 1 Gbit/s sends between two ticks of a slow kernel's clock.
+    return ["tbf", "rate", rate, "burst", "1mb", "latency", "100ms"]
+
+
+def _ip(*words: str) -> None:
+    subprocess.run(["ip", *words], check=True)
+
+
+@contextlib.contextmanager
+def network(
+    count: int,
+    *,
+    rate: str | None = None,
+    round_trip: float = 0.0,
+    loss: float = 0.0,
+    seed: int = 0,
+) -> Iterator[list[Host]]:
+    """So many hosts that reach each other, and nobody else.
+
+    Args:
+      count: of hosts.
+      rate: of every host's link in each direction; None for what the machine does.
+      round_trip: seconds from host 0 to any other and back.
+      loss: share of the frames between host 0 and any other that are lost, each way.
+      seed: says which.
+    """
+    _remove_remains()
+    with contextlib.ExitStack() as stack:
+        switch, *names = (f"{_PREFIX}-{os.getpid()}-{i}" for i in range(count + 1))
+        for name in (switch, *names):
+            stack.callback(_remove, name)
+            _ip("netns", "add", name)
+            _ip("-n", name, "link", "set", "lo", "up")
+        _ip("-n", switch, "link", "add", "bridge", "type", "bridge")
+        _ip("-n", switch, "link", "set", "bridge", "up")
+        far = names[1:] if round_trip or loss else []
+        if far:
+            ends = [
+                place
+                for i, name in enumerate(far, 1)
+                for place in (f"{name}:eth0", f"{switch}:port{i}")
+            ]
+            words = [round_trip / 2, loss, seed, *ends]
+            wire = subprocess.Popen(
+                [sys.executable, "-S", str(_WIRE), *map(str, words)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+            )
+            stack.callback(_end, wire)
+            assert wire.stdout is not None
+            assert wire.stdout.readline() == b"ready\n"
+        found = []
+        for i, name in enumerate(names):
+            if name not in far:
+                here = ("link", "add", "eth0", "netns", name)
+                there = ("peer", "name", f"port{i}", "netns", switch)
+                _ip(*here, "type", "veth", *there)
+            _ip("-n", switch, "link", "set", f"port{i}", "master", "bridge", "up")
+            _ip("-n", name, "address", "add", f"10.0.0.{i + 1}/24", "dev", "eth0")
+            _ip("-n", name, "link", "set", "eth0", "up")
+            host = Host(name, f"10.0.0.{i + 1}")
+            stack.callback(host.close)
+            if rate is not None:
+                host.limit(rate)
+            found.append(host)
+        yield found
+
+
+def _end(wire: subprocess.Popen) -> None:
+    wire.kill()
+    wire.communicate()
+
+
+def _remove(name: str) -> None:
+    """Removes a namespace and kills whoever is still in it."""
+    listed = subprocess.run(
+        ["ip", "netns", "pids", name], capture_output=True, text=True
+    )
+    for pid in listed.stdout.split():
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(int(pid), signal.SIGKILL)
+    subprocess.run(["ip", "netns", "delete", name], capture_output=True)
+
+
+def _remove_remains() -> None:
+    """Removes the namespaces of processes that are no more."""
+    listed = subprocess.run(["ip", "netns", "list"], capture_output=True, text=True)
+    for line in listed.stdout.splitlines():
+        prefix, _, rest = line.split()[0].partition("-")
+        if prefix == _PREFIX and not Path(f"/proc/{rest.split('-')[0]}").exists():
+            _remove(line.split()[0])
+
+
+def tree(folder: Path) -> Path:
+    """A folder in which the commands of the documentation run as they stand there.
+
+    Args:
+      folder: to make it in.
+    """
+    (folder / ".venv" / "bin").mkdir(parents=True)
+    python = folder / ".venv" / "bin" / "python"
+    # No link: Python would look for its packages beside it.
+    python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
+    python.chmod(0o755)
+    for name in ("abs_dssp", "experiments", "scripts", "docs"):
+        (folder / name).symlink_to(ROOT / name)
+    return folder
+
+
+def wait(condition, what: str, seconds: float = 60.0, *, log: Path | None = None):
+    """Waits until the condition gives something true, and returns that."""
+    end = time.monotonic() + seconds
+    while not (found := condition()):
+        said = log.read_text() if log is not None and log.exists() else ""
+        assert time.monotonic() < end, f"in vain: {what}\n{said}"
+        time.sleep(0.05)
+    return found
