@@ -10,7 +10,9 @@ from abs_dssp.cluster.system import REAL, System
 from abs_dssp.cluster.topology import Cluster
 from abs_dssp.cluster.transport import Channel, ClosedError
 from abs_dssp.cluster.worker import (
+    EndedError,
     Heartbeats,
+    OverError,
     StragglerInjection,
     Worker,
     WorkerError,
@@ -82,7 +84,11 @@ class LocalWorkers:
             thread.start()
 
     def run(self) -> None:
-        """Works until the end; raises a worker's error."""
+        """Works until the end; raises a worker's error.
+
+        Raises:
+          EndedError: if this was not the end of the run.
+        """
         threading, signal = self._system.threading, self._system.signal
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, lambda *_: self._ask_to_leave())
@@ -98,6 +104,8 @@ class LocalWorkers:
             self.stop()
         if self._errors:
             raise self._errors[0]
+        for reason in sorted({w.reason for w in self.workers if w.resumes}):
+            raise EndedError(self._name, reason)
         for reason in sorted({w.reason for w in self.workers}):
             if reason != "end":
                 self._say(f"{self._name}: {reason}")
@@ -136,6 +144,8 @@ class LocalWorkers:
         address = self._cluster.lookup(1.0)
         if address is None:
             raise ClosedError("the server has not said where it is")
+        if "over" in address:
+            raise OverError(address["over"])
         same = {
             k: address.get(k) for k in ("boot", "namespace")
         } == self._cluster.host()

@@ -108,6 +108,7 @@ def train(
     Raises:
       ServerError: if the run cannot go on.
       WorkerError: if the server refuses this process, or cannot be found.
+      EndedError: if the run was interrupted, or a process without the server was.
     """
     if task.num_workers != cluster.num_workers:
         raise ValueError(
@@ -234,7 +235,7 @@ class _Serving:
         return self
 
     def __exit__(self, *error) -> None:
-        self._cluster.withdraw(self._out)
+        self._cluster.withdraw(self._out, self._server.stopped)
         self._server.close()
         self._log.close()  # last: from here on the folder may be another's
 

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -109,10 +110,17 @@ class Cluster:
         bootstrap.publish(address)
         _write(address | {"workers": self.num_workers}, folder)
 
-    def withdraw(self, folder: Path) -> None:
-        """The server is nowhere any more."""
+    def withdraw(self, folder: Path, reason: str) -> None:
+        """The server is nowhere any more.
+
+        Args:
+          folder: of the run.
+          reason: why, for those who look for it later.
+        """
         with contextlib.suppress(OSError):
             (folder / ADDRESS).unlink()
+        with contextlib.suppress(Exception):  # the service may have gone first
+            bootstrap.publish({"over": reason})
 
     def lookup(self, seconds: float) -> dict[str, Any] | None:
         """Where the server is; None if nobody has told within `seconds`."""
@@ -133,6 +141,9 @@ def joined(options: Options) -> Cluster:
     Raises:
       ValueError: if there is none, or for a setting out of range.
     """
+    for name, value in bootstrap.given(os.environ).items():
+        if getattr(options, name) is None:
+            options = dataclasses.replace(options, **{name: value})
     if options.on_network(options.is_local):
         load_keys(options)  # refuses before anybody waits for this process
     position = bootstrap.join(

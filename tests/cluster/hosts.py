@@ -3,13 +3,15 @@
     with hosts.network(2, rate="100mbit", round_trip=0.05) as (first, second):
         process = first.start(["ping", "-c1", second.address], log)
 
-Host i has the address 10.0.0.(i + 1). Everything is gone at the end, also when a test
+Host i has the address 10.0.0.(i + 1) and the name host(i), by which the others know it.
+Everything is gone at the end, also when a test
 fails; what a test that was killed has left, the next one removes.
 """
 
 import contextlib
 import functools
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -23,6 +25,8 @@ from scripts import ROOT
 _PREFIX = "absdssp"  # of namespaces, before the process that made them
 _CHILD = ROOT / "abs_dssp" / "cluster" / "launcher" / "child.py"
 _WIRE = Path(__file__).with_name("wire.py")
+_FILES = Path("/etc/netns")  # what `ip netns exec` shows in place of files in /etc
+_NAMED = ["unshare", "--uts", "sh", "-c", 'hostname "$0" && exec "$@"']
 
 
 @functools.cache
@@ -48,8 +52,8 @@ def missing() -> str:
 class Host:
     """A network namespace with one interface."""
 
-    def __init__(self, namespace: str, address: str):
-        self.namespace, self.address = namespace, address
+    def __init__(self, namespace: str, name: str, address: str):
+        self.namespace, self.name, self.address = namespace, name, address
         self._processes: list[subprocess.Popen] = []
 
     def start(
@@ -64,7 +68,7 @@ class Host:
         words = ["sh", "-c", f"exec {command}"] if isinstance(command, str) else command
         # It ends with this process, as a process of the launcher does with that.
         become = [sys.executable, "-I", "-S", _CHILD, os.getpid()]
-        inside = ["ip", "netns", "exec", self.namespace]
+        inside = ["ip", "netns", "exec", self.namespace, *_NAMED, self.name]
         with open(log, "ab") as file:
             process = subprocess.Popen(
                 [str(word) for word in (*become, *inside, *words)],
@@ -78,10 +82,23 @@ class Host:
         self._processes.append(process)
         return process
 
-    def run(self, *command: object) -> str:
+    def run(
+        self,
+        *command: object,
+        cwd: Path | None = None,
+        environment: Mapping[str, str] | None = None,
+    ) -> str:
         """What a short command prints that is run here."""
-        words = ["ip", "netns", "exec", self.namespace, *map(str, command)]
-        return subprocess.run(words, check=True, capture_output=True, text=True).stdout
+        inside = ["ip", "netns", "exec", self.namespace, *_NAMED, self.name]
+        done = subprocess.run(
+            [*inside, *map(str, command)],
+            capture_output=True,
+            text=True,
+            cwd=cwd,
+            env=None if environment is None else {**os.environ, **environment},
+        )
+        assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
+        return done.stdout
 
     def unplug(self) -> None:
         """Cuts the host off: its link is down, and nobody is told."""
@@ -95,11 +112,19 @@ class Host:
         """Sends no faster than this, such as `100mbit`."""
         self.run("tc", "qdisc", "replace", "dev", "eth0", "root", *_bucket(rate))
 
-    def close(self) -> None:
-        """Kills what runs here."""
+    def commands(self) -> list[tuple[int, str]]:
+        """Number and command line of each process here, whoever started it."""
+        found = []
+        for pid in _pids(self.namespace):
+            with contextlib.suppress(OSError):
+                words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+                found.append((int(pid), b" ".join(words).decode().strip()))
+        return [(pid, command) for pid, command in found if command]
+
+    def crash(self) -> None:
+        """Kills all that runs here, whoever started it."""
+        _kill_in(self.namespace)
         for process in self._processes:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
             process.wait()
 
 
@@ -156,7 +181,10 @@ def network(
             assert wire.stdout is not None
             assert wire.stdout.readline() == b"ready\n"
         found = []
+        known = "".join(f"10.0.0.{i + 1} host{i}\n" for i in range(count))
         for i, name in enumerate(names):
+            (_FILES / name).mkdir(parents=True, exist_ok=True)
+            (_FILES / name / "hosts").write_text(f"127.0.0.1 localhost\n{known}")
             if name not in far:
                 here = ("link", "add", "eth0", "netns", name)
                 there = ("peer", "name", f"port{i}", "netns", switch)
@@ -164,8 +192,8 @@ def network(
             _ip("-n", switch, "link", "set", f"port{i}", "master", "bridge", "up")
             _ip("-n", name, "address", "add", f"10.0.0.{i + 1}/24", "dev", "eth0")
             _ip("-n", name, "link", "set", "eth0", "up")
-            host = Host(name, f"10.0.0.{i + 1}")
-            stack.callback(host.close)
+            host = Host(name, f"host{i}", f"10.0.0.{i + 1}")
+            stack.callback(host.crash)
             if rate is not None:
                 host.limit(rate)
             found.append(host)
@@ -178,14 +206,37 @@ def _end(wire: subprocess.Popen) -> None:
 
 
 def _remove(name: str) -> None:
-    """Removes a namespace and kills whoever is still in it."""
-    listed = subprocess.run(
-        ["ip", "netns", "pids", name], capture_output=True, text=True
-    )
-    for pid in listed.stdout.split():
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(int(pid), signal.SIGKILL)
+    """Removes a namespace, and kills whoever is still in it."""
+    _kill_in(name)
     subprocess.run(["ip", "netns", "delete", name], capture_output=True)
+    shutil.rmtree(_FILES / name, ignore_errors=True)
+
+
+def _kill_in(namespace: str) -> None:
+    while True:
+        left = [pid for pid in _pids(namespace) if not _is_zombie(pid)]
+        if not left:
+            return
+        for pid in left:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(pid), signal.SIGKILL)
+        time.sleep(0.01)
+
+
+def _pids(namespace: str) -> list[str]:
+    listed = subprocess.run(
+        ["ip", "netns", "pids", namespace], capture_output=True, text=True
+    )
+    return listed.stdout.split()
+
+
+def _is_zombie(pid: str) -> bool:
+    try:
+        return (
+            Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+        )
+    except OSError:
+        return True
 
 
 def _remove_remains() -> None:
@@ -195,6 +246,20 @@ def _remove_remains() -> None:
         prefix, _, rest = line.split()[0].partition("-")
         if prefix == _PREFIX and not Path(f"/proc/{rest.split('-')[0]}").exists():
             _remove(line.split()[0])
+
+
+def documented(section: str) -> list[str]:
+    """The commands of a section of docs/clusters.md, a line each, as they stand there.
+
+    Args:
+      section: its title.
+    """
+    text = (ROOT / "docs" / "clusters.md").read_text()
+    _, _, rest = text.partition(f"\n## {section}\n")
+    assert rest, f"docs/clusters.md has no section {section!r}"
+    blocks = re.findall(r"(?:^    .*\n)+", rest.split("\n## ")[0], re.MULTILINE)
+    joined = "".join(blocks).replace("\\\n", " ")
+    return [" ".join(line.split()) for line in joined.splitlines()]
 
 
 def tree(folder: Path) -> Path:

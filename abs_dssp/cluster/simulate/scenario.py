@@ -97,7 +97,7 @@ class _Cluster(topology.Cluster):
         self._process.call()
         self._scenario.served(address)
 
-    def withdraw(self, folder: Path) -> None:
+    def withdraw(self, folder: Path, reason: str) -> None:
         self._process.call()
         self._scenario.address = None
 
