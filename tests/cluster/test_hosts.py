@@ -101,6 +101,25 @@ def test_a_start_by_hand_is_as_documented(tmp_path):
     assert set(trace.worker) == {0, 1}
 
 
+@pytest.mark.slow
+def test_the_environment_may_say_who_takes_part(tmp_path):
+    """As Kubeflow's trainer has it; the host by its name."""
+    with hosts.network(2) as machines:
+        cluster = Cluster(machines, tmp_path)
+        command = f"{TRAIN} {cluster.key()} {SMALL} --out=out/run"
+        running = []
+        for index in range(2):
+            cluster.environment |= {
+                "JAX_COORDINATOR_ADDRESS": "host0:6666",
+                "JAX_NUM_PROCESSES": "2",
+                "JAX_PROCESS_ID": str(index),
+            }
+            running.append(cluster.start(index, command, f"process{index}"))
+        statuses = cluster.ended(running)
+    assert statuses == [0, 0], cluster.said("process0") + cluster.said("process1")
+    assert set(cluster.trace().worker) == {0, 1}
+
+
 def test_each_mistake_with_the_key_gets_its_documented_sentence(tmp_path):
     keys.make(tmp_path / "open.key")
     (tmp_path / "open.key").chmod(0o644)
