@@ -129,8 +129,10 @@ class Host:
 
 
 def _bucket(rate: str) -> list[str]:
-    # A bucket holds what 1 Gbit/s sends between two ticks of a slow kernel's clock.
-    return ["tbf", "rate", rate, "burst", "1mb", "latency", "100ms"]
+    """A token bucket that holds what passes in a quarter of a millisecond."""
+    number, unit = re.fullmatch(r"(\d+)(mbit|gbit)", rate).groups()
+    burst = int(number) * {"mbit": 1e6, "gbit": 1e9}[unit] / 8 * 0.25e-3
+    return ["tbf", "rate", rate, "burst", str(round(max(burst, 1600))), "latency", "1s"]
 
 
 def _ip(*words: str) -> None:
@@ -192,6 +194,9 @@ def network(
             _ip("-n", switch, "link", "set", f"port{i}", "master", "bridge", "up")
             _ip("-n", name, "address", "add", f"10.0.0.{i + 1}/24", "dev", "eth0")
             _ip("-n", name, "link", "set", "eth0", "up")
+            # As Linux has it where nobody has chosen; each namespace has its own.
+            congestion = "net.ipv4.tcp_congestion_control=cubic"
+            _ip("netns", "exec", name, "sysctl", "-qw", congestion)
             host = Host(name, f"host{i}", f"10.0.0.{i + 1}")
             stack.callback(host.crash)
             if rate is not None:

@@ -1,5 +1,6 @@
 """Runs under mpirun; with the documented commands."""
 
+import contextlib
 import os
 import re
 import shutil
@@ -23,7 +24,10 @@ pytestmark = [
     ),
 ]
 SMALL = "--task=quadratic --epochs=2 --notensorboard"
-LONG = "--task=quadratic --epochs=10 --notensorboard --delays='constant([0.02]*4)'"
+LONG = (
+    "--task=quadratic --epochs=10 --notensorboard "
+    '--delays="constant([0.02,0.02,0.02,0.02])"'
+)
 
 
 def command(which: int) -> str:
@@ -53,9 +57,12 @@ def folder(tmp_path):
 
 
 def end(process: subprocess.Popen) -> None:
+    """Kills mpirun and all that it started, if it still runs."""
+    if process.poll() is not None:
+        return
     family = psutil.Process(process.pid).children(recursive=True)
     for each in family:
-        with __import__("contextlib").suppress(psutil.NoSuchProcess):
+        with contextlib.suppress(psutil.NoSuchProcess):
             each.kill()
     process.kill()
     process.wait()
@@ -73,21 +80,16 @@ def test_jax_finds_mpiruns_processes(folder):
     try:
         assert process.wait(120) == 0, said(folder)
     finally:
-        end_if_alive(process)
+        end(process)
     trace = traces.Trace.load(folder / "out" / "dssp" / "trace.npz")
     assert set(trace.worker) == {0, 1, 2, 3}
-
-
-def end_if_alive(process: subprocess.Popen) -> None:
-    if process.poll() is None:
-        end(process)
 
 
 def test_a_death_ends_all_and_the_same_command_goes_on(folder):
     """The flags, which any version of Open MPI needs no help with."""
     text = command(1).replace("HOST:PORT", "127.0.0.1:23451")
     assert text.endswith("'")
-    text = f"{text[:-1]} {LONG.replace(chr(39), chr(34))}'"
+    text = f"{text[:-1]} {LONG}'"
     path = folder / "out" / "dssp" / log.NAME
     process = start(folder, text)
     try:
@@ -105,7 +107,7 @@ def test_a_death_ends_all_and_the_same_command_goes_on(folder):
         process = start(folder, text)
         assert process.wait(120) == 0, said(folder)
     finally:
-        end_if_alive(process)
+        end(process)
     assert "recovered" in said(folder)
     trace = traces.Trace.load(folder / "out" / "dssp" / "trace.npz")
     assert len(trace) > before - 10 and set(trace.worker[-20:]) == {0, 1, 2, 3}
