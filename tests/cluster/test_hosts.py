@@ -213,6 +213,48 @@ def test_process_0_may_die_where_the_service_is_apart(tmp_path):
 
 
 @pytest.mark.slow
+def test_who_was_cut_off_at_the_end_of_the_run_hears_of_it(tmp_path):
+    """And does not look for the server for `reconnect`, 300 seconds."""
+    _, _, start = documented("By hand")
+    with hosts.network(3) as machines:
+        cluster = Cluster(machines, tmp_path)
+        cluster.start(0, start, "coordinator")
+        cluster.expect("coordinator", "ready at 10.0.0.1:1234")
+        more = (cluster.key(), "--coordinator_apart", PACED, TIMES)
+        first = cluster.process(0, *more, host=1)
+        second = cluster.process(1, *more, host=2)
+        cluster.pushed(50)
+        machines[2].unplug()
+        assert cluster.ended([first]) == [3], cluster.said("process0")
+        assert second.poll() is None
+        machines[2].plug()
+        assert cluster.ended([second], 40) == [0], cluster.said("process1")
+
+
+@pytest.mark.slow
+def test_a_run_that_sigterm_ended_says_so_to_whoever_starts_it_again(tmp_path):
+    """Every process has the signal's status, and the same commands go on."""
+    _, _, start = documented("By hand")
+    with hosts.network(2) as machines:
+        cluster = Cluster(machines, tmp_path)
+        coordinator = cluster.start(0, f"{start} --linger_seconds=30", "coordinator")
+        cluster.expect("coordinator", "ready at 10.0.0.1:1234")
+        more = (cluster.key(), "--coordinator_apart", PACED, TIMES)
+        running = [cluster.process(0, *more), cluster.process(1, *more)]
+        cluster.pushed(50)
+        for process in (coordinator, running[0]):
+            process.terminate()
+        assert cluster.ended(running) == [143, 143], cluster.said("process1")
+        assert coordinator.poll() is None  # for who else needs it
+        assert "interrupted by SIGTERM; the same command takes part again" in (
+            cluster.said("process1")
+        )
+        running = [cluster.process(0, *more), cluster.process(1, *more)]
+        assert cluster.ended(running) == [0, 0], cluster.said("process0")
+    assert "recovered" in cluster.said("process0")
+
+
+@pytest.mark.slow
 def test_a_slow_and_long_way_changes_times_and_no_bits(tmp_path):
     """100 Mbit/s and 50 ms: no push comes sooner than a round trip after the last."""
     trip = 0.05
