@@ -4,7 +4,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from abs_dssp.cluster import addresses, memory, topology, transport
+from abs_dssp.cluster import addresses, memory, run_config, topology, transport
 from abs_dssp.cluster.settings import spin_seconds
 from abs_dssp.cluster.system import REAL, System
 from abs_dssp.cluster.topology import Cluster
@@ -43,6 +43,7 @@ class LocalWorkers:
           system: has clock, threads and sockets.
         """
         self._cluster, self._say = cluster, say
+        self._run = run_config.digest(plan.agreed)
         self._system = system
         self._spin = spin_seconds(plan.settings, cluster.processes)
         self.server: Any = None  # a `Server`, if it is in this process
@@ -144,8 +145,10 @@ class LocalWorkers:
         address = self._cluster.lookup(1.0)
         if address is None:
             raise ClosedError("the server has not said where it is")
-        if "over" in address:
-            raise OverError(address["over"])
+        if "over" in address:  # a run that the same service has seen
+            if address["run"] == self._run:
+                raise OverError(address["over"])
+            raise ClosedError("the server has not said where it is")
         same = {
             k: address.get(k) for k in ("boot", "namespace")
         } == self._cluster.host()

@@ -210,6 +210,7 @@ class _Serving:
         self._cluster, self._training, self._out = cluster, job.training, job.out
         self._expected, self._system = cluster.present, system
         agreed, settings = job.agreed, job.settings
+        self._run = run_config.digest(agreed)
         header = {"num_workers": job.training.task.num_workers, "run": agreed}
         sync = settings.sync_log
         self._log = logs.Log(job.out, header, sync=sync, system=system)
@@ -235,7 +236,10 @@ class _Serving:
         return self
 
     def __exit__(self, *error) -> None:
-        self._cluster.withdraw(self._out, self._server.stopped)
+        server = self._server
+        over = {"over": server.stopped, "run": self._run}
+        done = server.stopped and not server.resumable
+        self._cluster.withdraw(self._out, over if done else None)
         self._server.close()
         self._log.close()  # last: from here on the folder may be another's
 

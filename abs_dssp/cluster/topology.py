@@ -110,17 +110,18 @@ class Cluster:
         bootstrap.publish(address)
         _write(address | {"workers": self.num_workers}, folder)
 
-    def withdraw(self, folder: Path, reason: str) -> None:
+    def withdraw(self, folder: Path, over: dict[str, Any] | None) -> None:
         """The server is nowhere any more.
 
         Args:
           folder: of the run.
-          reason: why, for those who look for it later.
+          over: for workers who look for it later; None if the run may go on.
         """
         with contextlib.suppress(OSError):
             (folder / ADDRESS).unlink()
-        with contextlib.suppress(Exception):  # the service may have gone first
-            bootstrap.publish({"over": reason})
+        if over is not None:
+            with contextlib.suppress(Exception):  # the service may have gone first
+                bootstrap.publish(over)
 
     def lookup(self, seconds: float) -> dict[str, Any] | None:
         """Where the server is; None if nobody has told within `seconds`."""

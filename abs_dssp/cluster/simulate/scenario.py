@@ -97,7 +97,7 @@ class _Cluster(topology.Cluster):
         self._process.call()
         self._scenario.served(address)
 
-    def withdraw(self, folder: Path, reason: str) -> None:
+    def withdraw(self, folder: Path, over: dict[str, Any] | None) -> None:
         self._process.call()
         self._scenario.address = None
 
