@@ -123,9 +123,11 @@ class Host:
 
     def crash(self) -> None:
         """Kills all that runs here, whoever started it."""
-        _kill_in(self.namespace)
-        for process in self._processes:
+        for process in self._processes:  # which may not have got there yet
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
             process.wait()
+        _kill_in(self.namespace)
 
 
 def _bucket(rate: str) -> list[str]:

@@ -149,7 +149,7 @@ def test_who_has_another_key_is_refused_and_the_run_goes_on_without(tmp_path):
     with hosts.network(2) as machines:
         cluster = Cluster(machines, tmp_path)
         own, other = cluster.key("own.key"), cluster.key("other.key")
-        times = f"{SMALL} --times=reconnect=2,start=6"
+        times = f"{PACED} --epochs=5 --times=reconnect=2,start=6"
         running = [
             cluster.process(0, own, times),
             cluster.process(1, other, times),
