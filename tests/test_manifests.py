@@ -284,3 +284,21 @@ def test_every_flag_of_a_manifest_is_one():
         for word in shlex.split(own):
             flag = word.lstrip("-").partition("=")[0]
             assert re.search(rf"--(\[no\])?{flag}\b", known), flag
+
+
+def test_the_image_is_made_of_what_there_is():
+    lines = (ROOT / "Dockerfile").read_text().splitlines()
+    ignored = (ROOT / ".dockerignore").read_text().splitlines()
+    kept = {line[1:] for line in ignored if line.startswith("!")}
+    copied = {
+        source
+        for line in lines
+        if line.startswith("COPY")
+        for source in line.split()[1:-1]
+    }
+    assert all((ROOT / source).exists() for source in copied)
+    assert {source.split("/")[0] for source in copied} == kept
+    [user] = [line.split()[1] for line in lines if line.startswith("USER")]
+    for name, job in PODS:
+        who = pods(name)[job]["securityContext"]
+        assert user == f"{who['runAsUser']}:{who['runAsGroup']}"
