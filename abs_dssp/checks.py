@@ -17,6 +17,10 @@ from abs_dssp import literals
 _SHOWN = 60  # characters of a value in a sentence
 
 
+class TransientError(ValueError):
+    """Something that is no mistake: the same command may have more luck later."""
+
+
 def whole(where: str, name: str, value: Any, least: int = 0) -> Any:
     """`value` as an int, if it is a whole number of at least `least`.
 

@@ -11,13 +11,13 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 
-from abs_dssp import compilation
+from abs_dssp import checks, compilation
 from abs_dssp.cluster import coordinator
 
 _KEY = "abs_dssp/server"
@@ -28,6 +28,38 @@ class Place(NamedTuple):
 
     process: int  # index of this one
     processes: int
+
+
+_GIVEN = {  # by the environment, as Kubeflow's trainer does
+    "coordinator_address": "JAX_COORDINATOR_ADDRESS",
+    "num_processes": "JAX_NUM_PROCESSES",
+    "process_id": "JAX_PROCESS_ID",
+}
+
+
+def given(environment: Mapping[str, str]) -> dict[str, Any]:
+    """Arguments of `join` that the environment names; none unless it names them all.
+
+    Args:
+      environment: `os.environ`.
+
+    Raises:
+      ValueError: if a number is none.
+
+    Example:
+      >>> given({"JAX_COORDINATOR_ADDRESS": "a:1", "JAX_NUM_PROCESSES": "2"})
+      {}
+    """
+    if not all(name in environment for name in _GIVEN.values()):
+        return {}
+    found: dict[str, Any] = {}
+    for argument, name in _GIVEN.items():
+        found[argument] = value = environment[name]
+        if argument != "coordinator_address":
+            if not value.isdecimal():
+                raise ValueError(f"{name} must be a whole number, got {value!r}.")
+            found[argument] = int(value)
+    return found
 
 
 def join(
@@ -41,7 +73,7 @@ def join(
     """Joins the cluster; call it before anything uses a device.
 
     Without arguments, `jax.distributed` finds a cluster that it knows: Slurm, Open MPI,
-    Kubernetes, TPU.
+    Kubernetes, TPU. See `given` for what others say in the environment.
 
     Args:
       coordinator_address: HOST:PORT of the coordination service.
@@ -56,7 +88,7 @@ def join(
     compilation.compute_in_the_calling_thread()
     jax.config.update("jax_enable_recoverability", True)
     jax.config.update("jax_enable_preemption_service", False)  # it swallows SIGTERM
-    given = None not in (coordinator_address, num_processes, process_id)
+    known = None not in (coordinator_address, num_processes, process_id)
     host = (coordinator_address or "").rsplit(":", 1)[0]
     local = host in ("127.0.0.1", "localhost")
     if apart and process_id == 0:
@@ -67,7 +99,7 @@ def join(
         bind = coordinator_address  # never open to others
     else:
         bind = None  # all interfaces: where the other hosts come from is unknown
-    if given and (apart or process_id):
+    if known and (apart or process_id):
         _await_service(str(coordinator_address), timeout)
     try:
         what = f"cannot join the cluster at {coordinator_address} as process "
@@ -77,7 +109,7 @@ def join(
                 num_processes,
                 process_id,
                 coordinator_bind_address=bind,
-                cluster_detection_method="deactivate" if given else None,
+                cluster_detection_method="deactivate" if known else None,
                 initialization_timeout=timeout,
                 heartbeat_timeout_seconds=coordinator.HEARTBEAT_SECONDS,
                 shutdown_timeout_seconds=5,
@@ -89,7 +121,7 @@ def join(
         ) from None
     except RuntimeError as error:
         reason = str(error).splitlines()[0]
-        raise ValueError(
+        raise checks.TransientError(
             f"cannot join the cluster at {coordinator_address} as process {process_id} "
             f"of {num_processes} ({reason}); check that the coordinator runs, its "
             "address, and that every process is given the same number."
@@ -115,7 +147,7 @@ def _await_service(address: str, seconds: float) -> None:
             return
         except (OSError, OverflowError) as error:
             if time.monotonic() > end:
-                raise ValueError(
+                raise checks.TransientError(
                     f"nobody listens at --coordinator_address={address} ({error}); "
                     "start process 0 or the coordinator first, and check the address."
                 ) from None

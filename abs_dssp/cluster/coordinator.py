@@ -103,7 +103,11 @@ def _claim(bind: str) -> tuple[str, socket.socket]:
 
 
 def main(argv: Sequence[str]) -> None:
-    """Serves until a signal, or with --end_with_stdin until standard input ends."""
+    """Serves until a signal, or with --end_with_stdin until standard input ends.
+
+    With --linger_seconds, SIGTERM leaves it that much time: where every process of a
+    run is told to end at once, the others need it to end in order.
+    """
     parser = argparse.ArgumentParser(prog="coordinator", allow_abbrev=False)
     parser.add_argument("--bind", required=True, help="HOST:PORT (0: free).")
     parser.add_argument("--num_processes", type=int, required=True)
@@ -112,10 +116,23 @@ def main(argv: Sequence[str]) -> None:
         action="store_true",
         help="End when standard input does, that is with the program that feeds it.",
     )
+    parser.add_argument(
+        "--linger_seconds",
+        type=float,
+        default=0.0,
+        help="Go on for so long after SIGTERM, which others may have got too.",
+    )
     options = parser.parse_args(argv)
     # Errors only; the deaths of processes are the launcher's and the server's to tell.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+
+    def end(*_):
+        if not options.linger_seconds:
+            os._exit(0)
+        signal.signal(signal.SIGALRM, lambda *_: os._exit(0))
+        signal.setitimer(signal.ITIMER_REAL, options.linger_seconds)
+
+    signal.signal(signal.SIGTERM, end)
     try:
         service = serve(options.bind, options.num_processes)
         print(f"ready at {service.address}", flush=True)

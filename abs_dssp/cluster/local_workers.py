@@ -4,13 +4,15 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from abs_dssp.cluster import addresses, memory, topology, transport
+from abs_dssp.cluster import addresses, memory, run_config, topology, transport
 from abs_dssp.cluster.settings import spin_seconds
 from abs_dssp.cluster.system import REAL, System
 from abs_dssp.cluster.topology import Cluster
 from abs_dssp.cluster.transport import Channel, ClosedError
 from abs_dssp.cluster.worker import (
+    EndedError,
     Heartbeats,
+    OverError,
     StragglerInjection,
     Worker,
     WorkerError,
@@ -41,6 +43,7 @@ class LocalWorkers:
           system: has clock, threads and sockets.
         """
         self._cluster, self._say = cluster, say
+        self._run = run_config.digest(plan.agreed)
         self._system = system
         self._spin = spin_seconds(plan.settings, cluster.processes)
         self.server: Any = None  # a `Server`, if it is in this process
@@ -82,7 +85,11 @@ class LocalWorkers:
             thread.start()
 
     def run(self) -> None:
-        """Works until the end; raises a worker's error."""
+        """Works until the end; raises a worker's error.
+
+        Raises:
+          EndedError: if this was not the end of the run.
+        """
         threading, signal = self._system.threading, self._system.signal
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, lambda *_: self._ask_to_leave())
@@ -98,6 +105,8 @@ class LocalWorkers:
             self.stop()
         if self._errors:
             raise self._errors[0]
+        for reason in sorted({w.reason for w in self.workers if w.resumes}):
+            raise EndedError(self._name, reason)
         for reason in sorted({w.reason for w in self.workers}):
             if reason != "end":
                 self._say(f"{self._name}: {reason}")
@@ -135,6 +144,10 @@ class LocalWorkers:
                 )
         address = self._cluster.lookup(1.0)
         if address is None:
+            raise ClosedError("the server has not said where it is")
+        if "over" in address:  # a run that the same service has seen
+            if address["run"] == self._run:
+                raise OverError(address["over"])
             raise ClosedError("the server has not said where it is")
         same = {
             k: address.get(k) for k in ("boot", "namespace")

@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from abs_dssp import checks
 from abs_dssp.cluster import run_config
 from abs_dssp.cluster.system import REAL, System
 from abs_dssp.history import builder, events
@@ -32,6 +33,10 @@ _FIXED = struct.Struct("<BidiifBdfi")
 
 class LogError(ValueError):
     """A log that cannot be read, or written."""
+
+
+class UnwritableError(LogError, checks.TransientError):
+    """The disk is full or fails, or another process still writes there."""
 
 
 class Log:
@@ -67,7 +72,7 @@ class Log:
         try:
             self._file = self._os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
         except OSError as error:
-            raise LogError(f"{self.path}: {error.strerror}.") from error
+            raise UnwritableError(f"{self.path}: {error.strerror}.") from error
         try:
             self._lock(system)
             self._open(
@@ -76,7 +81,7 @@ class Log:
         except BaseException as error:
             self._os.close(self._file)
             if isinstance(error, OSError):
-                raise LogError(f"{self.path}: {error.strerror}.") from error
+                raise UnwritableError(f"{self.path}: {error.strerror}.") from error
             raise
 
     def _lock(self, system: System) -> None:
@@ -85,7 +90,7 @@ class Log:
         try:
             system.fcntl.flock(self._file, how)
         except BlockingIOError:
-            raise LogError(
+            raise UnwritableError(
                 f"another process writes to {self.path}; wait for its end, or choose "
                 "another --out."
             ) from None
@@ -127,7 +132,7 @@ class Log:
             with contextlib.suppress(OSError):
                 self._os.ftruncate(self._file, self._end)
                 self._os.lseek(self._file, self._end, os.SEEK_SET)
-            raise LogError(
+            raise UnwritableError(
                 f"{self.path}: {error.strerror}; make room and start the same command "
                 "again: it goes on from the last logged push."
             ) from error

@@ -108,6 +108,7 @@ def train(
     Raises:
       ServerError: if the run cannot go on.
       WorkerError: if the server refuses this process, or cannot be found.
+      EndedError: if the run was interrupted, or a process without the server was.
     """
     if task.num_workers != cluster.num_workers:
         raise ValueError(
@@ -209,6 +210,7 @@ class _Serving:
         self._cluster, self._training, self._out = cluster, job.training, job.out
         self._expected, self._system = cluster.present, system
         agreed, settings = job.agreed, job.settings
+        self._run = run_config.digest(agreed)
         header = {"num_workers": job.training.task.num_workers, "run": agreed}
         sync = settings.sync_log
         self._log = logs.Log(job.out, header, sync=sync, system=system)
@@ -234,7 +236,10 @@ class _Serving:
         return self
 
     def __exit__(self, *error) -> None:
-        self._cluster.withdraw(self._out)
+        server = self._server
+        over = {"over": server.stopped, "run": self._run}
+        done = server.stopped and not server.resumable
+        self._cluster.withdraw(self._out, over if done else None)
         self._server.close()
         self._log.close()  # last: from here on the folder may be another's
 

@@ -31,6 +31,12 @@ def first_difference(
     return None
 
 
+def digest(agreed: Mapping[str, Any]) -> str:
+    """Tells a run from others, by what all of its processes agree on."""
+    text = repr(sorted(agreed.items()))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
 @functools.cache
 def code_digest(package: Path | None = None) -> str:
     """A digest of the code that processes of one run must share.

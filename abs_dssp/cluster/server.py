@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from abs_dssp import policies
+from abs_dssp import checks, policies
 from abs_dssp.cluster import log as logs
 from abs_dssp.cluster import recovery
 from abs_dssp.cluster import status as statuses
@@ -37,7 +37,7 @@ from abs_dssp.training import flat
 _STATUS_SECONDS = 0.5  # between two snapshots
 
 
-class ServerError(ValueError):
+class ServerError(checks.TransientError):
     """The run cannot go on; the sentence says why and what to do."""
 
 

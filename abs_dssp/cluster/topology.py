@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -109,10 +110,18 @@ class Cluster:
         bootstrap.publish(address)
         _write(address | {"workers": self.num_workers}, folder)
 
-    def withdraw(self, folder: Path) -> None:
-        """The server is nowhere any more."""
+    def withdraw(self, folder: Path, over: dict[str, Any] | None) -> None:
+        """The server is nowhere any more.
+
+        Args:
+          folder: of the run.
+          over: for workers who look for it later; None if the run may go on.
+        """
         with contextlib.suppress(OSError):
             (folder / ADDRESS).unlink()
+        if over is not None:
+            with contextlib.suppress(Exception):  # the service may have gone first
+                bootstrap.publish(over)
 
     def lookup(self, seconds: float) -> dict[str, Any] | None:
         """Where the server is; None if nobody has told within `seconds`."""
@@ -133,6 +142,9 @@ def joined(options: Options) -> Cluster:
     Raises:
       ValueError: if there is none, or for a setting out of range.
     """
+    for name, value in bootstrap.given(os.environ).items():
+        if getattr(options, name) is None:
+            options = dataclasses.replace(options, **{name: value})
     if options.on_network(options.is_local):
         load_keys(options)  # refuses before anybody waits for this process
     position = bootstrap.join(

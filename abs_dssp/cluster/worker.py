@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from abs_dssp import checks
 from abs_dssp.cluster import memory
 from abs_dssp.cluster.messages import Kind, Message, MessageError, push_for
 from abs_dssp.cluster.settings import Settings
@@ -25,6 +26,22 @@ Connect = Callable[[], Channel]  # raises OSError or ClosedError
 
 class WorkerError(ValueError):
     """The server refused this worker, or cannot be found."""
+
+
+class EndedError(WorkerError, checks.TransientError):
+    """This process, or the run, was ended before the run's end; it may go on later."""
+
+    def __init__(self, who: str, reason: str):
+        super().__init__(f"{who}: {reason}; the same command takes part again.")
+        self.reason = reason
+
+
+class OverError(Exception):
+    """The run is over, for the reason that the message gives."""
+
+
+class LostError(WorkerError, checks.TransientError):
+    """The server cannot be found."""
 
 
 @dataclasses.dataclass
@@ -112,7 +129,7 @@ class Heartbeats:
                 silent = self._now() - max(self.answered, connected)
                 if lives and silent > self._settings.lease / 2:
                     raise ClosedError("no answer")  # the server may be elsewhere now
-            except WorkerError:  # the workers tell
+            except (WorkerError, OverError):  # the workers tell
                 return
             except (OSError, MessageError):  # ClosedError is an OSError
                 if channel is not None:
@@ -163,6 +180,7 @@ class Worker:
         self.waiting = False
         self.introduced = False
         self.reason = ""  # why the run is over
+        self.resumes = False  # whether it may go on later
         self.leaving = False  # set from outside: end soon
         self._generation = 0
         self._result: tuple[tuple[int, int], Any, float, float] | None = None
@@ -185,10 +203,13 @@ class Worker:
                 lost, wait = self._now(), 0.05
                 self._work(channel)
                 return
+            except OverError as over:
+                self.reason = str(over)
+                return
             except (OSError, MessageError) as error:
                 gone = self._now() - lost
                 if gone > self.settings.reconnect:
-                    raise WorkerError(
+                    raise LostError(
                         f"worker {self.index}: no server for {gone:.0f} s ({error}); "
                         "look at the log of process 0."
                     ) from None
@@ -260,7 +281,9 @@ class Worker:
                 continue
             received, message = message, None
             if received.kind is Kind.STOP:
-                self.reason = str((received.text or {}).get("reason", ""))
+                text = received.text or {}
+                self.reason = str(text.get("reason", ""))
+                self.resumes = bool(text.get("resumes"))
                 return
             if received.kind is Kind.REFUSED:
                 raise WorkerError(f"worker {self.index}: {received.text}")
@@ -366,7 +389,8 @@ class Worker:
     def _receive(self, channel: Channel, seconds: float) -> Message | None:
         if self.leaving:
             channel.send(Message(Kind.BYE, self.index))
-            return Message(Kind.STOP, text={"reason": "told to end"})
+            text = {"reason": "interrupted by SIGTERM", "resumes": True}
+            return Message(Kind.STOP, text=text)
         message = channel.receive(seconds)
         if message is not None:
             self._heartbeats.answered = self._now()

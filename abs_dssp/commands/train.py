@@ -68,16 +68,17 @@ def main(argv):
         files.write(out / "settings.json", record)
     else:
         joint = cluster_flags.train(cluster, task, run, out, _TARGET.value, record)
-        if joint is None:  # this is not process 0
+        if joint is None:  # this is not process 0, and the run is over
             return
         result, spent_on = joint.result, spent.summarise(joint.status)
     if len(result.trace):
         _save(out, text, run, result, key, spent_on)
     if result.stopped not in ("end", "target"):
-        raise ValueError(
-            f"the run ended early: {result.stopped}."
-            + ("" if cluster is None else " The same command goes on with it.")
-        )
+        early = f"the run ended early: {result.stopped}."
+        if cluster is None:
+            raise ValueError(early)
+        again = f"{early} The same command goes on with it."
+        cluster_flags.end_early(result.stopped, again)
     if result.missing:
         print(
             f"the run is over, but without workers that it was told to expect: "
@@ -127,4 +128,4 @@ def _save(
 
 def run() -> None:
     """Runs the command."""
-    entry.run(main)
+    entry.run(main, mistake=cluster_flags.status_of_a_mistake(sys.argv[1:]))

@@ -4,14 +4,17 @@ import ast
 import contextlib
 import dataclasses
 import os
+import re
+import signal
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 from absl import flags
 
-from abs_dssp import files, simulate
+from abs_dssp import checks, files, simulate
 from abs_dssp.cluster import lines, transport
 from abs_dssp.cluster import settings as settings_lib
 from abs_dssp.cluster.status import Status
@@ -117,6 +120,16 @@ def launch(out: Path) -> int:
     )
 
 
+def status_of_a_mistake(words: Sequence[str]) -> int:
+    """What whoever started a process of a run learns from its end: 2, not again.
+
+    Args:
+      words: the command line, whose flags may be the mistake.
+    """
+    given = " ".join(words)
+    return 2 if re.search(r"(^| )--?cluster[= ](auto|guest)( |$)", given) else 1
+
+
 def is_launcher() -> bool:
     """Whether this process only starts others."""
     return _CLUSTER.value == "local"
@@ -154,6 +167,24 @@ def settings() -> settings_lib.Settings:
     return settings_lib.Settings(**changed)
 
 
+def end_early(reason: str, sentence: str) -> NoReturn:
+    """Ends this process, whose run has ended early.
+
+    Args:
+      reason: why; a signal gives the status that a shell gives it, so that whatever
+        starts processes again knows that this one was told to end.
+      sentence: for the user.
+
+    Raises:
+      TransientError: if it was no signal.
+    """
+    name = reason.removeprefix("interrupted by ")
+    if name not in signal.Signals.__members__:
+        raise checks.TransientError(sentence)
+    print(f"error: {sentence}", file=sys.stderr)
+    sys.exit(128 + signal.Signals[name])
+
+
 class Joint(NamedTuple):
     """What process 0 has at the end of a run."""
 
@@ -175,6 +206,7 @@ def train(
       settings_record: what `settings.json` is to say, once the folder is this run's.
     """
     from abs_dssp.cluster import run as cluster_run
+    from abs_dssp.cluster.worker import EndedError
 
     num_pushes = simulate.push_limit(
         task, None, run.until_seconds, run.epochs, run.local_steps
@@ -197,28 +229,31 @@ def train(
 
             shown = {"watch": views.show, "recorder": views.record, "say": views.say}
             shown["begun"] = begun
-        result = cluster_run.train(
-            cluster,
-            task,
-            run.make_policy(),
-            run.make_optimizer(),
-            run.seed,
-            out=out,
-            num_pushes=num_pushes,
-            until_seconds=run.until_seconds,
-            target_accuracy=target,
-            local_steps=run.local_steps,
-            local_optimizer=run.make_optimizer(local=True),
-            aggregate=run.aggregate,
-            push=run.push,
-            local_state=run.local_state,
-            identity=_compared(run),
-            settings=settings(),
-            slowdown=_slowdown(),
-            # Durations as in virtual time, where asked for.
-            pace=None if flags.FLAGS.delays is None else run.make_delays(),
-            **shown,
-        )
+        try:
+            result = cluster_run.train(
+                cluster,
+                task,
+                run.make_policy(),
+                run.make_optimizer(),
+                run.seed,
+                out=out,
+                num_pushes=num_pushes,
+                until_seconds=run.until_seconds,
+                target_accuracy=target,
+                local_steps=run.local_steps,
+                local_optimizer=run.make_optimizer(local=True),
+                aggregate=run.aggregate,
+                push=run.push,
+                local_state=run.local_state,
+                identity=_compared(run),
+                settings=settings(),
+                slowdown=_slowdown(),
+                # Durations as in virtual time, where asked for.
+                pace=None if flags.FLAGS.delays is None else run.make_delays(),
+                **shown,
+            )
+        except EndedError as error:
+            end_early(error.reason, str(error))
     if views is None or views.status is None or result is None:
         return None
     return Joint(result, views.status)

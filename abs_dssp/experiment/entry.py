@@ -31,12 +31,15 @@ def accuracy(value: float | None) -> bool:
     return True
 
 
-def run(main: Callable[[Sequence[str]], None], positional: str = "") -> None:
-    """`app.run`, with one sentence and status 1 for a user's mistake, 130 for Ctrl-C.
+def run(
+    main: Callable[[Sequence[str]], None], positional: str = "", *, mistake: int = 1
+) -> None:
+    """`app.run`, with one sentence for a user's mistake, and status 130 for Ctrl-C.
 
     Args:
       main: called with the arguments that are no flags, the program's name first.
       positional: what the one such argument is, as in `RUN_DIR`; none by default.
+      mistake: the status after one, such as a wrong flag; that of all else is 1.
     """
 
     from abs_dssp import interrupts  # in here, since it acts when it is imported
@@ -44,17 +47,20 @@ def run(main: Callable[[Sequence[str]], None], positional: str = "") -> None:
     def guarded(argv: Sequence[str]) -> None:
         logging.set_verbosity(logging.WARNING)  # libraries' notes are not for users
         if not positional and len(argv) > 1:
-            raise app.UsageError(f"Unexpected arguments: {' '.join(argv[1:])}")
+            surplus = " ".join(argv[1:])
+            raise app.UsageError(f"Unexpected arguments: {surplus}", mistake)
         if positional and len(argv) != 2:
-            raise app.UsageError(f"Expected one argument, {positional}.")
+            raise app.UsageError(f"Expected one argument, {positional}.", mistake)
         try:
             interrupts.raise_again()
             main(argv)
         except BrokenPipeError:
             raise
         except (ValueError, TypeError, OSError) as error:
-            if isinstance(error, OSError) or _raised_here(error):
-                sys.exit(f"error: {error}")
+            transient = isinstance(error, OSError | checks.TransientError)
+            if transient or _raised_here(error):
+                print(f"error: {error}", file=sys.stderr)
+                sys.exit(1 if transient else mistake)
             raise
         except extras.MissingExtraError as error:
             sys.exit(f"error: {error}")
@@ -62,7 +68,13 @@ def run(main: Callable[[Sequence[str]], None], positional: str = "") -> None:
             print("interrupted; what was finished is kept in --out.", file=sys.stderr)
             sys.exit(128 + signal.SIGINT)
 
-    app.run(guarded)
+    def parse(argv: Sequence[str]) -> Sequence[str]:
+        try:
+            return app.parse_flags_with_usage(list(argv))
+        except SystemExit as end:  # a sentence has been said
+            sys.exit(mistake if end.code == 1 else end.code)
+
+    app.run(guarded, flags_parser=parse)
 
 
 def _raised_here(error: BaseException) -> bool:

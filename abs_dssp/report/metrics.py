@@ -1,10 +1,11 @@
-"""A Prometheus text endpoint for a running cluster."""
+"""A Prometheus text endpoint for a running cluster, and its health."""
 
 import contextlib
 import http.server
 import socket
 import socketserver
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,6 +14,7 @@ from abs_dssp.cluster.measures import HISTOGRAMS, Histogram
 from abs_dssp.cluster.status import STATES, Status
 
 _QUIET = 5.0  # seconds after which a client that says nothing is dropped
+_STUCK = 60.0  # seconds without a sign of the serving thread
 _COUNTERS = {  # field of the status, and what it is
     "pushes": ("pushes", "Pushes received"),
     "commits": ("version", "Parameter updates made: the version"),
@@ -38,7 +40,7 @@ _OF_WORKERS = {  # fields of a worker's status
 
 
 class MetricsServer:
-    """Serves `/metrics` from a thread, until `close`."""
+    """Serves `/metrics`, `/healthz` and `/readyz` from a thread, until `close`."""
 
     def __init__(self, port: int, host: str = "127.0.0.1"):
         """Starts.
@@ -55,10 +57,11 @@ class MetricsServer:
             from prometheus_client.core import CollectorRegistry
 
         self._status: Status | None = None
+        self._moved = 0.0  # when the run's own clock was last seen to have moved
         registry = CollectorRegistry()
         registry.register(self)
         try:
-            self._server = _serving(port, host, registry)
+            self._server = _serving(port, host, registry, self)
         except (OSError, OverflowError) as error:
             raise ValueError(
                 f"cannot serve /metrics on {host}:{port} ({error}); choose another "
@@ -72,7 +75,23 @@ class MetricsServer:
 
     def update(self, status: Status) -> None:
         """What is served from now on."""
+        if self._status is None or status.seconds != self._status.seconds:
+            self._moved = time.monotonic()
         self._status = status
+
+    def unready(self) -> str:
+        """Why nobody can push yet, as during a recovery; empty if workers can."""
+        return "" if self._status is not None else "does not serve yet"
+
+    def unhealthy(self) -> str:
+        """Why this process should be started again; empty if it should not.
+
+        A run that waits for its first workers is well, and so is one that recovers.
+        """
+        status, still = self._status, time.monotonic() - self._moved
+        if status is None or not status.seconds or still < _STUCK:
+            return ""
+        return f"the serving thread has done nothing for {still:.0f} s"
 
     def close(self) -> None:
         """Ends the threads, those of clients included."""
@@ -167,8 +186,8 @@ class _Server(socketserver.ThreadingTCPServer):
         """A client that goes away is no event."""
 
 
-def _serving(port: int, host: str, registry: Any) -> _Server:
-    """A bound server of one page."""
+def _serving(port: int, host: str, registry: Any, health: MetricsServer) -> _Server:
+    """A bound server of three pages."""
     from prometheus_client import exposition
 
     class Handler(http.server.BaseHTTPRequestHandler):
@@ -176,12 +195,21 @@ def _serving(port: int, host: str, registry: Any) -> _Server:
         server_version, sys_version = "abs_dssp", ""
 
         def do_GET(self) -> None:
-            if self.path.partition("?")[0] != "/metrics":
-                self.send_error(http.HTTPStatus.NOT_FOUND, "Only /metrics is here")
-                return
-            encode, form = exposition.choose_encoder(self.headers.get("Accept", ""))
-            page = encode(registry)
-            self.send_response(http.HTTPStatus.OK)
+            path = self.path.partition("?")[0]
+            if path in ("/healthz", "/readyz"):
+                why = health.unhealthy() if path == "/healthz" else health.unready()
+                self._answer(f"{why or 'ok'}\n".encode(), "text/plain", not why)
+            elif path == "/metrics":
+                accepted = self.headers.get("Accept", "")
+                encode, form = exposition.choose_encoder(accepted)
+                self._answer(encode(registry), form)
+            else:
+                here = "Only /metrics, /healthz and /readyz are here"
+                self.send_error(http.HTTPStatus.NOT_FOUND, here)
+
+        def _answer(self, page: bytes, form: str, well: bool = True) -> None:
+            status = http.HTTPStatus
+            self.send_response(status.OK if well else status.SERVICE_UNAVAILABLE)
             self.send_header("Content-Type", form)
             self.send_header("Content-Length", str(len(page)))
             self.end_headers()

@@ -143,7 +143,7 @@ def _serve(size: int, workers: int, kind: str, folder: Path) -> None:
     functions = flat.Functions(task, update.rule(optimizers.sgd(1e-3)))
     held = log.Log(folder, {"num_workers": workers})
     key = keys.load(folder / "key") if kind == "tls" else None
-    network = None if kind == "shm" else "tcp://127.0.0.1:0"
+    network = None if kind == "shm" else f"tcp://{_HOST}:0"
     running = server.Server(
         server.Training(task, policies.asp(workers), functions, 0),
         server.ServerConfig(
@@ -245,6 +245,7 @@ def _recovery() -> None:
 
 
 _SPIN = 0.0
+_HOST = "127.0.0.1"
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
@@ -255,7 +256,9 @@ if __name__ == "__main__":
     parser.add_argument("--folder", type=Path)
     parser.add_argument("--role")
     parser.add_argument("--address")
+    parser.add_argument("--host", default=_HOST)  # that a server listens on
     given = parser.parse_args()
+    _HOST = given.host
     _SPIN = settings.spin_seconds(settings.Settings(), given.workers + 1)
     compilation.compute_in_the_calling_thread()
     if given.role == "server":

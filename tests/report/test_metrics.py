@@ -95,3 +95,23 @@ def test_a_silent_client_neither_blocks_others_nor_outlives_the_server():
 def test_a_port_that_cannot_be_is_refused_by_name(port):
     with pytest.raises(ValueError, match=f":{port} .*choose another --metrics_port"):
         metrics.MetricsServer(port)
+
+
+def test_who_starts_processes_again_is_told_whether_to(served, monkeypatch):
+    """Ready with the first status; stuck once the run's clock has stood too long."""
+    now = time.monotonic()
+    monkeypatch.setattr(metrics.time, "monotonic", lambda: now)
+    assert ask(served.port, "/healthz") == (200, "ok\n")
+    assert ask(served.port, "/readyz") == (503, "does not serve yet\n")
+    served.update(status(seconds=0.0))
+    now += 1000  # waiting for the first workers is no fault
+    served.update(status(seconds=0.0))
+    assert ask(served.port, "/readyz") == (200, "ok\n")
+    assert ask(served.port, "/healthz") == (200, "ok\n")
+    served.update(status(seconds=1.0))
+    now += 61
+    served.update(status(seconds=1.0))
+    why = "the serving thread has done nothing for 61 s\n"
+    assert ask(served.port, "/healthz") == (503, why)
+    served.update(status(seconds=2.0))
+    assert ask(served.port, "/healthz")[0] == 200

@@ -99,7 +99,7 @@ class _Cluster(topology.Cluster):
         self._process.call()
         self._scenario.served(address)
 
-    def withdraw(self, folder: Path) -> None:
+    def withdraw(self, folder: Path, over: dict[str, Any] | None) -> None:
         self._process.call()
         self._scenario.address = None
 
