@@ -91,13 +91,13 @@ def test_bad_greetings_without_end_get_a_few_lines_and_a_count():
 
 def keep(num_workers):
     """A rule that releases nobody."""
-    init, push, leave, _ = policies.asp.__wrapped__(num_workers)
+    asp = policies.asp.__wrapped__(num_workers)
 
     def never(state, clocks, worker, now):
-        state, decision = push(state, clocks, worker, now)
+        state, decision = asp.on_push(state, clocks, worker, now)
         return state, decision._replace(release=decision.release & False)
 
-    return policies.Policy(init, never, leave)
+    return policies.Policy(asp.init, never, asp.on_leave)
 
 
 def waiting_for_ever() -> membership.Membership:
