@@ -1,0 +1,138 @@
+"""The file of a trace: an `.npz` of its columns, with a JSON header.
+
+Beside the file's form it has what traces are made of, since both need it.
+"""
+
+import contextlib
+import functools
+import importlib.metadata
+import json
+import os
+import zipfile
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from abs_dssp import files
+
+FORMAT = "abs_dssp.trace"
+FORMAT_VERSION = 1
+
+COLUMNS: dict[str, np.dtype] = {
+    "time": np.dtype(np.float64),
+    "worker": np.dtype(np.int32),
+    "clock": np.dtype(np.int32),
+    "pulled": np.dtype(np.int32),
+    "version": np.dtype(np.int32),
+    "weight": np.dtype(np.float32),
+    "committed": np.dtype(bool),
+    "wait": np.dtype(np.float64),
+    "duration": np.dtype(np.float64),
+    "restarts": np.dtype(np.int32),
+}
+
+
+class Event(NamedTuple):
+    """What was done beside taking pushes; in virtual time there are only timers."""
+
+    rows: int  # pushes before it
+    seconds: float
+    # "join", "leave", "refuse" (a push that was not finite), or "timer" (a deadline of
+    # the policy).
+    kind: str
+    worker: int  # -1 for a timer
+    commit: bool = False  # whether a timer committed; of a departure it is not told
+
+
+class TraceError(ValueError):
+    """A trace that breaks its rules, or a file that holds none."""
+
+
+def write(
+    path: str | os.PathLike[str],
+    header: dict[str, Any],
+    columns: dict[str, Any],
+) -> Path:
+    """Writes a file, which appears whole or not at all.
+
+    Args:
+      path: of the file; its folder is made.
+      header: settings, for JSON.
+      columns: arrays by the names of `COLUMNS`.
+
+    Returns:
+      The path.
+    """
+    path = Path(path)
+    written = np.frombuffer(json.dumps(header).encode(), np.uint8)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with files.whole(path) as partial, open(partial, "wb") as file:
+        np.savez_compressed(file, header=written, **columns)
+    return path
+
+
+def read(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The columns and settings of a file, by name.
+
+    Raises:
+      TraceError: if the file is missing, damaged, or not a trace of this format.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            if "header" not in file.files:
+                raise TraceError(f"{path} is not a trace: it has no header.")
+            header = json.loads(file["header"].tobytes())
+            if not isinstance(header, dict) or header.get("format") != FORMAT:
+                raise TraceError(f"{path} is not a trace: its header says so.")
+            if header.get("format_version") != FORMAT_VERSION:
+                raise TraceError(
+                    f"{path} has trace format {header.get('format_version')}; "
+                    f"this version reads {FORMAT_VERSION}."
+                )
+            missing = [name for name in COLUMNS if name not in file.files]
+            if missing:
+                raise TraceError(f"{path} lacks the column {missing[0]}.")
+            columns = {name: file[name] for name in COLUMNS}
+    except FileNotFoundError:
+        raise TraceError(f"{path} does not exist.") from None
+    except TraceError:
+        raise
+    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
+        # Of a file of another kind NumPy says how to read it unsafely.
+        why = f": {error}" if zipfile.is_zipfile(path) else ""
+        raise TraceError(f"{path} is damaged or not a trace{why}.") from error
+    except Exception as error:  # zlib and others, on damaged bytes
+        raise TraceError(f"{path} is damaged: {error}.") from error
+    try:
+        settings: dict[str, Any] = {
+            "num_workers": int(header["num_workers"]),
+            "policy": str(header["policy"]),
+            "local_steps": int(header["local_steps"]),
+            "seed": int(header["seed"]),
+            "task": str(header["task"]),
+            "versions": dict(header["versions"]),
+            "open_restarts": tuple(int(n) for n in header["open_restarts"]),
+            "recorded": bool(header.get("recorded", False)),
+            "events": tuple(
+                Event(int(rows), float(seconds), str(kind), int(worker), *commit)
+                for rows, seconds, kind, worker, *commit in header.get("events", [])
+            ),
+        }
+    except (KeyError, TypeError, ValueError) as error:
+        raise TraceError(f"{path} has a damaged header: {error}.") from error
+    return columns | settings
+
+
+def package_versions() -> dict[str, str]:
+    """Versions of the packages that a result depends on."""
+    return dict(_versions())
+
+
+@functools.cache  # reading metadata takes longer than a short schedule
+def _versions() -> tuple[tuple[str, str], ...]:
+    found = []
+    for name in ("abs_dssp", "jax", "jaxlib", "flax", "optax", "numpy"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found.append((name, importlib.metadata.version(name)))
+    return tuple(found)
