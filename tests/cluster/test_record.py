@@ -79,7 +79,7 @@ def test_a_refused_command_leaves_everything_as_it_was(tmp_path):
         capture_output=True,
         text=True,
     )
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert "pushes.log was written with" in done.stderr, done.stderr
     assert contents(tmp_path) == before
 
