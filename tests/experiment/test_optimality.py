@@ -70,6 +70,15 @@ def test_a_run_that_diverged_does_not_reach_anything():
     assert first.tolist() == [40.0, 20.0] and sustained.tolist() == [40.0, 20.0]
 
 
+@pytest.mark.parametrize("peak", [1e3, 1e12, 1e20, np.inf])
+def test_a_peak_that_is_over_is_not_in_the_mean(peak):
+    version = np.arange(1.0, 31.0)
+    values = np.where(version < 4, peak, np.where(version < 20, 5.0, 0.5))
+    first, sustained = measure.reached(version, version, values, target=1.0)
+    # The last fifth of 24 commits are the five from the 20th on, of 23 there is a 5.
+    assert (first, sustained) == (20.0, 24.0)
+
+
 def test_lockstep_takes_what_its_slowest_worker_takes(round_bowl):
     made = measure.compete(BSP, unequal(), round_bowl, LIMITS)
     assert made.step == pytest.approx(1.0) and made.best_step == 1.0

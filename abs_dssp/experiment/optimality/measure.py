@@ -151,9 +151,9 @@ def reached(
     values = np.minimum(np.where(np.isfinite(values), values, 1e30), 1e30)
     begin = np.searchsorted(version, (1 - WINDOW) * version, side="right")
     begin = np.minimum(begin, np.arange(version.size))
-    total = np.concatenate([np.zeros((*values.shape[:-1], 1)), values.cumsum(-1)], -1)
-    count = np.arange(1, version.size + 1) - begin
-    means = (total[..., 1:] - total[..., begin]) / count
+    # Not as differences of running sums: after a peak of 1e20 these would all be 0.
+    windows = [values[..., start : end + 1] for end, start in enumerate(begin)]
+    means = np.stack([window.mean(-1) for window in windows], -1)
 
     def when(series):
         done = series <= target
