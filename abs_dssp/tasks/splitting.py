@@ -5,6 +5,7 @@ Flax's metadata come first: what a model says of its parameters, by
 which the model says nothing.
 """
 
+import hashlib
 import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -26,9 +27,9 @@ class Split(NamedTuple):
 
     Attributes:
       devices: of one worker; 2 or more.
-      axes: by parameter, in the order of the leaves, its name and the number of the
-        axis that is divided into `devices` equal parts; None for a parameter of which
-        every device has all.
+      axes: names of parameters, in alphabetical order, each with the number of the axis
+        that is divided into `devices` equal parts; None for a parameter of which every
+        device has all.
     """
 
     devices: int
@@ -39,19 +40,24 @@ class Split(NamedTuple):
         """The same for JSON, such as a trace's; see `read`."""
         return {"devices": self.devices, "axes": dict(self.axes)}
 
+    @property
+    def digest(self) -> str:
+        """Tells it from others, in few letters."""
+        return hashlib.sha256(repr(tuple(self)).encode()).hexdigest()[:16]
+
 
 def read(record: Mapping[str, Any]) -> Split | None:
     """The split that a record says; None of an empty one: one device.
 
     Example:
-      >>> split = Split(2, (("kernel", 1), ("bias", None)))
+      >>> split = Split(2, (("bias", None), ("kernel", 1)))
       >>> read(split.record) == split, read({})
       (True, None)
     """
     if not record:
         return None
-    axes = tuple((str(name), axis) for name, axis in record["axes"].items())
-    return Split(int(record["devices"]), axes)
+    axes = sorted((str(name), axis) for name, axis in record["axes"].items())
+    return Split(int(record["devices"]), tuple(axes))
 
 
 def largest(name: str, shape: tuple[int, ...], devices: int) -> int | None:
@@ -96,14 +102,14 @@ def of_task(task: Task, devices: int, rule: str | Rule = "largest") -> Split | N
 
     Example:
       >>> from abs_dssp import tasks
-      >>> task = tasks.digits(num_workers=1, model="mlp(hidden=8)")
-      >>> dict(of_task(task, 4).axes)["Dense_0.kernel"]  # (64, 8)
-      0
-      >>> of_task(task, 4, "metadata")
+      >>> task = tasks.quadratic(num_workers=1, dim=6)
+      >>> of_task(task, 2).axes
+      (('parameters', 0),)
+      >>> of_task(task, 4)
       Traceback (most recent call last):
-      ValueError: devices_per_worker=4: no parameter of digits/mlp(hidden=8) is divided \
-by sharding='metadata'; the largest is Dense_0.kernel of shape (64, 8). Take a model \
-with an axis that 4 divides, fewer devices, or another rule.
+      ValueError: devices_per_worker=4: no parameter of quadratic is divided by \
+sharding='largest'; the largest is parameters of shape (6,). Take a model with an axis \
+that 4 divides, fewer devices, or another rule.
     """
     checks.whole("cluster", "devices_per_worker", devices, least=1)
     chosen = parse(rule)
@@ -130,7 +136,7 @@ with an axis that 4 divides, fewer devices, or another rule.
             f"model with an axis that {devices} divides, fewer devices, or another "
             "rule."
         )
-    return Split(devices, tuple(axes))
+    return Split(devices, tuple(sorted(axes)))
 
 
 def parse(rule: str | Rule) -> Rule:
@@ -158,6 +164,16 @@ largest, metadata, and module:function for one of your own.
     return RULES[rule]
 
 
+def names(params: PyTree) -> list[str]:
+    """The names of parameters, such as `"Dense_0.kernel"`, in the order of the leaves.
+
+    Example:
+      >>> names({"Dense_0": {"kernel": 0, "bias": 0}})
+      ['Dense_0.bias', 'Dense_0.kernel']
+    """
+    return [name for name, _ in _named_leaves(params)]
+
+
 def bare(tree: PyTree) -> PyTree:
     """The arrays of a pytree without Flax's metadata around them."""
     return nn.unbox(tree)
@@ -171,13 +187,19 @@ def boxed(value: Any, names: tuple[str | None, ...]) -> Any:
 def _parameters(task: Task):
     """Name, shape, and the names of the axes if there are any, of every parameter."""
     variables = jax.eval_shape(task.init, jax.random.key(0))
-    leaves = jax.tree_util.tree_leaves_with_path(variables.params, is_leaf=_is_boxed)
-    for path, leaf in leaves:
-        name = jax.tree_util.keystr(path, simple=True, separator=".") or "parameters"
+    for name, leaf in _named_leaves(variables.params):
         if _is_boxed(leaf):
             yield name, leaf.value.shape, tuple(leaf.names)
         else:
             yield name, leaf.shape, None
+
+
+def _named_leaves(params: PyTree):
+    """The parameters with their names; those with metadata around them as they are."""
+    leaves = jax.tree_util.tree_leaves_with_path(params, is_leaf=_is_boxed)
+    for path, leaf in leaves:
+        name = jax.tree_util.keystr(path, simple=True, separator=".")
+        yield name or "parameters", leaf
 
 
 def _is_boxed(leaf: Any) -> bool:

@@ -21,6 +21,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from abs_dssp.tasks.base import Task, Variables
+from abs_dssp.tasks.splitting import Split
 from abs_dssp.training import local_vectors, update
 from abs_dssp.training.config import DTYPES, UpdateConfig, Wire
 from abs_dssp.training.config import wire as wire
@@ -105,7 +106,7 @@ class Functions:
     up.
 
     Attributes:
-      devices_per_worker: how many devices compute a push.
+      split: what a worker's devices have of the parameters; None for one device.
       local_size: S, numbers of a worker's local optimiser that travel; 0 if it starts
         anew at every pull.
       initial: `(key) -> vector`, version 0.
@@ -127,7 +128,7 @@ class Functions:
       evaluate, objective: `(data, vector)`, as in the task.
     """
 
-    devices_per_worker = 1
+    split: Split | None = None
 
     def __init__(self, task: Task, config: UpdateConfig, formats: Wire = Wire()):  # noqa: B008
         functions = task._replace(data=None, constants=None)  # hashable

@@ -17,6 +17,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from abs_dssp.tasks import splitting
 from abs_dssp.tasks.base import Task, Variables
 from abs_dssp.tasks.splitting import AXIS, Split
 from abs_dssp.training import flat, update
@@ -41,8 +42,8 @@ def functions(
       >>> from abs_dssp import optimizers, tasks
       >>> task = tasks.quadratic(num_workers=2, dim=3)
       >>> made = functions(task, UpdateConfig(optimizers.sgd(0.1)))
-      >>> made.devices_per_worker
-      1
+      >>> made.split is None
+      True
     """
     if split is None:
         return flat.Functions(task, config, formats)
@@ -59,7 +60,7 @@ class MeshFunctions(flat.Functions):
         self, task: Task, config: UpdateConfig, formats: flat.Wire, split: Split
     ):
         super().__init__(task, config, formats)
-        self.split, self.devices_per_worker = split, split.devices
+        self.split: Split = split
 
     def placed(self, tree: Any, devices: Sequence[Any] | None = None) -> Any:
         """Arrays of which every device of a worker has a copy: data and key.
@@ -149,10 +150,11 @@ class Programs:
         self._starts = threading.Lock()
         self._number = len(layout.shapes)  # arrays before the local optimiser's
         variables = jax.eval_shape(functions.init, jax.random.key(0))
+        names, axes = splitting.names(variables.params), dict(split.axes)
         paths = jax.tree_util.tree_leaves_with_path(variables.params)
         self._axes = {
-            path: (leaf.shape, axis)
-            for (path, leaf), (_, axis) in zip(paths, split.axes, strict=True)
+            path: (leaf.shape, axes[name])
+            for (path, leaf), name in zip(paths, names, strict=True)
         }
         state = jax.eval_shape(functools.partial(update.begin, config), variables)
         local = [] if travel.local is None else jax.tree.leaves(state.optimizer)

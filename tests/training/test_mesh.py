@@ -2,13 +2,11 @@
 
 import collections
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from flax import nnx
 
 from abs_dssp import tasks
 from abs_dssp.tasks import splitting
