@@ -120,10 +120,10 @@ that 4 divides, fewer devices, or another rule.
     for name, shape, names in _parameters(task):
         if names is None:
             axis = chosen(name, shape, devices)
-            said = f"sharding={_words(rule)} names"
+            said = f"{_words(rule)} names"
         else:
             axis = _named(name, names)
-            said = f"its metadata {names} name"
+            said = f"the metadata {names} name"
         if axis is not None:
             _require(name, shape, axis, devices, said)
         axes.append((name, axis))

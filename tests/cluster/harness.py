@@ -42,6 +42,12 @@ def task(num_workers: int = 4) -> tasks.Task:
     return tasks.logistic(num_workers, samples=200, dim=20, batch_size=8)
 
 
+@functools.cache
+def divisible(num_workers: int) -> tasks.Task:
+    """A network whose layers several devices can divide."""
+    return tasks.digits(num_workers, model="mlp(hidden=[32,16])", batch_size=8)
+
+
 def train(
     out: Path,
     text: str,
@@ -71,8 +77,8 @@ def train(
     result = run.train(
         cluster, problem or task(num_workers), policies.parse(text, num_workers),
         OPTIMIZER, 7, out=out, num_pushes=pushes, local_steps=local_steps,
-        aggregate=aggregate, local_optimizer=local_optimizer, settings=settings, say=lambda line: None,
-        **more,
+        aggregate=aggregate, local_optimizer=local_optimizer, settings=settings,
+        say=lambda line: None, **more,
     )  # fmt: skip
     assert result is not None
     return result
