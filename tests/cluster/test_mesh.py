@@ -121,7 +121,7 @@ MISTAKES = {
     ),
     "no such axis": (
         ["--devices_per_worker=8", "--sharding=test_mesh:last"],
-        "sharding: last names axis 7 of",
+        "sharding: 'test_mesh:last' names axis 7 of Dense_0.bias",
     ),
 }
 
