@@ -1,5 +1,6 @@
 """The server's arithmetic on its device: pushes in, versions out."""
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -10,7 +11,7 @@ import numpy as np
 from abs_dssp.cluster import memory
 from abs_dssp.cluster.effects import Accumulate, Commit
 from abs_dssp.tasks.base import Task
-from abs_dssp.training import flat
+from abs_dssp.training import flat, mesh
 from abs_dssp.training.parameters import Parameters, advances
 
 _SMALL = 1 << 18  # bytes of a vector
@@ -31,7 +32,7 @@ class Arithmetic:
         self._key = jax.random.key(seed)
         self._device = jax.local_devices()[0]
         self._travels_as_it_is = functions.wire.pull == "float32"
-        self._views = memory.Views(self._device, 2 * task.num_workers)
+        self._views = memory.Views([self._device], 2 * task.num_workers)
         self._size = functions.layout.size
         self._parameters = Parameters(functions, functions.initial(self._key))
         self._versions: dict[int, Any] = {}  # of the latest `advance`
@@ -39,6 +40,11 @@ class Arithmetic:
         # They do not carry on local optimisers.
         small = 4 * functions.layout.size <= _SMALL and task.num_workers > 1
         self.advances = small and not functions.local_size and advances(functions)
+
+    @functools.cached_property
+    def _inputs(self) -> tuple[Any, Any]:
+        """Data and key where pushes are computed again."""
+        return self.functions.placed((self.task.data, self._key))
 
     @property
     def vector(self) -> Any:
@@ -57,15 +63,17 @@ class Arithmetic:
         """
         vector = push.vector
         if vector is None:
-            vector, _ = self.functions.compute(
+            data, key = self._inputs
+            computed, _ = self.functions.compute(
                 jax.numpy.array(pulled),
-                self.task.data,
-                self._key,
+                data,
+                key,
                 push.worker,
                 push.clock,
                 push.pulled,
                 np.float32(push.epoch),
             )
+            vector = mesh.whole(computed)
         local = None
         if self.functions.local_size:
             vector = np.asarray(vector)

@@ -88,6 +88,9 @@ def join(
     compilation.compute_in_the_calling_thread()
     jax.config.update("jax_enable_recoverability", True)
     jax.config.update("jax_enable_preemption_service", False)  # it swallows SIGTERM
+    # A worker with several devices adds within its process alone, and in the order in
+    # which a replay does that knows no other processes.
+    jax.config.update("jax_cpu_collectives_implementation", None)
     known = None not in (coordinator_address, num_processes, process_id)
     host = (coordinator_address or "").rsplit(":", 1)[0]
     local = host in ("127.0.0.1", "localhost")

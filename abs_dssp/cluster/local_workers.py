@@ -58,7 +58,7 @@ class LocalWorkers:
         self.workers = [
             Worker(
                 index,
-                device,
+                devices,
                 plan,
                 self._connect,
                 identity,
@@ -66,7 +66,7 @@ class LocalWorkers:
                 injections[index],
                 system,
             )
-            for index, device in cluster.mine.items()
+            for index, devices in cluster.mine.items()
         ]
         self._heartbeats.workers = self.workers
         self._threads = [

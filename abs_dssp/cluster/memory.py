@@ -9,6 +9,7 @@ import fcntl
 import mmap
 import os
 import weakref
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -111,18 +112,22 @@ class Views:
     computation reads it.
     """
 
-    def __init__(self, device: Any, limit: int = 64):
+    def __init__(self, devices: Sequence[Any], limit: int = 64):
         """Nothing is viewed.
 
         Args:
-          device: that reads the memory.
+          devices: that read the memory. Several take parts of an array, and these from
+            the memory itself.
           limit: views kept, those that were used last.
         """
-        self._device, self._limit = device, limit
+        self._device = devices[0] if len(devices) == 1 else None
+        self._limit = limit
         self._views: dict[int, tuple[np.ndarray, Any]] = {}
 
     def of(self, array: np.ndarray) -> Any:
         """The view of an array, or a copy where the device cannot use its memory."""
+        if self._device is None:
+            return array
         found = self._views.pop(id(array), None)
         if found is None:
             view = jax.device_put(array, self._device, may_alias=True)

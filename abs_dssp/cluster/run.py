@@ -30,8 +30,9 @@ from abs_dssp.cluster.worker import StragglerInjection, WorkerError, WorkerPlan
 from abs_dssp.history import traces
 from abs_dssp.policies import Policy
 from abs_dssp.simulation.delays import Delays
+from abs_dssp.tasks import splitting
 from abs_dssp.tasks.base import Task, require_accuracy
-from abs_dssp.training import checkpoints, flat
+from abs_dssp.training import checkpoints, flat, mesh
 from abs_dssp.training.checkpoints import read_file
 from abs_dssp.training.config import UpdateConfig
 from abs_dssp.training.evaluation import History
@@ -120,7 +121,11 @@ def train(
     config = UpdateConfig(optimizer, local_optimizer, local_steps, *kinds)
     options = cluster.options
     wire = flat.wire(options.push_format, options.pull_format)
-    functions = flat.Functions(task, config, wire)
+    count, rule = options.devices_per_worker, options.sharding
+    split = splitting.of_task(task, count, rule)
+    functions = mesh.functions(task, config, wire, split)
+    if cluster.is_server:
+        functions.placed(())  # it computes pushes again: refused at once if it cannot
     agreed = {
         "seed": seed,
         "policy": policies.describe(policy),
@@ -133,6 +138,8 @@ def train(
         "local_state": local_state,
         "parameters": functions.layout.size,
         "formats": list(functions.wire),
+        "devices_per_worker": count,
+        "sharding": "" if split is None else split.digest,
         "code": run_config.code_digest(),
         **(identity or {}),
     }
@@ -212,6 +219,9 @@ class _Serving:
         agreed, settings = job.agreed, job.settings
         self._run = run_config.digest(agreed)
         header = {"num_workers": job.training.task.num_workers, "run": agreed}
+        split = job.training.functions.split
+        if split is not None:
+            header["split"] = split.record
         sync = settings.sync_log
         self._log = logs.Log(job.out, header, sync=sync, system=system)
         run = repr(sorted(agreed.items()))
@@ -281,6 +291,7 @@ class _Serving:
     def _result(self) -> Result:
         """What the log and the server's last state say."""
         server, (task, policy, functions, seed) = self._server, self._training
+        split = functions.split
         path = self._log.path
         try:
             _, entries, _ = logs.parse(read_file(self._system.os, path), path)
@@ -295,6 +306,7 @@ class _Serving:
             "seed": seed,
             "task": task.name,
             "versions": traces.package_versions(),
+            "split": {} if split is None else split.record,
         }
         losses = [e.event.loss for e in entries if e.event.kind == "push"]
         return Result(

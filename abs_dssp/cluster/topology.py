@@ -4,13 +4,15 @@ import contextlib
 import dataclasses
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 
-from abs_dssp import compilation, files
+from abs_dssp import checks, compilation, files
 from abs_dssp.cluster import addresses, bootstrap, keys, transport
+from abs_dssp.tasks import splitting
 
 ADDRESS = "server.json"  # in the folder of a run: where its server is
 
@@ -31,8 +33,12 @@ class Options:
     max_workers: int | None = None  # N; more than there are now may come later
     push_format: str = "float32"
     pull_format: str = "float32"
+    devices_per_worker: int = 1
+    sharding: str | splitting.Rule = "largest"  # see `splitting.of_task`
 
     def __post_init__(self):
+        checks.whole("cluster", "devices_per_worker", self.devices_per_worker, least=1)
+        splitting.parse(self.sharding)  # refuses what it does not know
         name = transport.OLD_NAMES.get(self.transport, self.transport)
         object.__setattr__(self, "transport", name)
         if self.transport not in transport.NAMES:
@@ -65,7 +71,7 @@ class Cluster:
           process: index of this one; the server is in process 0.
           processes: how many there are.
           present: workers at the start.
-          mine: devices of this process's workers, by worker.
+          mine: devices of each of this process's workers, by worker.
         """
         self.options = options
         self.process, self.processes = process, processes
@@ -154,9 +160,10 @@ def joined(options: Options) -> Cluster:
         apart=options.coordinator_apart,
     )
     working = [
-        device
-        for device in sorted(jax.devices(), key=lambda d: (d.process_index, d.id))
-        if device.process_index > 0 or options.server_works
+        group
+        for index, devices in sorted(_by_process(jax.devices()).items())
+        if index > 0 or options.server_works
+        for group in _groups(devices, options.devices_per_worker, index)
     ]
     if not working:
         raise ValueError(
@@ -164,9 +171,9 @@ def joined(options: Options) -> Cluster:
             "processes."
         )
     mine = {
-        index: device
-        for index, device in enumerate(working)
-        if device.process_index == position.process
+        index: group
+        for index, group in enumerate(working)
+        if group[0].process_index == position.process
     }
     return Cluster(options, position.process, position.processes, len(working), mine)
 
@@ -194,7 +201,8 @@ class _Alone(Cluster):
 def alone(options: Options, num_workers: int) -> Cluster:
     """Server and workers as threads of this very process."""
     compilation.compute_in_the_calling_thread()
-    return _Alone(options, 0, 1, num_workers, _spread(0, num_workers))
+    mine = _spread(options, 0, num_workers)
+    return _Alone(options, 0, 1, num_workers, mine)
 
 
 class _Guest(Cluster):
@@ -217,7 +225,9 @@ class _Guest(Cluster):
 
 
 def guest(options: Options, folder: Path, worker: int) -> Cluster:
-    """A process with the workers `worker` and up, one a device, for a run that runs.
+    """A process with the workers `worker` and up, for a run that runs.
+
+    It has as many as its devices are enough for.
 
     Raises:
       ValueError: if no run serves there, or it has no such workers.
@@ -234,16 +244,44 @@ def guest(options: Options, folder: Path, worker: int) -> Cluster:
             f"--worker: this run has workers 0 to {known - 1}, got {worker}; start "
             "the run with more --max_workers."
         )
-    count = min(len(jax.local_devices()), known - worker)
+    there = len(jax.local_devices()) // options.devices_per_worker
+    mine = _spread(options, worker, min(max(there, 1), known - worker))
     options = dataclasses.replace(options, max_workers=known)
-    made = _Guest(options, 1 + worker, 2 + worker, 0, _spread(worker, count))
+    made = _Guest(options, 1 + worker, 2 + worker, 0, mine)
     made.folder = folder
     return made
 
 
-def _spread(first: int, count: int) -> dict[int, Any]:
-    devices = jax.local_devices()
-    return {first + i: devices[i % len(devices)] for i in range(count)}
+def _spread(options: Options, first: int, count: int) -> dict[int, Any]:
+    """This process's devices, in turn, for workers `first` and up."""
+    groups = _groups(jax.local_devices(), options.devices_per_worker, None)
+    return {first + i: groups[i % len(groups)] for i in range(count)}
+
+
+def _by_process(devices: Sequence[Any]) -> dict[int, list[Any]]:
+    found: dict[int, list[Any]] = {}
+    for device in sorted(devices, key=lambda d: (d.process_index, d.id)):
+        found.setdefault(device.process_index, []).append(device)
+    return found
+
+
+def _groups(
+    devices: Sequence[Any], size: int, process: int | None
+) -> list[tuple[Any, ...]]:
+    """The devices of each worker of a process.
+
+    Raises:
+      ValueError: unless as many as a worker has divide them.
+    """
+    if len(devices) % size:
+        whose = "this process" if process is None else f"process {process}"
+        raise ValueError(
+            f"--devices_per_worker: {whose} has {len(devices)} devices, which is no "
+            f"multiple of {size}; give --devices_per_process={size}, or XLA_FLAGS="
+            f"--xla_force_host_platform_device_count={size} where it makes devices of "
+            "a CPU."
+        )
+    return [tuple(devices[i : i + size]) for i in range(0, len(devices), size)]
 
 
 def _write(address: dict[str, Any], folder: Path) -> None:

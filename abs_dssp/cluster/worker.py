@@ -6,7 +6,7 @@ A worker remembers nothing that the server does not: batches and keys are functi
 
 import dataclasses
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -141,12 +141,12 @@ class Heartbeats:
 
 
 class Worker:
-    """One device's work; `run` in a thread of its own."""
+    """The work of one device, or several; `run` in a thread of its own."""
 
     def __init__(
         self,
         index: int,
-        device: Any,
+        devices: Sequence[Any],
         plan: WorkerPlan,
         connect: Connect,
         identity: dict[str, Any],
@@ -158,7 +158,7 @@ class Worker:
 
         Args:
           index: 0..N-1.
-          device: that computes.
+          devices: that compute.
           plan: what is computed.
           connect: opens a connection to the server.
           identity: what the worker says of itself at the beginning.
@@ -170,10 +170,10 @@ class Worker:
         self.index, self.settings, self._injection = index, plan.settings, injection
         self._time, self._now = system.time, system.time.perf_counter
         self._connect, self._identity, self._heartbeats = connect, identity, heartbeats
-        self._functions, self._device = plan.functions, device
-        self._views = memory.Views(device)
-        self._data = jax.device_put(task.data, device)
-        self._key = jax.device_put(jax.random.key(seed), device)
+        self._functions, self._devices = plan.functions, devices
+        self._views = memory.Views(devices)
+        self._data = self._functions.placed(task.data, devices)
+        self._key = self._functions.placed(jax.random.key(seed), devices)
         self._random = random.Random(f"{seed} {index}")  # of injected faults only
         self.grant_id = 0  # of the latest grant
         self.steps = 0  # finished steps: progress
@@ -253,9 +253,16 @@ class Worker:
 
     def _compile(self, size: int, dtype: np.dtype) -> None:
         """Compiles everything before the clock starts."""
-        vector = jax.device_put(np.zeros(size, dtype), self._device)
+        vector = memory.aligned(size * dtype.itemsize, dtype)
+        vector.fill(0)
         push = self._functions.compute(
-            vector, self._data, self._key, self.index, 1, 0, 0.0
+            memory.Views(self._devices).of(vector),
+            self._data,
+            self._key,
+            self.index,
+            1,
+            0,
+            0.0,
         )
         jax.block_until_ready(push)
         self.steps += 1
@@ -314,11 +321,8 @@ class Worker:
     def _compute(self, channel: Channel, grant: Message) -> Message | None:
         """Fills `_result`; gives the message that cancelled the computation, if any."""
         begun = self._now()
-        vector = grant.payload
-        if isinstance(vector, np.ndarray):  # a channel has but a few, and reuses them
-            vector = self._views.of(vector)
-        else:
-            vector = jax.device_put(vector, self._device)
+        # A channel has but a few vectors, and reuses them.
+        vector = self._views.of(grant.payload)
 
         def paused() -> bool:
             self.steps += 1

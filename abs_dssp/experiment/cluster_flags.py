@@ -35,7 +35,24 @@ _PROCESSES = flags.DEFINE_integer(
     "processes", 4, "Processes of --cluster=local.", lower_bound=1
 )
 _DEVICES = flags.DEFINE_integer(
-    "devices_per_process", 1, "Devices, and so workers, of each.", lower_bound=1
+    "devices_per_process",
+    None,
+    "Devices of each, by default as many as a worker has.",
+    lower_bound=1,
+)
+_OF_WORKER = flags.DEFINE_integer(
+    "devices_per_worker",
+    1,
+    "Devices of each worker, which divide the model among them; a process has as many "
+    "workers as its devices are enough for.",
+    lower_bound=1,
+)
+_SHARDING = flags.DEFINE_string(
+    "sharding",
+    "largest",
+    "Which axis of a parameter a worker's devices divide, where the model's own "
+    "metadata of Flax do not say: largest, metadata (none), or my_module:rule of "
+    "(name, shape, devices).",
 )
 _RESTARTS = flags.DEFINE_integer(
     "max_restarts", 3, "Crashed processes that are started again.", lower_bound=0
@@ -111,7 +128,7 @@ def launch(out: Path) -> int:
     return launcher.run(
         [*entry.again(), *_for_processes(sys.argv[1:]), "--cluster=auto"],
         _PROCESSES.value,
-        devices_per_process=_DEVICES.value,
+        devices_per_process=_devices_per_process(),
         max_restarts=_RESTARTS.value,
         out=out,
         key_file=_KEY_FILE.value,
@@ -128,6 +145,17 @@ def status_of_a_mistake(words: Sequence[str]) -> int:
     """
     given = " ".join(words)
     return 2 if re.search(r"(^| )--?cluster[= ](auto|guest)( |$)", given) else 1
+
+
+def _devices_per_process() -> int:
+    """What is said, or what one worker needs."""
+    each, wanted = _OF_WORKER.value, _DEVICES.value
+    if wanted is not None and wanted % each:
+        raise ValueError(
+            f"--devices_per_process: must be a multiple of --devices_per_worker={each},"
+            f" got {wanted}."
+        )
+    return each if wanted is None else wanted
 
 
 def is_launcher() -> bool:
@@ -339,7 +367,10 @@ def _for_processes(words: list[str]) -> list[str]:
 
 def record() -> dict[str, Any]:
     """What a replay needs to know beside the training flags."""
-    return {
+    more: dict[str, Any] = {}  # as before there were these flags: kept runs are found
+    if _OF_WORKER.value > 1:
+        more = {"devices_per_worker": _OF_WORKER.value, "sharding": _SHARDING.value}
+    return more | {
         "push_format": _PUSH.value,
         "pull_format": _PULL.value,
         "xla_flags": os.environ.get("XLA_FLAGS", ""),

@@ -47,6 +47,7 @@ def load(run_dir: Path) -> Recorded:
     names = ("policy", "local_steps", "seed", "task")
     origin = {name: header["run"][name] for name in names}
     origin["num_workers"] = header["num_workers"]
+    origin["split"] = header.get("split", {})
     pushes = [entry.event for entry in entries if entry.event.kind == "push"]
     trace = None
     if (run_dir / "trace.npz").exists():

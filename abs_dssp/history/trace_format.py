@@ -118,6 +118,7 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
                 Event(int(rows), float(seconds), str(kind), int(worker), *commit)
                 for rows, seconds, kind, worker, *commit in header.get("events", [])
             ),
+            "split": dict(header.get("split", {})),
         }
     except (KeyError, TypeError, ValueError) as error:
         raise TraceError(f"{path} has a damaged header: {error}.") from error

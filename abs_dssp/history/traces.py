@@ -50,6 +50,9 @@ class Trace:
     open_restarts: tuple[int, ...] = ()
     recorded: bool = False  # by a cluster, in real time
     events: tuple[Event, ...] = ()  # what happened beside pushes, in order
+    # How workers with several devices divided the parameters: "devices", a number, and
+    # "axes", the number of an axis or None by the name of a parameter. {}: one device.
+    split: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.time)
@@ -334,7 +337,8 @@ class Trace:
     @property
     def header(self) -> dict[str, Any]:
         """What the file says beside the columns."""
-        return {
+        split = {"split": self.split} if self.split else {}
+        return split | {
             "format": FORMAT,
             "format_version": FORMAT_VERSION,
             "policy": self.policy,

@@ -1,7 +1,8 @@
 """A task from a model and data of one's own."""
 
+import functools
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import flax.errors
@@ -11,6 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import PRNGKeyArray
 
 from abs_dssp import checks
+from abs_dssp.tasks import splitting
 from abs_dssp.tasks.base import PyTree, Task, Variables
 from abs_dssp.tasks.measures import Measure
 from abs_dssp.tasks.supervision import supervised
@@ -184,6 +186,10 @@ def from_nnx(
     checks.function("from_nnx", "make", make, "nnx.Rngs that makes the module")
     kinds = (nnx.Param, nnx.BatchStat, nnx.RngState, ...)
 
+    # Metadata say how parameters are to be divided; whether that is done, and among
+    # which devices, is not the module's to decide.
+    without_mesh = functools.partial(nnx.use_eager_sharding, False)
+
     def module():
         made = make(nnx.Rngs(0))
         if not isinstance(made, nnx.Module):
@@ -194,7 +200,8 @@ def from_nnx(
             )
         return made
 
-    abstract = nnx.eval_shape(module)
+    with without_mesh():
+        abstract = nnx.eval_shape(module)
     modes = _modes(type(abstract).__call__)
     draws = "rngs" in _parameters(type(abstract).__call__)
     split: Any = nnx.split(abstract, *kinds)
@@ -213,14 +220,18 @@ def from_nnx(
 
     def init(key, inputs):
         del inputs
-        parts: Any = nnx.split(make(nnx.Rngs(key)), *kinds)
+        with without_mesh():
+            parts: Any = nnx.split(make(nnx.Rngs(key)), *kinds)
         _, params, stats, *_ = parts
-        return Variables(nnx.to_pure_dict(params), nnx.to_pure_dict(stats))
+        values = nnx.to_pure_dict(params)
+        for path, variable in nnx.to_flat_state(params):
+            _box(values, path, variable.get_metadata().get("out_sharding"))
+        return Variables(values, nnx.to_pure_dict(stats))
 
     def apply(variables, inputs, train, key):
         states = jax.tree.map(lambda leaf: leaf, templates)  # copies to be filled
         for state, values in zip(states[:2], variables, strict=True):
-            nnx.replace_by_pure_dict(state, values)
+            nnx.replace_by_pure_dict(state, splitting.bare(values))
         module = nnx.merge(graph, *states[:2], _streams(states[2], key), rest)
         (module.train if train else module.eval)()
         given = modes(train)
@@ -310,6 +321,16 @@ def _modes(function: Callable[..., Any]) -> Callable[[bool], dict[str, Any]]:
     """What a model is told of training, by the arguments that it has for that."""
     known = [name for name in _parameters(function) if name in _MODES]
     return lambda train: {name: _MODES[name] == train for name in known}
+
+
+def _box(values: dict[Any, Any], path: Sequence[Any], names: Any) -> None:
+    """Puts an nnx variable's metadata around its value, as linen's lie there."""
+    if names is None:
+        return
+    *outer, last = path
+    for step in outer:
+        values = values[step]
+    values[last] = splitting.boxed(values[last], tuple(names))
 
 
 def _streams(state: PyTree, key: Any) -> PyTree:

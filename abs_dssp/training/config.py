@@ -12,6 +12,7 @@ import optax
 
 from abs_dssp import checks
 from abs_dssp.tasks.base import Task
+from abs_dssp.tasks.splitting import Split
 from abs_dssp.training import aggregators
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
@@ -155,6 +156,8 @@ class EngineConfig:
       loop: `"compiled"`, `"host"` (row by row) or `"auto"`.
       formats: number formats of pushes and pulls.
       recorded: whether a cluster wrote the trace, whose bits `"auto"` then reproduces.
+      split: how that cluster's workers divided the model among their devices; `"host"`
+        does it likewise.
 
     Raises:
       ValueError: for an unknown loop or a width below 1, or if two settings exclude
@@ -166,6 +169,7 @@ class EngineConfig:
     loop: str = "auto"
     formats: Wire = Wire()
     recorded: bool = False
+    split: Split | None = None
 
     def __post_init__(self):
         if self.loop not in LOOPS:

@@ -38,7 +38,8 @@ def make(
         slow = exact or (cpu and _has_convolutions(task))
         loop = "host" if slow and sequential else "compiled"
     if loop == "host":
-        return HostEngine(task, update, seed, config.num_versions, config.formats)
+        formats = config.formats, config.split
+        return HostEngine(task, update, seed, config.num_versions, *formats)
     width = config.width or (1 if cpu else task.num_workers)
     sizes = (config.num_versions, num_pushes)
     return CompiledEngine(task, update, seed, *sizes, commits_every_push, width)

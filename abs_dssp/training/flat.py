@@ -12,6 +12,7 @@ formulas are those of `update` and `aggregators`; this module cuts vectors for t
 import functools
 import math
 import struct
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -20,6 +21,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from abs_dssp.tasks.base import Task, Variables
+from abs_dssp.tasks.splitting import Split
 from abs_dssp.training import local_vectors, update
 from abs_dssp.training.config import DTYPES, UpdateConfig, Wire
 from abs_dssp.training.config import wire as wire
@@ -91,16 +93,20 @@ class Travel(NamedTuple):
     layout: Layout
     local: local_vectors.LocalLayout | None  # None: starts anew at every pull
     dtype: str  # format of pushes
+    pull: str  # of pulls
 
 
 class Functions:
     """The compiled functions of a task. Stateless; shared by threads.
+
+    Pushes are computed on one device; `mesh.functions` has those for several.
 
     Every vector has length D, `layout.size`, but for what `push`, `begin` and `compute`
     are given and `push` and `finish` give: D + `local_size`. A donated argument is used
     up.
 
     Attributes:
+      split: what a worker's devices have of the parameters; None for one device.
       local_size: S, numbers of a worker's local optimiser that travel; 0 if it starts
         anew at every pull.
       initial: `(key) -> vector`, version 0.
@@ -122,6 +128,8 @@ class Functions:
       evaluate, objective: `(data, vector)`, as in the task.
     """
 
+    split: Split | None = None
+
     def __init__(self, task: Task, config: UpdateConfig, formats: Wire = Wire()):  # noqa: B008
         functions = task._replace(data=None, constants=None)  # hashable
         self.task, self.config, self.wire = functions, config, formats
@@ -131,7 +139,8 @@ class Functions:
         kept = local_vectors.layout(task, config)
         local_vectors.require_exact(kept, formats)
         self.local_size = 0 if kept is None else kept.size
-        travel = Travel(config, self.layout, kept, formats.push)
+        travel = Travel(config, self.layout, kept, *formats)
+        self.travel = travel
         self.initial = functools.partial(_initial, functions)
         self.push = functools.partial(_push, functions, travel)
         self.begin = functools.partial(_begin, travel)
@@ -149,14 +158,28 @@ class Functions:
         self.evaluate = functools.partial(_evaluate, functions, self.layout)
         self.objective = functools.partial(_objective, functions, self.layout)
 
+    def placed(self, tree: Any, devices: Sequence[Any] | None = None) -> Any:
+        """Arrays where a worker computes: `compute` does so where its key lies.
+
+        Args:
+          tree: pytree of arrays.
+          devices: of the worker; by default any, and the arrays stay where they are.
+        """
+        return tree if devices is None else jax.device_put(tree, devices[0])
+
+    def programs(self, key: Any) -> Any:
+        """What has `push`, `begin`, `step` and `finish` for where this key lies."""
+        del key
+        return self
+
     def compute(self, vector, data, key, worker, clock, version, epoch, pause=None):
         """One push from a pulled version.
 
         Args:
           vector: the pulled version as it travelled, in the format of pulls, and behind
             it the worker's local optimiser, if that is kept: (D + S,).
-          data: the task's arrays, on the device that computes.
-          key: of the run's seed.
+          data: the task's arrays, `placed` where the worker computes.
+          key: of the run's seed, likewise.
           worker: 0..N-1.
           clock: 1-based, this push included.
           version: the pulled version's number.
@@ -169,17 +192,17 @@ class Functions:
         """
         integers = (np.int32(worker), np.int32(clock), np.int32(version))
         context: Any = update.PushContext._make((*integers, np.float32(epoch)))
-        steps = self.config.local_steps
+        steps, programs = self.config.local_steps, self.programs(key)
         if steps == 1:
-            return self.push(vector, data, key, context)
-        state = self.begin(vector)
+            return programs.push(vector, data, key, context)
+        state = programs.begin(vector)
         for number in range(steps):
-            state = self.step(data, key, state, context, np.int32(number))
+            state = programs.step(data, key, state, context, np.int32(number))
             if pause is not None and number + 1 < steps:
                 jax.block_until_ready(state.losses)
                 if pause():
                     return None
-        return self.finish(state)
+        return programs.finish(state)
 
 
 @functools.partial(jax.jit, static_argnums=(0,))

@@ -19,6 +19,7 @@ from jaxtyping import Bool
 from abs_dssp import checks, markup, tasks
 from abs_dssp.history import traces
 from abs_dssp.history.traces import Trace
+from abs_dssp.tasks import splitting
 from abs_dssp.tasks.base import Task, Variables, require_accuracy
 from abs_dssp.training import engines, evaluation, identity, named_optimizers
 from abs_dssp.training.checkpoints import Checkpoint, Store
@@ -165,6 +166,7 @@ def run(
         config.engine,
         num_versions=max(needed, config.engine.num_versions),
         recorded=trace.recorded,
+        split=splitting.read(trace.split),
     )
     engine = engines.make(task, config.update, seed, len(trace), alone, chosen)
     known = (traces.fingerprint(trace), engine.loop, tuple(chosen.formats))

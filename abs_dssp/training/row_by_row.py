@@ -12,7 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from abs_dssp.tasks.base import Task, Variables
-from abs_dssp.training import evaluation, flat
+from abs_dssp.tasks.splitting import Split
+from abs_dssp.training import evaluation, flat, mesh
 from abs_dssp.training.checkpoints import Checkpoint
 from abs_dssp.training.config import UpdateConfig
 from abs_dssp.training.parameters import Parameters
@@ -33,10 +34,12 @@ class HostEngine:
         seed: int,
         num_versions: int,
         formats: flat.Wire = flat.Wire(),  # noqa: B008
+        split: Split | None = None,
     ):
         self.task, self.config, self.num_versions = task, config, num_versions
         self.key = jax.random.key(seed)
-        self.functions = flat.Functions(task, config, formats)
+        self.functions = mesh.functions(task, config, formats, split)
+        self._inputs = self.functions.placed((task.data, self.key))
         start = self.functions.initial(self.key)
         self.parameters = Parameters(self.functions, start)
         self.version = 0
@@ -64,10 +67,10 @@ class HostEngine:
                 self.local[worker] = self.functions.start_local(vector)
             push, loss = self.functions.compute(
                 self._sent(vector, worker),
-                *(self.task.data, self.key, worker, clock, pulled, epoch),
+                *(*self._inputs, worker, clock, pulled, epoch),
             )
             self._losses.append(loss)
-            push = self._received(push, worker)
+            push = self._received(mesh.whole(push), worker)
             self.parameters.receive(push, weight, worker, committed, vector)
             if committed:
                 self._commit()

@@ -173,7 +173,7 @@ def _work(index: int, address: dict, size: int, kind: str, seconds: float, folde
     channel.expect(transport.Sizes(size, dtype, size, dtype))
     device = jax.local_devices()[0]
     vector = jax.device_put(np.full(size // 4, 1e-3, np.float32), device)
-    views = memory.Views(device)  # as a worker reads what it was granted
+    views = memory.Views([device])  # as a worker reads what it was granted
     channel.send(Message(Kind.READY, index))
     grant = _await(channel, Kind.GRANT)
     times: list[float] = []

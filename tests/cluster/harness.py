@@ -42,6 +42,12 @@ def task(num_workers: int = 4) -> tasks.Task:
     return tasks.logistic(num_workers, samples=200, dim=20, batch_size=8)
 
 
+@functools.cache
+def divisible(num_workers: int) -> tasks.Task:
+    """A network whose layers several devices can divide."""
+    return tasks.digits(num_workers, model="mlp(hidden=[32,16])", batch_size=8)
+
+
 def train(
     out: Path,
     text: str,
@@ -56,20 +62,23 @@ def train(
     formats: tuple[str, str] = ("float32", "float32"),
     max_workers: int | None = None,
     local_optimizer: optax.GradientTransformation = LOCAL,
+    problem: tasks.Task | None = None,
+    devices_per_worker: int = 1,
     **more,
 ) -> Result:
     """Trains on `num_workers` threads over a real transport."""
     options = topology.Options(
         transport=transport, key_file=key_file, max_workers=max_workers,
         push_format=formats[0], pull_format=formats[1],
+        devices_per_worker=devices_per_worker,
     )  # fmt: skip
     cluster = topology.alone(options, num_workers)
     num_workers = cluster.num_workers
     result = run.train(
-        cluster, task(num_workers), policies.parse(text, num_workers), OPTIMIZER, 7,
-        out=out, num_pushes=pushes, local_steps=local_steps, aggregate=aggregate,
-        local_optimizer=local_optimizer, settings=settings, say=lambda line: None,
-        **more,
+        cluster, problem or task(num_workers), policies.parse(text, num_workers),
+        OPTIMIZER, 7, out=out, num_pushes=pushes, local_steps=local_steps,
+        aggregate=aggregate, local_optimizer=local_optimizer, settings=settings,
+        say=lambda line: None, **more,
     )  # fmt: skip
     assert result is not None
     return result

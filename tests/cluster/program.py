@@ -1,6 +1,6 @@
 """A program for tests that kill it: trains, or serves by hand, in this process.
 
-program.py train OUT POLICY PUSHES SECONDS_PER_STEP [kept]
+program.py train OUT POLICY PUSHES SECONDS_PER_STEP [kept | divided]
 program.py serve OUT POLICY
 """
 
@@ -29,6 +29,9 @@ def main(role: str, out: str, text: str, *more: str) -> None:
         settings = {"settings": SETTINGS, "pace": pace}
         if more[2:] == ("kept",):
             settings |= harness.KEPT
+        if more[2:] == ("divided",):
+            task = harness.divisible(4)
+            settings |= {"problem": task, "devices_per_worker": 2}
         harness.train(folder, text, pushes=pushes, **settings)
         return
     store = checkpoints.Store(folder / "checkpoints", "by hand")

@@ -41,19 +41,25 @@ def test_a_short_run_under_fire_replays(tmp_path):
 
 
 @pytest.mark.slow
+def test_workers_of_several_devices_under_fire_replay(tmp_path):
+    under_fire(tmp_path, *RUNS[2], epochs=3, events=3, seed=1, devices=4)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(("policy", "transport", "steps"), RUNS)
 @pytest.mark.parametrize("seed", range(2))
 def test_a_long_run_under_fire_replays(policy, transport, steps, seed, tmp_path):
     under_fire(tmp_path, policy, transport, steps, epochs=24, events=20, seed=seed)
 
 
-def under_fire(out, policy, transport, steps, *, epochs, events, seed):
+def under_fire(out, policy, transport, steps, *, epochs, events, seed, devices=1):
     """One run and what is done to it."""
     before = shared_memory()
     command = [
         sys.executable, ROOT / "experiments" / "train.py", *FLAGS,
         f"--policy={policy}", f"--transport={transport}", f"--local_steps={steps}",
-        f"--epochs={epochs}", f"--out={out / 'run'}",
+        f"--epochs={epochs}", f"--devices_per_worker={devices}",
+        f"--out={out / 'run'}",
     ]  # fmt: skip
     environment = scripts.one_device() | {"JAX_PLATFORMS": "cpu"}
     with open(out / "log", "wb") as log:

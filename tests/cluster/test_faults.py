@@ -289,7 +289,7 @@ def test_a_grant_before_the_welcome_ends_the_connection_and_not_the_worker(
 
 def test_a_view_reads_what_lies_in_its_memory_and_is_made_once():
     device = jax.local_devices()[0]
-    views = memory.Views(device, 2)
+    views = memory.Views([device], 2)
     kind = np.dtype(np.float32)
     segments = [memory.Segment(256) for _ in range(3)]
     arrays = [segment.array(kind) for segment in segments]

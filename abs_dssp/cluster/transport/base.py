@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from abs_dssp.cluster.messages import Kind, Message
+from abs_dssp.training import mesh
 
 
 class ClosedError(ConnectionError):
@@ -81,6 +82,14 @@ class Outbox:
         )
         if not last:
             self.message = message
+
+
+def fill(memory: np.ndarray, vector: Any) -> None:
+    """Copies a vector to memory of the host; part by part where devices have parts."""
+    if isinstance(vector, mesh.Shards):
+        vector.copy_to(memory)
+    else:
+        np.copyto(memory, np.asarray(vector))
 
 
 Event = tuple[Peer, Message | None]  # None: the connection has ended

@@ -1,12 +1,27 @@
-"""Inside a process: queues and references, nothing is copied."""
+"""Inside a process: queues and references, nothing is copied.
+
+But for the push of a worker with several devices, whose parts are put together in one
+of two buffers of the host.
+"""
 
 import contextlib
+import math
 from typing import Any
+
+import numpy as np
 
 from abs_dssp.cluster import memory
 from abs_dssp.cluster.messages import Message
 from abs_dssp.cluster.system import REAL, System
-from abs_dssp.cluster.transport.base import Channel, ClosedError, Event, Peer, Sizes
+from abs_dssp.cluster.transport.base import (
+    Channel,
+    ClosedError,
+    Event,
+    Peer,
+    Sizes,
+    fill,
+)
+from abs_dssp.training import mesh
 
 
 class Inbox:
@@ -57,11 +72,19 @@ class ReferenceChannel(Channel):
         self._inbox = inbox
         self._empty = inbox.system.queue.Empty
         self._peer = _ReferencePeer(pool, name, inbox.system)
+        self._slots: list[np.ndarray] = []  # two, as a ring has; made for the first
 
     def send(self, message: Message, vector: Any = None) -> None:
         if not self._peer.open:
             raise ClosedError("the server has closed the connection")
         message.payload = vector
+        if isinstance(vector, mesh.Shards):
+            if not self._slots:
+                nbytes = math.prod(vector.shape) * vector.dtype.itemsize
+                self._slots = [memory.aligned(nbytes, vector.dtype) for _ in range(2)]
+            self._slots.reverse()
+            fill(self._slots[0], vector)
+            message.payload = self._slots[0]
         self._inbox.put((self._peer, message))
 
     def receive(self, seconds: float) -> Message | None:

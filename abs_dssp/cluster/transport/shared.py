@@ -23,6 +23,7 @@ from abs_dssp.cluster.transport.base import (
     Outbox,
     Peer,
     Sizes,
+    fill,
 )
 
 _SLOTS = 2  # pushes that a worker's ring holds
@@ -79,7 +80,7 @@ class SharedChannel(Channel):
         if vector is not None:
             slot = self._next
             self._next = (slot + 1) % _SLOTS
-            np.copyto(self._slots[slot], np.asarray(vector))
+            fill(self._slots[slot], vector)
             message.buffer, message.nbytes = slot, self._slots[slot].nbytes
         elif message.kind is Kind.READY and self._ring is not None:
             descriptors = [self._ring.descriptor]
