@@ -148,11 +148,11 @@ def mistakes(tmp_path_factory):
     (folder / "stuck.py").write_text(
         "from abs_dssp import policies\n"
         "def miser(num_workers):\n"
-        "    init, push, leave, _ = policies.asp.__wrapped__(num_workers)\n"
+        "    asp = policies.asp.__wrapped__(num_workers)\n"
         "    def keep(state, clocks, worker, now):\n"
-        "        state, decision = push(state, clocks, worker, now)\n"
+        "        state, decision = asp.on_push(state, clocks, worker, now)\n"
         "        return state, decision._replace(release=decision.release & False)\n"
-        "    return policies.Policy(init, keep, leave)\n"
+        "    return policies.Policy(asp.init, keep, asp.on_leave)\n"
     )
     commands = [
         [COMPARE, f"--out={folder / str(number)}", *SMALL, *arguments]
