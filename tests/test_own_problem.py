@@ -44,11 +44,11 @@ def adam(learning_rate=0.5, b1=0.9):
     return optax.chain(optax.clip_by_global_norm(1.0), optax.adam(learning_rate, b1))
 
 
-def nothing(num_workers):
+def nothing(num_workers, batch_size=1):
     return None
 
 
-def fewer(num_workers):
+def fewer(num_workers, batch_size=1):
     return make(num_workers - 1)
 
 
