@@ -291,7 +291,6 @@ class _Serving:
     def _result(self) -> Result:
         """What the log and the server's last state say."""
         server, (task, policy, functions, seed) = self._server, self._training
-        split = functions.split
         path = self._log.path
         try:
             _, entries, _ = logs.parse(read_file(self._system.os, path), path)
@@ -306,7 +305,7 @@ class _Serving:
             "seed": seed,
             "task": task.name,
             "versions": traces.package_versions(),
-            "split": {} if split is None else split.record,
+            "split": {} if functions.split is None else functions.split.record,
         }
         losses = [e.event.loss for e in entries if e.event.kind == "push"]
         return Result(

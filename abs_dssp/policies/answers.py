@@ -73,7 +73,8 @@ def _part(
     words = "one number" if dtype == jnp.float32 else "True or False"
     wanted = f"{words}, as an array of shape {shape}" if shape else words
     kinds = "biuf" if dtype == jnp.float32 else "b" if shape else "biu"
-    found = np.shape(value), getattr(value, "dtype", np.asarray(value).dtype)
+    made_of = value.dtype if hasattr(value, "dtype") else np.asarray(value).dtype
+    found = np.shape(value), made_of
     if found[0] != shape or np.dtype(found[1]).kind not in kinds:
         raise ValueError(
             f"a Decision's {name} must be {wanted}, got {found[1]} of shape {found[0]}."

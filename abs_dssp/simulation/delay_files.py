@@ -1,7 +1,6 @@
 """Durations that were measured, as a model of worker speed: a table or a file."""
 
 import dataclasses
-import math
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -9,6 +8,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from abs_dssp import checks
 from abs_dssp.simulation import time_files
 from abs_dssp.simulation.delay_base import BLOCK, Delays, build, is_traced
 
@@ -141,8 +141,7 @@ def of_workers(
       [[2.0, 4.0], [12.0, 12.0], [4.0, 2.0]]
     """
     if mean is not None:
-        if not 0 < mean < math.inf:
-            raise ValueError(f"{where}: mean must be above 0 and finite, got {mean}.")
+        checks.number(where, "mean", mean, above=0)
         average = np.concatenate(durations).mean()
         if average == 0:
             raise ValueError(

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import support
 
-from abs_dssp import policies
+from abs_dssp import policies, simulate
 
 LOSS_GROWTH = 'abs(k0=2,a=0.5,growth="loss")'
 
@@ -262,3 +262,27 @@ def test_equal_calls_give_one_policy_and_others_do_not():
 def test_numbers_of_rounds_are_no_weights(text):
     with pytest.raises(ValueError, match="are the numbers of its rounds"):
         policies.parse(text, 3)
+
+
+WEIGHTS = {
+    "a product": lambda good: 1.0 * good,
+    "a choice": lambda good: jnp.where(good, 1.0, 0.0),
+    "a truth": lambda good: good,
+    "a whole number": lambda good: good.astype(int),
+}
+
+
+@pytest.mark.parametrize("kind", WEIGHTS)
+def test_a_weight_may_be_any_number_in_either_precision(kind):
+    def decide(state, clocks, worker, now):
+        good = clocks.version - clocks.pulled[worker] <= 1
+        decision = policies.base.commit_alone(policies.only(worker, 2))
+        return state, decision._replace(weight=WEIGHTS[kind](good))
+
+    rule = policies.Policy(lambda: (), decide, policies.asp(2).on_leave)
+    with jax.numpy_dtype_promotion("standard"):
+        trace = simulate.schedule(rule, "constant([1, 4.5])", 7)  # double precision
+        assert trace.weight.tolist() == [1, 1, 1, 1, 0, 1, 1]  # worker 1 is 4 stale
+        clocks = policies.initial_clocks(2)
+        _, decision = policies.ask(decide, (), clocks, jnp.int32(0), jnp.float32(1))
+    assert decision.weight.dtype == jnp.float32 and decision.weight == 1

@@ -91,7 +91,7 @@ class _Cluster(topology.Cluster):
 
     def __init__(self, scenario: "Scenario", process: Process, index: int):
         options = scenario.options
-        mine = {index: jax.local_devices()[0]}
+        mine = {index: jax.local_devices()[:1]}
         super().__init__(options, index, NUM_WORKERS, NUM_WORKERS, mine)
         self._scenario, self._process = scenario, process
 
