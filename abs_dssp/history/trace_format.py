@@ -77,6 +77,11 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
 
     Raises:
       TraceError: if the file is missing, damaged, or not a trace of this format.
+
+    Example:
+      >>> read("nowhere.npz")
+      Traceback (most recent call last):
+      abs_dssp.history.trace_format.TraceError: nowhere.npz does not exist.
     """
     try:
         with np.load(path, allow_pickle=False) as file:

@@ -96,7 +96,7 @@ _DIGITS: dict[str, Any] = {
 }
 _MODEL = (
     'text(model="transformer(width=16,depth=1,heads=2)",context=16,batch_size=8,'
-    "limit_test=32)"
+    "limit_test=64)"
 )
 _TEXT: dict[str, Any] = {
     "problem": _MODEL,
