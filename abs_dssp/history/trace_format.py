@@ -1,6 +1,6 @@
 """The file of a trace: an `.npz` of its columns, with a JSON header.
 
-Beside the file's form it has what traces are made of, since both need it.
+The columns and events that it consists of are defined here, too; `Trace` has the same.
 """
 
 import contextlib
@@ -41,7 +41,7 @@ class Event(NamedTuple):
     # "join", "leave", "refuse" (a push that was not finite), or "timer" (a deadline of
     # the policy).
     kind: str
-    worker: int  # -1 for a timer
+    worker: int  # events.NOBODY for a timer
     commit: bool = False  # whether a timer committed; of a departure it is not told
 
 

@@ -19,7 +19,11 @@ from abs_dssp.tasks.supervision import supervised
 
 Split = tuple[Any, Any]  # inputs and targets: arrays (n, ...), or pytrees of them
 
-_SETTINGS = ("loss", "metrics", "name", "batch_size", "partition", "augment", "seed")
+_SETTINGS = tuple(  # what the constructors below hand on
+    name
+    for name, parameter in inspect.signature(supervised).parameters.items()
+    if parameter.kind is inspect.Parameter.KEYWORD_ONLY
+)
 
 # Arguments by which models are told whether they are trained, and their value if so.
 _MODES = {
