@@ -23,8 +23,15 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator
+from types import ModuleType
 
 from abs_dssp import files
+
+fcntl: ModuleType | None
+try:
+    import fcntl
+except ImportError:  # Windows: processes must not share a file there
+    fcntl = None
 
 COLUMNS = ("worker", "seconds", "step")
 
@@ -32,10 +39,10 @@ COLUMNS = ("worker", "seconds", "step")
 class Recorder:
     """Appends a line to a CSV file for every step of one worker.
 
-    A line is there as soon as its step has ended, in one write at the end of the file:
-    a process that is killed loses the step that it was in, and processes may share a
-    file. Where the file exists already, lines are added to it, and the worker goes on
-    counting from its last step there. One thread at a time.
+    A line is there as soon as its step has ended, and processes may share a file: one
+    that is killed loses the step that it was in. What it had written of a line is cut
+    off by whoever writes next. Where the file exists already, lines are added to it,
+    and the worker goes on counting from its last step there. One thread at a time.
 
     Args:
       path: of the file; its folder must exist.
@@ -78,8 +85,7 @@ class Recorder:
             # The file appears with its header, so nobody's line can come before it.
             files.write(self._path, ",".join(COLUMNS) + "\n", new=True)
         self._next, self._text = _look_at(self._path, self._worker)
-        flags = os.O_WRONLY | os.O_APPEND
-        self._file: int | None = os.open(self._path, flags)
+        self._file: int | None = os.open(self._path, os.O_RDWR | os.O_APPEND)
 
     def __enter__(self) -> "Recorder":
         return self
@@ -113,8 +119,11 @@ class Recorder:
             raise ValueError(f"record: {self._path!r} is closed; add steps before.")
         text = self._text + _line(self._worker, f"{seconds:.9g}", self._next)
         line = text.encode()
-        if os.write(self._file, line) < len(line):  # a full disk
-            raise OSError(f"record: no room for another line of {self._path!r}.")
+        with _alone(self._file):
+            if not self._text:
+                _cut_off_torn_line(self._file)
+            if os.write(self._file, line) < len(line):  # a full disk
+                raise OSError(f"record: no room for another line of {self._path!r}.")
         self._next, self._text = self._next + 1, ""
 
     def close(self) -> None:
@@ -122,6 +131,31 @@ class Recorder:
         if self._file is not None:
             os.close(self._file)
         self._file = None
+
+
+@contextlib.contextmanager
+def _alone(file: int) -> Iterator[None]:
+    """Keeps other processes from writing; the lock of one that is killed is gone."""
+    if fcntl is None:
+        yield
+        return
+    with contextlib.suppress(OSError):  # some network file systems have no locks
+        fcntl.flock(file, fcntl.LOCK_EX)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            fcntl.flock(file, fcntl.LOCK_UN)
+
+
+def _cut_off_torn_line(file: int) -> None:
+    """Ends the file with its last whole line: whoever wrote the rest was killed."""
+    end = os.fstat(file).st_size
+    at = end
+    while at > 0 and os.pread(file, 1, at - 1) != b"\n":
+        at -= 1
+    if at < end:
+        os.ftruncate(file, at)
 
 
 def _line(*cells: object) -> str:
