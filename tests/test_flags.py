@@ -68,6 +68,13 @@ def test_what_is_not_said_follows_from_the_rest(answers, name, setting, value):
     assert json.loads((folder / "settings.json").read_text())[setting] == value
 
 
+def test_whose_times_count_is_said_where_the_file_has_others(answers):
+    (_, _, errors), _ = answers["four of them"]
+    assert "--delays has times of 3 workers and there are 4: after these" in errors
+    (_, _, errors), _ = answers["workers of a file"]
+    assert "--delays has times" not in errors
+
+
 @pytest.mark.parametrize(
     ("name", "sentence"),
     [

@@ -92,7 +92,7 @@ def _made(task, text: str, run: Run, out: Path, label: str) -> dict[str, Any]:
     if kept is not None:
         print(f"{label}: kept from before", flush=True)
         return kept
-    progress = PushProgress(label)
+    progress = PushProgress(label, run.until_seconds)
     begun = time.monotonic()
     result = run.train(task, progress=progress, **run_flags.memory())
     outputs.save_run(run_dir, result, key, _TARGET.value)

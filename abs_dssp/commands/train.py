@@ -89,7 +89,7 @@ def main(argv):
 
 
 def _virtual(task, run: Run, out: Path, key: str) -> Result:
-    progress = PushProgress(_POLICY.value)
+    progress = PushProgress(_POLICY.value, run.until_seconds)
     result = run.train(
         task,
         target_accuracy=_TARGET.value,

@@ -64,6 +64,26 @@ class Progress:
 class PushProgress(Progress):
     """Progress of one training, in the form that `replay` calls."""
 
+    def __init__(self, label: str, until: float | None = None):
+        """Begins.
+
+        Args:
+          label: what is being done.
+          until: virtual seconds at which it ends, if not at a number of pushes.
+        """
+        super().__init__(label)
+        self._until = until
+
     def __call__(self, done: int, total: int, record: Any) -> None:
+        """Shows that `done` of at most `total` pushes are done.
+
+        Args:
+          done: pushes.
+          total: pushes at most.
+          record: the latest evaluation; empty before the first.
+        """
+        if self._until is not None and record and record["seconds"] > 0:
+            expected = round(record["push"] * self._until / record["seconds"])
+            total = min(total, max(done, expected))
         known = "accuracy" in record
         self.update(done, total, f"accuracy {record['accuracy']:.4f}" if known else "")

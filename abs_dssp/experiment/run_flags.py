@@ -7,6 +7,7 @@ with one sentence, which `entry.run` turns into exit status 1.
 import contextlib
 import dataclasses
 import inspect
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -149,9 +150,27 @@ def run(text: str, seed: int = 0) -> Run:
 
 def task() -> Task:
     """Model and data, which are the same for every policy and seed."""
+    _say_whose_times()
     own = {"local_steps": _LOCAL_STEPS.value, "learning_rate": _rate()}
     described = _describe("", 0, own)
     return described.make_task(_DATA_DIR.value, _DOWNLOAD.value)
+
+
+def _say_whose_times() -> None:
+    """Notes that recorded times are of more or fewer workers than there are here."""
+    text, wanted = flags.FLAGS["delays"].value, settings()["workers"]
+    try:
+        recorded = delays.parse(text or "", None).num_workers
+    except ValueError:  # of any number of workers, or refused later
+        return
+    if wanted != recorded:
+        first = f"the first {wanted} take part"
+        again = "after these the workers have the same times, from another place on"
+        print(
+            f"note: --delays has times of {recorded} workers and there are {wanted}: "
+            f"{first if wanted < recorded else again}.",
+            file=sys.stderr,
+        )
 
 
 def _rate() -> float | None:

@@ -181,7 +181,11 @@ def picture(traces: Sequence[Trace], rounds: int = 12) -> Any:
                 name += f", {trace.local_steps} local steps"
             axes.set_title(f"{name}   ({share} of the run)", loc="left")
         real = all(trace.recorded for trace in traces)
-        panels[-1, 0].set_xlabel("time (s)" if real else "virtual time (s)")
+        label = "time (s)" if real else "virtual time (s)"
+        longest = max(trace.seconds for trace in traces)
+        if end < longest:
+            label += f": the beginning of {longest:.3g} s"
+        panels[-1, 0].set_xlabel(label)
         used = {s.kind for t in traces for s in _begun(t, end) if s.start < end}
         shown = {kind: color for kind, color in _COLORS.items() if kind in used}
         handles: list[Any] = [Patch(color=c, label=kind) for kind, c in shown.items()]

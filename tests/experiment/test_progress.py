@@ -47,3 +47,12 @@ def test_nor_is_it_in_that_of_the_bar(monkeypatch):
     shown.close()
     last = re.findall(r"3/10 \[(\S+)<(\S+), ", stream.getvalue())[-1]
     assert last == ("00:20", "01:10")
+
+
+def test_of_a_run_that_ends_at_a_time_what_is_left_is_until_then(capsys, monkeypatch):
+    now = iter([0.0, 0.0, 20.0])
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(now))
+    shown = progress.PushProgress("demo", until=6.0)
+    shown(0, 1000, {})
+    shown(20, 1000, {"push": 15, "seconds": 3.0})  # 5 pushes per virtual second
+    assert capsys.readouterr().err == "demo: 20/30 pushes, 1/s, 10 s left\n"

@@ -72,6 +72,15 @@ def test_plots_are_pngs_and_files(result, tmp_path):
     assert labels == ["one", "two"]
 
 
+@pytest.mark.parametrize(
+    ("rounds", "label"),
+    [(2, "virtual time (s): the beginning of 5 s"), (50, "virtual time (s)")],
+)
+def test_a_timeline_says_that_it_is_the_beginning(rounds, label):
+    trace = simulate.schedule("asp()", "constant([1.0])", 5)
+    assert trace.plot(rounds=rounds).figure.axes[-1].get_xlabel() == label
+
+
 MISTAKES = [
     (lambda r: r.plot(measure="acc"), ValueError, "known: push, version, seconds"),
     (lambda r: r.plot(against="time"), ValueError, "known: seconds, version, epoch"),
