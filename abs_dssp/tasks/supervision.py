@@ -62,8 +62,9 @@ def supervised(
         0..K-1, (n,) integers or one-hot rows (n, K), outputs are logits (B, K), and
         the loss is softmax cross entropy.
       metrics: by name, functions like `loss`, whose means over the test split are
-        evaluated too; booleans count as 0 and 1. Without a loss there is `"accuracy"`
-        beside them.
+        evaluated too; booleans count as 0 and 1. A name is that of a column: letters,
+        digits and _, and none that every history has, such as `"seconds"`. Without a
+        loss there is `"accuracy"` beside them.
       batch_size: samples per gradient; may exceed what a worker has, whose samples
         then come several times in a batch.
       partition: which worker has which samples; see `partition.make`.
