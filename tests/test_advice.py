@@ -107,6 +107,7 @@ def test_mistakes_get_one_sentence(tmp_path):
         assert "Traceback" not in errors, (given, errors)
 
 
+@pytest.mark.slow
 @FEW
 def test_optimality_measures_and_keeps(few, tmp_path):
     regimes = ["one straggler, 100 x"] if few else []
@@ -133,6 +134,7 @@ def test_optimality_measures_and_keeps(few, tmp_path):
     assert list(tmp_path.glob("*.png")) and (tmp_path / "report.html").exists()
 
 
+@pytest.mark.slow
 def test_own_rules_are_ranked_beside_the_others_and_paste_into_compare(tmp_path):
     """A rule of one's own that is by far the best: what is printed is run as it is."""
     (tmp_path / "own_rules.py").write_text(

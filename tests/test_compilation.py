@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import pytest
 
 from abs_dssp import compilation
 
@@ -11,6 +12,7 @@ def maps():
         return sum(1 for _ in file)
 
 
+@pytest.mark.slow
 def test_forgotten_programs_give_their_memory_maps_back():
     before = maps()
 

@@ -144,6 +144,7 @@ def test_each_mistake_with_the_key_gets_its_documented_sentence(tmp_path):
         assert sentence in text
 
 
+@pytest.mark.slow
 def test_who_has_another_key_is_refused_and_the_run_goes_on_without(tmp_path):
     """Both sides say why; the one ends with status 1, the run with 3."""
     with hosts.network(2) as machines:

@@ -37,7 +37,11 @@ def replayed(trace, **settings):
     ("text", "settings"),
     [
         ("asp()", {"transport": "reference"}),
-        ("ringmaster(threshold=2,stop=True)", {"local_steps": 3}),
+        pytest.param(
+            "ringmaster(threshold=2,stop=True)",
+            {"local_steps": 3},
+            marks=pytest.mark.slow,
+        ),
         ("bsp()", {"transport": "tcp", "formats": ("bfloat16", "bfloat16")}),
         ("k_async(k=2)", {"local_steps": 2} | harness.KEPT),
     ],
@@ -62,6 +66,7 @@ def test_a_run_replays_bit_for_bit_from_its_file(text, settings, tmp_path):
     np.testing.assert_allclose(harness.vector(alone), kept, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_killed_run_is_recovered_and_replays_in_another_process(tmp_path):
     """Pushes after the checkpoint are computed again, on the devices of a worker."""
     program = Path(__file__).with_name("program.py")

@@ -68,6 +68,7 @@ def check(out, printed, names):
     assert "Every claim" in report and "## Setting" in report
 
 
+@pytest.mark.slow
 def test_what_is_finished_is_kept_and_processes_make_what_is_missing(made):
     out, _ = made
     runs = sorted((out / "smoke" / "runs").glob("*.json"))

@@ -16,7 +16,7 @@ def _images(*shape):
     return jnp.asarray(generator.normal(size=shape), jnp.float32)
 
 
-@settings(max_examples=20)
+@settings(max_examples=8)
 @given(
     size=st.tuples(st.integers(1, 9), st.integers(1, 9)),
     kernel=st.tuples(st.integers(1, 5), st.integers(1, 5)),
@@ -50,7 +50,7 @@ def test_values_and_gradients_are_those_of_flax(size, kernel, strides, channels,
     )
 
 
-@settings(max_examples=10)
+@settings(max_examples=5)
 @given(size=st.tuples(st.integers(2, 7), st.integers(2, 7)))
 def test_pooling_is_that_of_flax(size):
     images = _images(2, *size, 3)  # no two values are equal: gradients are unique

@@ -106,9 +106,10 @@ def test_other_bytes_are_another_run(file, tmp_path):
         return task.name, identity.of_run(task, UpdateConfig(_sgd()), 0)
 
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
-    assert made(file)[0] == f"text-{digest[:12]}/{SMALL}"
-    assert made(file) == made(file)
-    assert made(file)[0] != made(other)[0] and made(file)[1] != made(other)[1]
+    one, again, another = made(file), made(file), made(other)
+    assert one[0] == f"text-{digest[:12]}/{SMALL}"
+    assert one == again
+    assert one[0] != another[0] and one[1] != another[1]
 
 
 def _sgd():
