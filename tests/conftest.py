@@ -1,5 +1,6 @@
 """Strict JAX on CPU with eight devices, before anything touches a backend."""
 
+import collections
 import os
 import tempfile
 
@@ -40,8 +41,15 @@ _LONGEST = (
 )
 
 
+@pytest.hookimpl(tryfirst=True)  # before slow tests are left out
 def pytest_collection_modifyitems(config, items):
     """Sorts the files, see `scripts/test`; the order within each stays."""
+    seen = collections.Counter()
+    for item in items:
+        for mark in item.iter_markers("often"):
+            seen[item.function] += 1
+            if seen[item.function] > mark.args[0]:
+                item.add_marker(pytest.mark.slow)
     if not config.getoption("jaxtyping_packages"):
         untyped = pytest.mark.skip(reason="types are not checked in this run")
         for item in items:

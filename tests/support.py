@@ -176,14 +176,6 @@ def sparse(cases, field="often"):
     ]
 
 
-def first(number, values):
-    """Values as parameters, all after the first so many marked slow."""
-    return [
-        pytest.param(value, marks=[] if place < number else pytest.mark.slow)
-        for place, value in enumerate(values)
-    ]
-
-
 def trace_of(rows, num_workers, timers=(), **settings):
     """The oracle's rows and deadlines as a `Trace`."""
     columns = {

@@ -76,6 +76,7 @@ def answers(folder, *commands):
         yield printed + errors
 
 
+@pytest.mark.slow
 def test_a_cluster_trains_replays_and_is_asked_what_if(folder):
     out = folder / "real"
     adam = ["--optimizer=adam", "--learning_rate=0.02"]

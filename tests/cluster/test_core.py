@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import support
 from hypothesis import strategies as st
 
 from abs_dssp import policies
@@ -71,7 +70,8 @@ def same(one: Core, other: Core) -> None:
     np.testing.assert_equal(everything(one), everything(other))
 
 
-@pytest.mark.parametrize("text", support.first(5, RULES))
+@pytest.mark.often(5)
+@pytest.mark.parametrize("text", RULES)
 @hypothesis.given(happenings, st.integers(0, 60))
 @hypothesis.settings(max_examples=25)
 def test_what_is_recovered_is_what_was_there(text, steps, cut):

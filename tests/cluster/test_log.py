@@ -30,6 +30,7 @@ def size(data: bytes) -> int:
     return (len(data) - data.index(b"\n") - 1) // 5
 
 
+@pytest.mark.often(2)
 @pytest.mark.parametrize("record", range(5))
 def test_a_flipped_bit_is_named_with_its_record_and_its_remedy(written, record):
     """The last record too: somebody was told of it."""

@@ -63,6 +63,7 @@ def test_a_real_run_is_lawful_and_replays_bit_for_bit(case, tmp_path):
     np.testing.assert_array_equal(replayed.history.push_loss, losses)
 
 
+@pytest.mark.often(3)
 @pytest.mark.parametrize("transport", ["reference", "tcp"])
 @pytest.mark.parametrize(
     "formats",
@@ -88,6 +89,7 @@ def test_every_transport_and_format_replays(transport, formats, tmp_path):
         assert harness.vector(exact).tobytes() != harness.saved(tmp_path).tobytes()
 
 
+@pytest.mark.often(2)
 @pytest.mark.parametrize(
     ("text", "aggregate"),
     [
@@ -150,6 +152,7 @@ def plain_training(steps):
     return params
 
 
+@pytest.mark.often(4)
 @pytest.mark.parametrize(
     ("text", "aggregate"),
     [

@@ -58,6 +58,7 @@ class _Peer(transport.Peer):
         pass
 
 
+@pytest.mark.often(3)
 @pytest.mark.parametrize(
     "text",
     ["asp()", "ssp(s=1)", "bsp()", "k_async(k=2)", "ringmaster(threshold=1,stop=True)"],

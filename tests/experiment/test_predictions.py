@@ -50,6 +50,7 @@ CASES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("labels", "text", "places"), CASES)
 def test_the_order_is_predicted(labels, text, places):
     problem = problems.parse(text, 0, 1e-3)

@@ -57,6 +57,7 @@ CASES = {
 }
 
 
+@pytest.mark.often(3)
 @pytest.mark.parametrize("case", CASES)
 def test_a_long_sample_has_the_moments_of_the_law(case):
     """Sixty-four workers alike are that many independent samples: their scatter gives
@@ -83,6 +84,7 @@ def test_the_first_computation_is_as_any_other():
     assert abs(((first - mean) ** 2).mean() - variance) < 4 * error
 
 
+@pytest.mark.often(3)
 @pytest.mark.parametrize("name", public_times.JOBS)
 def test_every_job_ships_and_has_its_means(name):
     job = fitted_times.jobs()[name]

@@ -106,6 +106,7 @@ def transfers():
             yield pytest.param(case, shared, update, id=name, marks=marks)
 
 
+@pytest.mark.often(6)
 @pytest.mark.parametrize(("case", "shared", "update"), transfers())
 def test_transfers_agree_with_the_oracle(case, shared, update):
     @hypothesis.settings(max_examples=15, phases=(hypothesis.Phase.generate,))
@@ -140,6 +141,7 @@ def round_times(text, model, num_workers, pushes=40_000):
     return trace, np.diff(trace.time[trace.committed], prepend=0)
 
 
+@pytest.mark.often(6)
 @pytest.mark.parametrize(
     ("text", "model", "expected"),
     [  # theory.md section 4: delta + (H_N - H_{N-K}) / mu and so on, N = 8
@@ -297,6 +299,7 @@ EQUIVALENT = [
 ]
 
 
+@pytest.mark.often(6)
 @pytest.mark.parametrize(("one", "other"), EQUIVALENT)
 def test_special_cases_coincide(one, other):
     drawn = delays.table(delays.exponential(1.0, num_workers=5), 512)

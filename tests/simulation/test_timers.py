@@ -126,8 +126,9 @@ WHOLE = st.integers(1, 8).map(lambda halves: halves / 2)
 TABLES = st.lists(st.lists(WHOLE, min_size=3, max_size=3), min_size=N, max_size=N)
 
 
-@pytest.mark.parametrize("shared", support.first(1, [True, False]))
-@pytest.mark.parametrize("update", support.first(1, [0.5, None]))
+@pytest.mark.often(1)
+@pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.parametrize("update", [0.5, None])
 def test_deadlines_at_random_agree_with_the_oracle(shared, update):
     seconds = 0.5 if shared else 0.0
     link = communication.Communication(seconds, shared, update)
@@ -182,9 +183,8 @@ def test_a_deadline_in_the_past_is_at_once_and_one_of_a_deadline_never():
     assert (second.rows, second.seconds) == (3, 1.0)
 
 
-@pytest.mark.parametrize(
-    "text", support.first(1, ["quorum(k=2)", "deadline(k=2.0,floor=0.0625)"])
-)
+@pytest.mark.often(1)
+@pytest.mark.parametrize("text", ["quorum(k=2)", "deadline(k=2.0,floor=0.0625)"])
 def test_a_trace_with_deadlines_is_derived_again_saved_and_loaded(text, tmp_path):
     policy, model = policies.parse(text, 5), delays.lognormal(1.0, 0.6, num_workers=5)
     trace = simulate.schedule(policy, model, 300, seed=3)
@@ -265,6 +265,7 @@ def test_joins_and_refusals_leave_the_deadline():
     assert (done.commit, done.release, done.wake) == (True, (0,), INF)
 
 
+@pytest.mark.often(3)
 @pytest.mark.parametrize(
     ("text", "same"),
     [

@@ -75,6 +75,7 @@ def assert_same_rows(found, expected):
     np.testing.assert_allclose(found.weight, expected.weight, rtol=1e-6)
 
 
+@pytest.mark.often(7)
 @BY_CASE
 def test_the_runs_own_policy_gives_the_run_back(case):
     @check(tables())

@@ -155,6 +155,7 @@ NOISY = {
 }
 
 
+@pytest.mark.often(3)
 @pytest.mark.parametrize("kind", NOISY)
 def test_noise_follows_the_key_of_a_push_and_evaluation_has_none(kind):
     task = tasks.check(NOISY[kind]((X, LABELS), (X, LABELS)))

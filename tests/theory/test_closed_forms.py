@@ -33,6 +33,7 @@ def test_round_times_are_the_oracles(rule, k, rate, shift, expected):
     assert float(found) == pytest.approx(expected, abs=2e-6)
 
 
+@pytest.mark.often(3)
 @pytest.mark.parametrize(
     ("rule", "k", "text"),
     [
@@ -117,6 +118,7 @@ def test_counts_under_ssp_and_asp_are_exact():
             np.testing.assert_array_equal(np.asarray(found), counted)
 
 
+@pytest.mark.often(4)
 @pytest.mark.parametrize(
     ("rule", "k", "text"),
     [
@@ -230,6 +232,7 @@ def test_unknown_rules_are_named():
         theory.kth_exponential(jnp.ones(17), 2)
 
 
+@pytest.mark.often(5)
 @pytest.mark.parametrize(
     ("text", "expected"),
     [

@@ -81,6 +81,7 @@ ORACLES = {
 }  # fmt: skip
 
 
+@pytest.mark.often(3)
 @pytest.mark.parametrize("name", ORACLES)
 def test_the_table_of_oracles(name):
     workers, k, tau_max, local_steps, rows = ORACLES[name]
@@ -134,8 +135,11 @@ def factor(problem: known.Problem, step, largest, local_steps) -> float:
     return ORDINARY_EQUAL if problem.equal else LARGEST_SPREAD
 
 
+@pytest.mark.often(5)
 @pytest.mark.parametrize(
-    ("text", "local_steps"), [(r, 1) for r in RULES] + [(r, 3) for r in LOCAL]
+    ("text", "local_steps"),
+    [(r, 3) for r in LOCAL]
+    + [pytest.param(r, 1, marks=pytest.mark.slow if r in LOCAL else []) for r in RULES],
 )
 def test_the_bounds_hold_and_are_no_looser_than_stated(text, local_steps):
     """Five objectives, each at the ordinary and at the largest step."""

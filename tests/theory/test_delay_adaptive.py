@@ -238,6 +238,7 @@ WILD = {
 CHOSEN = [(6, 6.0), (6, 2.0), (3, 20.0)]  # C and l
 
 
+@pytest.mark.often(5)
 @pytest.mark.parametrize("times", WILD)
 @pytest.mark.parametrize(("concurrency", "limit"), CHOSEN)
 def test_the_bound_holds_whatever_the_delays(times, concurrency, limit):

@@ -215,6 +215,7 @@ def test_the_leading_constants_of_theorem_a():
     catches(lambda t: half_is_attained(found, t), terms, 1.2 * terms)
 
 
+@pytest.mark.often(5)
 @pytest.mark.parametrize("rule", ["bsp", "asp", "k_sync", "k_batch_async", "k_async"])
 @pytest.mark.parametrize("wrong", [0.8, 1.2])
 def test_the_laws_of_round_times(rule, wrong):

@@ -181,6 +181,7 @@ SCHEDULES = [
 ]  # fmt: skip
 
 
+@pytest.mark.often(3)
 @pytest.mark.parametrize(("text", "workers", "s"), SCHEDULES)
 def test_regret_is_bounded_and_the_bound_is_no_looser_than_stated(text, workers, s):
     """Theorem 1 of the DSSP paper for SSP, Theorem 2 for its bounded variant."""

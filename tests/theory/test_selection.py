@@ -27,6 +27,7 @@ DURATIONS, QUICK = quick_or_not(30_000)
 # K-sync of the fastest: sum over a of C(8, a) / 2^8 times 3 a / (3 a + 8 - a), a of the
 # eight being quick. Where nothing is cancelled the share is that of the data. The other
 # values were simulated, with standard errors of 0.0006.
+@pytest.mark.often(4)
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
@@ -55,6 +56,7 @@ def test_cancelling_prefers_quick_samples_if_a_restart_draws_anew(text, expected
 
 # The share is that of the data where every batch ends up in a push that counts. The
 # other share and the slowdowns were simulated.
+@pytest.mark.often(1)
 @pytest.mark.parametrize(
     ("text", "expected", "slowdown"),
     [("k_sync(k=1)", 0.5, 8), ("abs(k0=3,a=None,tau_max=2)", 0.5, 2.5),

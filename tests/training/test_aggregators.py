@@ -251,6 +251,7 @@ def test_what_a_discarded_push_holds_changes_nothing(text, task):
     assert np.isfinite(run(2)).all()
 
 
+@pytest.mark.often(3)
 @pytest.mark.parametrize("adaptive", [False, True])
 @pytest.mark.parametrize("text", ["asp()", "k_async(k=2)", "ringmaster(threshold=3)"])
 def test_delay_compensation_sees_both_versions(task, text, adaptive):

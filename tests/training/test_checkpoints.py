@@ -37,6 +37,7 @@ def interrupt(done, total, record):
         raise Interrupted
 
 
+@pytest.mark.often(2)
 @pytest.mark.parametrize("loop", ["compiled", "host"])
 @pytest.mark.parametrize("slots", [(None, 16), (16, None)], ids=["more", "fewer"])
 def test_a_checkpoint_is_resumed_with_other_sizes(task, tmp_path, loop, slots):

@@ -58,6 +58,7 @@ KINDS = {
 }
 
 
+@pytest.mark.often(2)
 @pytest.mark.parametrize("name", KINDS)
 def test_a_push_of_several_devices_is_that_of_one(name):
     one, several, here, there = both(wide(), KINDS[name])

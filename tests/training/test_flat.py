@@ -92,6 +92,7 @@ def test_state_is_restored_between_any_two_pushes():
     np.testing.assert_array_equal(first.vector, straight.vector)
 
 
+@pytest.mark.often(1)
 @pytest.mark.parametrize(
     "text", ["asp()", "bsp()", "weighted(k_async(k=2), inverse())"]
 )
@@ -112,6 +113,7 @@ def test_row_by_row_is_the_compiled_loop(text, steps):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.often(6)
 @pytest.mark.parametrize("aggregate", ["mean", "sum"])
 @pytest.mark.parametrize(
     ("optimizer", "always"),

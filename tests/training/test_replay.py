@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-import support
 from flax import linen as nn
 
 from abs_dssp import delays, optimizers, policies, replay, simulate, tasks
@@ -93,12 +92,13 @@ def close(a, b, tolerance=2e-5):
     )
 
 
+@pytest.mark.often(3)
 @pytest.mark.parametrize("aggregate", ["mean", "sum"])
 @pytest.mark.parametrize(
     "text",
-    support.first(3, ["asp()", "abs(k0=1,a=20,tau_max=2)",
+    ["asp()", "abs(k0=1,a=20,tau_max=2)",
         "weighted(k_async(k=3), inverse())", "bsp()", "k_async(k=2)",
-        "weighted(asp(), inverse())"]),
+        "weighted(asp(), inverse())"],
 )  # fmt: skip
 def test_replay_agrees_with_a_slow_loop(quadratic, text, aggregate):
     trace = simulate.schedule(policies.parse(text, N), MODEL, PUSHES)
@@ -127,8 +127,9 @@ def _alone():
     return tasks.quadratic(1, dim=4), optax.adam(0.1)
 
 
-@pytest.mark.parametrize("text", support.first(3, ["bsp()", "dssp()", "abs()",
-    "ssp(s=2)", "k_sync(k=1)", "k_async(k=1)", "local_sgd()"]))  # fmt: skip
+@pytest.mark.often(3)
+@pytest.mark.parametrize("text", ["bsp()", "dssp()", "abs()",
+    "ssp(s=2)", "k_sync(k=1)", "k_async(k=1)", "local_sgd()"])  # fmt: skip
 @jax.numpy_dtype_promotion("standard")  # optax.adam relies on it
 def test_one_worker_under_any_policy_is_plain_training(text):
     task, optimizer = _alone()
@@ -145,9 +146,8 @@ def test_one_worker_under_any_policy_is_plain_training(text):
     np.testing.assert_allclose(found.variables.params, params, rtol=2e-5)
 
 
-@pytest.mark.parametrize(
-    "text", support.first(1, ["ssp(s=3)", "k_async(k=2)", "bsp()"])
-)
+@pytest.mark.often(1)
+@pytest.mark.parametrize("text", ["ssp(s=3)", "k_async(k=2)", "bsp()"])
 def test_wavefronts_agree_with_the_sequential_order(digits, text):
     trace = simulate.schedule(policies.parse(text, N), MODEL, 1000)
     results = [
@@ -358,9 +358,8 @@ class _Interrupted(Exception):
     pass
 
 
-@pytest.mark.parametrize(
-    "text", support.first(1, ["adasync(k0=1,interval=2)", "ssp(s=2)"])
-)
+@pytest.mark.often(1)
+@pytest.mark.parametrize("text", ["adasync(k0=1,interval=2)", "ssp(s=2)"])
 def test_an_interrupted_run_resumes_to_the_same_bytes(digits, tmp_path, text):
     policy, optimizer = policies.parse(text, N), optimizers.sgd(0.1, momentum=0.9)
 

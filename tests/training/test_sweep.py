@@ -22,6 +22,7 @@ def trace_of(text: str, pushes: int = 150):
     return simulate.schedule(policies.parse(text, 3), delays.constant(TIMES), pushes)
 
 
+@pytest.mark.often(4)
 @pytest.mark.parametrize(
     ("text", "aggregate"),
     [

@@ -51,6 +51,7 @@ def check(policy):
     return verify.check(policy, N, depth=8, deaths=1, joins=1, schedule_depth=12)
 
 
+@pytest.mark.often(1)
 @pytest.mark.parametrize("text", ["quorum(k=1)", "quorum(k=2)"])
 def test_a_rule_of_the_package_keeps_its_word(text):
     report = verify.check(text, 2, depth=20, schedule_depth=20)
@@ -63,6 +64,7 @@ def test_a_deadline_to_come_is_no_deadlock():
     assert report.violation is None, report.violation.table
 
 
+@pytest.mark.often(3)
 @pytest.mark.parametrize(
     ("policy", "kind"),
     [

@@ -17,6 +17,7 @@ def hidden():
             yield pytest.param(each, id=each.name, marks=marks)
 
 
+@pytest.mark.often(8)
 @pytest.mark.parametrize("each", hidden())
 def test_what_hides_is_found(each):
     """By the search, by the properties of progress, or by a thin schedule."""
@@ -52,6 +53,7 @@ def test_the_gallery_has_every_kind_of_property():
     assert len(set(names)) == len(names) >= 40
 
 
+@pytest.mark.often(3)
 @pytest.mark.parametrize("each", gallery.UNSEEN, ids=lambda each: each.name)
 def test_of_what_is_not_found_the_report_says_what_was_not_tried(each):
     policy = each.make(each.num_workers)
