@@ -46,7 +46,7 @@ def pytest_collection_modifyitems(config, items):
     """Sorts the files, see `scripts/test`; the order within each stays."""
     seen = collections.Counter()
     for item in items:
-        for mark in item.iter_markers("often"):
+        for mark in () if "slow" in item.keywords else item.iter_markers("often"):
             seen[item.function] += 1
             if seen[item.function] > mark.args[0]:
                 item.add_marker(pytest.mark.slow)

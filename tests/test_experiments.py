@@ -189,6 +189,7 @@ def test_every_file_of_settings_belongs_to_a_script():
     assert found == set(SETTINGS)
 
 
+@pytest.mark.slow
 def test_published_settings_are_flags_of_their_script():
     """Flags are read before the surplus argument is refused."""
     folder = ROOT / "experiments"

@@ -170,6 +170,7 @@ def test_who_has_another_key_is_refused_and_the_run_goes_on_without(tmp_path):
     assert set(cluster.trace().worker) == {0}
 
 
+@pytest.mark.slow
 def test_a_host_that_was_cut_off_comes_back(tmp_path):
     with hosts.network(2) as machines:
         cluster = Cluster(machines, tmp_path)

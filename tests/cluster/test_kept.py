@@ -43,6 +43,7 @@ def test_a_run_replays_bit_for_bit(text, transport, steps, local_state, tmp_path
     assert harness.vector(differs).tobytes() != kept.tobytes()
 
 
+@pytest.mark.slow
 def test_a_kept_state_outlives_every_process(tmp_path):
     """Server and workers are killed together: what is kept comes from the log."""
     arguments = ("train", tmp_path, "asp()", 200, 0.005, "kept")

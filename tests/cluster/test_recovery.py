@@ -47,6 +47,7 @@ def wait_for_records(tmp_path, running, count: int) -> bytes:
     raise AssertionError(f"no {count} records; {(tmp_path / 'stderr').read_text()}")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "text",
     [

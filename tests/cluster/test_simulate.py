@@ -39,6 +39,7 @@ def unchecked_types(monkeypatch):
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
 
 
+@pytest.mark.slow
 def test_fresh_seeds_keep_every_promise():
     """Other seeds at every run; one that breaks is to be reported with its number."""
     first = random.SystemRandom().randrange(10**9)

@@ -66,6 +66,7 @@ def test_a_claim_on_the_border_is_decided_in_one_of_twenty_reports(make):
     assert decided <= 2000 * 0.05 * (2 if border else 1) * 1.25
 
 
+@pytest.mark.slow
 def test_many_rows_of_noise_decide_nothing_in_nineteen_of_twenty_reports():
     generator = np.random.default_rng(2)
     wrong = sum(

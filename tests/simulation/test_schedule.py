@@ -60,11 +60,16 @@ def agree(case, table, **transfers):
 
 
 def sizes():
-    """Every policy with every N in 1..12; all but one N of each are marked slow."""
+    """Every policy with every N in 1..12; all but one N of each are marked slow, and
+    of a rule with several settings all but the first."""
+    seen = set()
     for case in support.CASES:
+        name = case.text.partition("(")[0]
         for n in range(case.least, 13):
-            marks = [] if n == case.often_with else [pytest.mark.slow]
+            often = n == case.often_with and name not in seen
+            marks = [] if often else [pytest.mark.slow]
             yield pytest.param(case, n, id=f"{case.text}-{n}", marks=marks)
+        seen.add(name)
 
 
 # Over 1,000 schedules, and more with -m slow; one compilation for each size.

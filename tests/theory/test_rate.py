@@ -60,6 +60,7 @@ def means(kind, settings):
     return [measured(setting)[1][kind].mean for setting in settings]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_mean_falls_as_one_over_the_root_of_tku(kind):
     sizes = [math.prod(setting) for setting in SETTINGS]
@@ -67,6 +68,7 @@ def test_the_mean_falls_as_one_over_the_root_of_tku(kind):
     assert found == pytest.approx(-0.5, abs=0.015)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("axis", AXES)
 @pytest.mark.parametrize("kind", KINDS)
 def test_it_does_so_in_each_of_t_k_and_u(kind, axis):
@@ -76,6 +78,7 @@ def test_it_does_so_in_each_of_t_k_and_u(kind, axis):
     assert found == pytest.approx(-0.5, abs=0.02)
 
 
+@pytest.mark.slow
 def test_a_fixed_step_has_another_slope():
     """The regression can tell: without the corollary's step the noise stays."""
     trace, _ = measured(BASE)
