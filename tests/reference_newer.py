@@ -81,10 +81,8 @@ class MindFlayer:
         self.trials, self.seconds = trials, seconds
         self.made: dict[int, int] = {}
         self.started: dict[int, float] = {}
-        self.now = 0.0
 
     def push(self, world, p, now):
-        self.now = now
         took = now - max(self.started.get(p, 0.0), world.previous[p])
         success = took < self.seconds[p] and world.staleness(p) == 0
         self.made[p] = self.made.get(p, 0) + 1
@@ -98,7 +96,7 @@ class MindFlayer:
         if over:
             self.made = {}
         for worker in released:
-            self.started[worker] = self.now
+            self.started[worker] = world.now
         return reference.Decision(weight, over and pending > 0, released)
 
     def leave(self, world):
@@ -148,7 +146,6 @@ class Zipline:
             self.left = {i: 1 for i in range(world.num_workers)}
         self.took[p] = now - max(self.started.get(p, 0.0), world.previous[p])
         self.left[p] = max(0, self.left[p] - 1)
-        self.now = now
         return self.settle(world, world.waiting | {p})
 
     def settle(self, world, arrived):
@@ -159,7 +156,7 @@ class Zipline:
             self.left |= self.plan({i: self.took.get(i, 0.0) for i in world.alive})
         released = {i for i in arrived if self.left[i] > 0}
         for worker in released:
-            self.started[worker] = self.now
+            self.started[worker] = world.now
         return reference.Decision(commit=True, release=released)
 
     def plan(self, took):
@@ -321,44 +318,41 @@ class Switch:
 class Quorum:
     def __init__(self, k, grace=0.5):
         self.k, self.grace = k, grace
-        self.started = self.now = 0.0
+        self.started = 0.0
 
     def push(self, world, p, now):
-        self.now = now
         if not world.computing:
-            return self.over(world.waiting | {p})
+            return self.over(world, world.waiting | {p})
         if world.pending + 1 == self.k:
             end = now + self.grace * (now - self.started)
             return reference.Decision(wake=end)
         return reference.Decision()
 
     def leave(self, world):
-        """At the time of the latest event."""
         if world.computing or world.pending == 0:
             return reference.Decision()
-        return self.over(set(world.waiting))
+        return self.over(world, set(world.waiting))
 
     def time(self, world, now):
-        self.now = now
         if world.pending < self.k:
             return reference.Decision()
-        return self.over(set(world.waiting))
+        return self.over(world, set(world.waiting))
 
-    def over(self, released):
-        self.started = self.now
+    def over(self, world, released):
+        self.started = world.now
         return reference.Decision(commit=True, release=released, wake=math.inf)
 
 
 class Deadline:
-    """A computation begins when its round does; nobody joins here."""
+    """A computation begins when its round does, or when its worker joins."""
 
     def __init__(self, k=3.0, floor=0.01):
         self.k, self.floor = k, floor
         self.took: dict[int, float] = {}
-        self.started = self.now = 0.0
+        self.started = 0.0
 
     def window(self, world):
-        if not world.alive <= self.took.keys():
+        if not world.alive or not world.alive <= self.took.keys():
             return math.inf
         times = [self.took[i] for i in world.alive]
         middle = statistics.median(times)
@@ -366,8 +360,7 @@ class Deadline:
         return middle + self.k * max(apart, self.floor * middle)
 
     def push(self, world, p, now):
-        self.now = now
-        self.took[p] = now - self.started
+        self.took[p] = now - max(self.started, world.previous[p])
         if world.computing:
             return reference.Decision()
         return self.over(world, world.waiting | {p})
@@ -378,14 +371,14 @@ class Deadline:
         return self.over(world, set(world.waiting))
 
     def time(self, world, now):
-        self.now = now
         if world.pending == 0:
             return reference.Decision(wake=now + self.window(world))
         for late in world.computing:
-            self.took[late] = max(self.took.get(late, 0.0), now - self.started)
+            took = now - max(self.started, world.latest[late])
+            self.took[late] = max(self.took.get(late, 0.0), took)
         return self.over(world, set(world.waiting), set(world.computing))
 
     def over(self, world, released, late=()):
-        self.started = self.now
-        end = self.now + self.window(world)
+        self.started = world.now
+        end = world.now + self.window(world)
         return reference.Decision(commit=True, release=released, restart=late, wake=end)

@@ -136,24 +136,24 @@ def test_deadlines_at_random_agree_with_the_oracle(shared, update):
     @hypothesis.settings(max_examples=60, phases=(hypothesis.Phase.generate,))
     @hypothesis.given(scripts(), TABLES)
     def check(script, table):
-        timers = []
+        events = []
         transfers = {"seconds": seconds, "shared": shared, "update": update or 0.0}
         try:
             rows = reference.run(
-                Scripted(script), table, PUSHES, timers=timers, **transfers
+                Scripted(script), table, PUSHES, events=events, **transfers
             )
         except reference.Deadlock as error:
             with pytest.raises(simulate.DeadlockError, match=f"at push {error}:"):
                 follow(script, table, link)
             return
-        expected = support.trace_of(rows, N, timers)
+        expected = support.trace_of(rows, N, events)
         found = follow(script, table, link)
         for name in traces.COLUMNS:
             np.testing.assert_array_equal(
                 getattr(found, name), getattr(expected, name), err_msg=name
             )
         assert found.events == expected.events
-        timed.append(len(timers))
+        timed.append(len(events))
 
     check()
     assert sum(count > 10 for count in timed) > 5  # deadlines in plenty

@@ -57,9 +57,9 @@ def check(*strategies, examples=25):
 
 def run(case, table, pushes=PUSHES, **transfers):
     """A trace by the oracle, which knows nothing of JAX or of this module."""
-    rule, timers = case.oracle(len(table)), []
-    rows = reference.run(rule, table, pushes, timers=timers, **transfers)
-    return support.trace_of(rows, len(table), timers, policy=case.text)
+    rule, events = case.oracle(len(table)), []
+    rows = reference.run(rule, table, pushes, events=events, **transfers)
+    return support.trace_of(rows, len(table), events, policy=case.text)
 
 
 def again(trace, text=None, **settings):
