@@ -55,6 +55,7 @@ class World:
         self.pending = 0
         self.loss = math.nan
         self.now = 0.0  # of the event that is decided
+        self.leaver = -1  # who has just left
 
     def staleness(self, worker):
         return self.version - self.pulled[worker]
@@ -444,6 +445,7 @@ def run(
     def leave(worker, now):
         nonlocal server_is_free
         world.now = server_is_free = now
+        world.leaver = worker
         world.alive.remove(worker)
         world.computing.discard(worker)
         world.waiting.discard(worker)

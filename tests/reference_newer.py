@@ -17,8 +17,8 @@ class Malenia:
 
     def complete(self, world):
         counts = [self.count.get(i, 0) for i in world.alive]
-        if 0 in counts:
-            return False
+        if not counts or 0 in counts:
+            return not counts
         n = len(counts)
         return n / sum(1 / c for c in counts) >= self.batch_size / n * (1 - 1e-6)
 
@@ -75,32 +75,55 @@ class Ringleader:
 
 
 class MindFlayer:
-    """A computation begins when its worker is released; the first ones at time 0."""
+    """A trial begins when its worker is told to compute, or joins; first at time 0."""
 
     def __init__(self, trials, seconds):
         self.trials, self.seconds = trials, seconds
         self.made: dict[int, int] = {}
-        self.started: dict[int, float] = {}
+        self.told: dict[int, float] = {}
+
+    def end(self, i, latest):
+        """When the present trial is given up."""
+        return max(self.told.get(i, 0.0), latest) + self.seconds[i]
+
+    def unmade(self, i):
+        return self.made.get(i, 0) < self.trials[i]
 
     def push(self, world, p, now):
-        took = now - max(self.started.get(p, 0.0), world.previous[p])
-        success = took < self.seconds[p] and world.staleness(p) == 0
+        begun = max(self.told.get(p, 0.0), world.previous[p])
+        success = now - begun < self.seconds[p] and world.staleness(p) == 0
+        success = success and self.unmade(p)
         self.made[p] = self.made.get(p, 0) + 1
-        pending = world.pending + success
-        return self.settle(world, world.waiting | {p}, pending, float(success))
-
-    def settle(self, world, arrived, pending, weight=1.0):
-        done = {i for i in world.alive if self.made.get(i, 0) >= self.trials[i]}
-        over = done == world.alive
-        released = set(arrived) if over else arrived - done
-        if over:
-            self.made = {}
-        for worker in released:
-            self.started[worker] = world.now
-        return reference.Decision(weight, over and pending > 0, released)
+        arrived = world.waiting | {p}
+        return self.settle(world, arrived, set(), world.pending + success, success)
 
     def leave(self, world):
-        return self.settle(world, set(world.waiting), world.pending)
+        return self.settle(world, set(world.waiting), set(), world.pending)
+
+    def time(self, world, now):
+        failed = {
+            i
+            for i in world.computing
+            if self.unmade(i) and self.end(i, world.latest[i]) <= now
+        }
+        for i in failed:
+            self.made[i] = self.made.get(i, 0) + 1
+        again = {i for i in failed if self.unmade(i)}
+        return self.settle(world, set(world.waiting), again, world.pending)
+
+    def settle(self, world, arrived, again, pending, success=False):
+        over = not any(self.unmade(i) for i in world.alive)
+        if over:
+            self.made, again = {}, set(world.computing)
+        released = {i for i in arrived & world.alive if self.unmade(i)}
+        for i in released | again:
+            self.told[i] = world.now
+        trying = {i for i in released | world.computing if self.unmade(i)}
+        ends = [self.end(i, world.latest[i]) for i in trying]
+        wake = min(ends, default=math.inf)
+        return reference.Decision(
+            float(success), over and pending > 0, released, again, wake
+        )
 
 
 class Rescaled:
@@ -149,8 +172,6 @@ class Zipline:
         return self.settle(world, world.waiting | {p})
 
     def settle(self, world, arrived):
-        if self.left is None:
-            return reference.Decision(commit=True)
         if all(self.left[i] == 0 for i in world.alive):
             self.left |= {i: 1 for i in range(world.num_workers)}
             self.left |= self.plan({i: self.took.get(i, 0.0) for i in world.alive})
@@ -175,8 +196,8 @@ class Zipline:
         return next((count for _, _, count in near), {})
 
     def leave(self, world):
-        for worker in set(self.left or ()) - world.alive:
-            self.left[worker] = 0
+        self.left = self.left or {i: 1 for i in range(world.num_workers)}
+        self.left[world.leaver] = 0
         return self.settle(world, set(world.waiting))._replace(commit=False)
 
 
