@@ -378,7 +378,7 @@ def run(
     leaves: Sequence[tuple[int, int]] = (),
     absences: Sequence[tuple[int, float, float]] = (),
     detection: float = 0.0,
-    events: list[tuple[int, float, str, int, bool]] | None = None,
+    events: list[tuple[int, float, str, int, bool, int]] | None = None,
 ) -> list[Row]:
     """The rows of a run; fewer than `num_pushes` if everybody left by `leaves`.
 
@@ -390,7 +390,8 @@ def run(
     which, worker). `absences` holds (worker, death, return), in order for each worker:
     what it computes or sends at its death is lost, the rule is told `detection` seconds
     later or at the return, and at the return it begins anew. What is no push is added
-    to `events`: pushes before it, time, kind, worker, and whether a deadline committed.
+    to `events`: pushes before it, time, kind, worker, whether a deadline committed, and
+    how many computations of who leaves were cancelled since its push before.
     The first deadline is time 0. At the same time pushes come first, deadlines last.
     """
     n = len(durations)
@@ -438,9 +439,9 @@ def run(
             restarts[worker] += 1
             begin(worker, now)
 
-    def note(kind, now, worker=-1, commit=False):
+    def note(kind, now, worker=-1, commit=False, again=0):
         if events is not None:
-            events.append((len(rows), now, kind, worker, commit))
+            events.append((len(rows), now, kind, worker, commit, again))
 
     def leave(worker, now):
         nonlocal server_is_free
@@ -490,8 +491,8 @@ def run(
             stage[worker] = "dead"
         elif stage[worker] == "dead":
             stage[worker] = "away"
+            note("leave", now, worker, again=restarts[worker])
             leave(worker, now)
-            note("leave", now, worker)
         else:
             stage[worker] = "there"
             coming[worker].pop(0)

@@ -349,8 +349,7 @@ class Trace:
             "versions": self.versions or package_versions(),
             "open_restarts": list(self.open_restarts),
             "recorded": self.recorded,
-            # Without the commit where there is none, as before there were timers.
-            "events": [list(e if e.commit else e[:4]) for e in self.events],
+            "events": [_event_fields(event) for event in self.events],
         }
 
     def save(self, path: str | os.PathLike[str]) -> Path:
@@ -370,6 +369,14 @@ class Trace:
             return cls(**found).validate()
         except TraceError as error:
             raise TraceError(f"{path}: {error}") from error
+
+
+def _event_fields(event: Event) -> list[Any]:
+    """As few as tell it, so that files are as before there was more to tell."""
+    fields = list(event)
+    while len(fields) > 4 and not fields[-1]:
+        fields.pop()
+    return fields
 
 
 def rows_of_workers(

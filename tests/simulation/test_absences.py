@@ -119,3 +119,38 @@ def test_deaths_of_senders_agree_with_the_oracle(shared, update):
         agree(case, table, away, detection, transfers)
 
     check()
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_recorded_times_and_absences_give_the_run_back(case):
+    policy = policies.parse(case.text, N)
+    # Powers of two and multiples of 1/64, which nothing rounds.
+    left = []
+
+    @hypothesis.settings(max_examples=15, phases=(hypothesis.Phase.generate,))
+    @hypothesis.given(TABLES, moments(), st.sampled_from([0.0, 1.0]))
+    def check(table, away, detection):
+        model = absences.given(
+            [(w, d, r if r < math.inf else None) for w, d, r in away],
+            detection=detection,
+            num_workers=N,
+        )
+        try:
+            trace = simulate.schedule(
+                policy, delays.recorded(table), PUSHES, absences=model
+            )
+        except simulate.DeadlockError:
+            return
+        # The table that is recorded is as long as the most computations: one length.
+        again = whatif.reschedule(
+            trace, policy, replayable=True, absences=absences.recorded(trace)
+        )
+        for name in traces.COLUMNS:
+            np.testing.assert_array_equal(
+                getattr(again, name), getattr(trace, name), err_msg=name
+            )
+        assert again.events == trace.events
+        left.append(len(trace.events))
+
+    check()
+    assert sum(count > 2 for count in left) > 3

@@ -87,7 +87,11 @@ def test_the_runs_own_policy_gives_the_run_back(case):
         np.testing.assert_allclose(found.duration, trace.duration, atol=1e-12)
 
 
-@BY_CASE
+@pytest.mark.parametrize(
+    "case",
+    # Of a trial that was given up without a commit it is not seen when the next began.
+    support.sparse(c for c in support.CASES if "mindflayer" not in c.text),
+)
 def test_pushes_that_travel_come_back_too(case):
     """Ties of rounded sums apart, which a time on the way may make or break."""
     seconds = st.sampled_from([0.25, 1.0, 3.0])
