@@ -21,7 +21,7 @@ import psutil
 from abs_dssp.traces import Trace
 
 _ROOT = Path(__file__).parents[2]
-_BEGUN = 120.0  # seconds that processes have to make their first push
+_BEGUN = 600.0  # seconds that processes have to make their first push
 
 
 def main(words: list[str] | None = None) -> int:
