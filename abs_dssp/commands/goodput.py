@@ -70,9 +70,7 @@ def main(argv):
             goodput.save_picture(found, failures, path)
             caption = "Goodput over that without faults; the line is the share of the "
             parts.append(Picture(path, caption + "time that a worker is alive."))
-        parts += [
-            goodput.table(count, failures, rows) for count, rows in found.items()
-        ]
+        parts += [goodput.table(count, failures, rows) for count, rows in found.items()]
         title = f"A death every {failures.mean_up + failures.mean_down:g} s per worker"
         sections.append(Section(title, parts))
     note = (

@@ -106,7 +106,11 @@ def used(trace: Trace) -> int:
 
 
 def measure(
-    rule: str, num_workers: int, failures: Failures, seconds: float, seeds: Sequence[int]
+    rule: str,
+    num_workers: int,
+    failures: Failures,
+    seconds: float,
+    seeds: Sequence[int],
 ) -> Goodput:
     """One rule, with and without failures.
 

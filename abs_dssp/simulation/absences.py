@@ -212,7 +212,9 @@ def table(absences: Absences, count: int, seed: int = 0) -> list[Interval]:
       >>> absences.table(absences.given([(1, 5.0, None)], num_workers=2), 3)
       [(1, 5.0, None)]
     """
-    checks.kind("table", "absences", absences, Absences, "absences.exponential(600, 30)")
+    checks.kind(
+        "table", "absences", absences, Absences, "absences.exponential(600, 30)"
+    )
     count = checks.whole("table", "count", count)
 
     def worker(parameters, key):

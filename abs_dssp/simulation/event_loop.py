@@ -338,9 +338,7 @@ def _any_event(
     if policy.on_time is not None:
         branches.append(functools.partial(known, _wake, builder.TIMER))
     arrival = _arrival(*transfer, simulation)
-    which = jnp.where(
-        arrival.comes_first, arrival.change.stage, len(presence_lib.ENDS)
-    )
+    which = jnp.where(arrival.comes_first, arrival.change.stage, len(presence_lib.ENDS))
     which = jnp.where(arrival.later_than_deadline, len(branches) - 1, which)
     return jax.lax.switch(which, branches, simulation)
 

@@ -344,9 +344,7 @@ def cancelled(trace: Trace, starts: Starts, row: int) -> Sequence[float]:
     return np.diff(cuts, prepend=begin).tolist()
 
 
-def lost_at(
-    trace: Trace, worker: int, mine: Int[np.ndarray, " M"]
-) -> dict[int, int]:
+def lost_at(trace: Trace, worker: int, mine: Int[np.ndarray, " M"]) -> dict[int, int]:
     """Computations that a worker's departures ended, and those cancelled before.
 
     Args:
@@ -366,7 +364,9 @@ def lost_at(
         pushed = mine[(mine >= before) & (mine < event.rows)]
         before = event.rows
         if event.kind == "leave":
-            computes = joined if not pushed.size else not np.isnan(trace.wait[pushed[-1]])
+            computes = (
+                joined if not pushed.size else not np.isnan(trace.wait[pushed[-1]])
+            )
             found[event.rows] = found.get(event.rows, 0) + event.restarts + computes
         joined = event.kind == "join"
     return found

@@ -72,27 +72,52 @@ def _measured(folder: Path, options: argparse.Namespace, faults: bool):
         *(f"--until={options.seconds}", "--notensorboard", f"--out={folder}"),
         "--times=lease=5,beat=0.5,checkpoint=10,evaluate=30",
     ]
-    faulty: list[dict[str, float]] = []
     with open(f"{folder}.log", "wb") as log:
         running = subprocess.Popen([*map(str, command)], stdout=log, stderr=log)
         try:
-            begun = _first_push(running, folder / "pushes.log")
-            if faults:
-                faulty = _kill(running, options, begun)
-            status = running.wait(options.seconds + 300)
-            wall = time.monotonic() - begun
+            wall, faulty = _watch(running, folder, options, faults)
         finally:
             if running.poll() is None:
                 running.terminate()
                 running.wait(60)
     # 3: over, but without workers that were killed just before the end.
-    if status not in (0, 3):
-        raise SystemExit(f"chaos: the run ended with {status}; look at {folder}.log.")
-    return _numbers(folder, options) | {
-        "wall_seconds": wall,
+    if running.returncode not in (0, 3):
+        raise SystemExit(
+            f"chaos: the run ended with {running.returncode}; look at {folder}.log."
+        )
+    trace = Trace.load(folder / "trace.npz")
+    # The run's own clock stands still while it has no server: hence that of the wall.
+    seconds = wall + float(trace.time[0])
+    return _numbers(trace, seconds) | {
         "faults": faulty,
         "replay_equal": _replays(folder),
     }
+
+
+def _watch(running, folder: Path, options: argparse.Namespace, faults: bool):
+    """Waits for the end of a run, and kills meanwhile.
+
+    Returns:
+      Seconds from the first push to the last, and of every fault its time since the
+      first push and the index of the process.
+    """
+    log, choose = folder / "pushes.log", random.Random(options.seed)
+    begun = grown = _first_push(running, log)
+    size, done, number = 0, [], 1
+    while running.poll() is None:
+        now = time.monotonic()
+        if log.exists() and log.stat().st_size > size:
+            size, grown = log.stat().st_size, now
+        if now - begun > 3 * options.seconds + _BEGUN:
+            raise SystemExit(f"chaos: the run does not end; look at {folder}.log.")
+        if faults and now >= begun + number * options.every:
+            server = options.server_every and number % options.server_every == 0
+            index = _kill(running, choose, bool(server))
+            if index is not None:
+                done.append({"seconds": now - begun, "process": index})
+            number += 1
+        time.sleep(0.05)
+    return grown - begun, done
 
 
 def _first_push(running, path: Path) -> float:
@@ -107,29 +132,18 @@ def _first_push(running, path: Path) -> float:
     raise SystemExit(f"chaos: no push within {_BEGUN:g} s; look at {path.parent}.log.")
 
 
-def _kill(running, options: argparse.Namespace, begun: float):
-    """Kills one process after the other; when, and which, in order."""
-    choose, done = random.Random(options.seed), []
-    count = int((options.seconds - 1e-9) // options.every)
-    for number in range(1, count + 1):
-        at = begun + number * options.every
-        while time.monotonic() < at and running.poll() is None:
-            time.sleep(min(0.1, max(0.0, at - time.monotonic())))
-        server = options.server_every and number % options.server_every == 0
-        processes = _indexed(running)
-        able = [0] if server else [index for index in processes if index]
-        able = [index for index in able if index in processes]
-        if running.poll() is not None:
-            break
-        if not able:  # still dead from the fault before
-            continue
-        index = choose.choice(sorted(able))
-        try:
-            processes[index].kill()
-        except psutil.NoSuchProcess:
-            continue
-        done.append({"seconds": time.monotonic() - begun, "process": index})
-    return done
+def _kill(running, choose: random.Random, server: bool) -> int | None:
+    """Kills process 0, or one of the others; which, if there is one to kill."""
+    processes = _indexed(running)
+    able = [index for index in sorted(processes) if (index == 0) == server]
+    if not able:
+        return None
+    index = choose.choice(able)
+    try:
+        processes[index].kill()
+    except psutil.NoSuchProcess:
+        return None
+    return index
 
 
 def _indexed(running) -> dict[int, psutil.Process]:
@@ -150,24 +164,21 @@ def _indexed(running) -> dict[int, psutil.Process]:
     return found
 
 
-def _numbers(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
-    """What the trace tells; shares are of all worker seconds."""
-    trace = Trace.load(folder / "trace.npz")
-    away = [_until_back(trace, event) for event in _leaves(trace, options.seconds)]
-    seconds = options.seconds
+def _numbers(trace: Trace, seconds: float) -> dict[str, Any]:
+    """What the trace tells of a run that took so many seconds."""
+    leaves = [event for event in trace.events if event.kind == "leave"]
+    # Who leaves at the end has not died.
+    away = [_until_back(trace, e) for e in leaves if e.seconds < trace.seconds]
     return {
+        "seconds": seconds,
+        "seconds_of_its_clock": trace.seconds,
         "pushes": len(trace),
         "accepted_per_second": int(trace.accepted.sum()) / seconds,
         "commits": trace.commits,
-        "last_push_seconds": trace.seconds,
         "departures": len(away),
         "mean_seconds_away": sum(away) / len(away) if away else 0.0,
-        "away_share": sum(away) / seconds / trace.num_workers,
+        "away_share": sum(away) / trace.seconds / trace.num_workers,
     }
-
-
-def _leaves(trace: Trace, until: float):
-    return [e for e in trace.events if e.kind == "leave" and e.seconds < until]
 
 
 def _until_back(trace: Trace, left) -> float:

@@ -3,7 +3,6 @@
 import math
 
 import hypothesis
-import jax
 import numpy as np
 import pytest
 import reference
@@ -14,14 +13,11 @@ from abs_dssp import (
     absences,
     communication,
     delays,
-    optimizers,
     policies,
     simulate,
-    tasks,
     traces,
     whatif,
 )
-from abs_dssp.history import rederivation
 
 PUSHES, N, MOST = 40, 4, 2
 NAMED = ("bsp()", "ssp(s=0)", "k_sync(k=2)", "abs(k0=1,a=3,tau_max=2)", "quorum(k=2)")
