@@ -27,7 +27,7 @@ _FAILURES = flags.DEFINE_multi_string(
     "Mean seconds up, mean seconds away, seconds until it is noticed; repeatable.",
 )
 _PUSHES = flags.DEFINE_integer(
-    "pushes", 250_000, "Gradients of a run about; it has 4000 s at most.", lower_bound=1
+    "pushes", 250_000, "Gradients of a run about; it has 200 to 4000 s.", lower_bound=1
 )
 _SEEDS = flags.DEFINE_integer("seeds", 3, "Runs of each up to 100 workers, above: 1.")
 _ONLY = flags.DEFINE_list("only", None, "Rules whose text contains one of them.")
@@ -35,16 +35,17 @@ _REAL = flags.DEFINE_multi_string(
     "real", [], "A result.json of scripts/chaos, which gets a section; repeatable."
 )
 _PUBLISH = flags.DEFINE_string("publish", None, "Also write the report to this file.")
-_LONGEST = 4000.0  # seconds
+_SHORTEST, _LONGEST = 200.0, 4000.0  # seconds
 
 WORDS = (
-    "Goodput is the number of pushes that entered a commit per second. It is given over "
-    "that of the same rule without faults, for the same seeds and so many seconds, and "
-    "over N / mean step time, which N workers reach that never wait. What is discarded, "
-    "cancelled or lost at a death does not count, nor what is pending at the end. The "
-    "shares are of the seconds of all N workers: waiting; lost in computations that a "
-    "death ended, until it was noticed; away, from there to the return; thrown away in "
-    "computations that were cancelled or whose push was discarded.",
+    "Goodput is the number of pushes that entered a commit per second. It is given "
+    "over that of the same rule without faults, for the same seeds and so many "
+    "seconds, and over N / mean step time, which N workers reach that never wait. What "
+    "is discarded, cancelled or lost at a death does not count, nor what is pending at "
+    "the end. The shares are of the seconds of all N workers: waiting; lost in "
+    "computations that a death ended, until it was noticed; away, from there to the "
+    "return; thrown away in computations that were cancelled or whose push was "
+    "discarded.",
     "A step takes 0.8 s and an exponential time of mean 0.2 s. Every worker dies and "
     "returns independently of the others, at exponential times, and loses its "
     "computation. Nothing else costs time: no communication, no checkpoints, and the "
@@ -88,7 +89,7 @@ def _measured(
     count: int, failures: Failures, kept: goodput.Kept
 ) -> dict[str, goodput.Goodput]:
     """Every rule with so many workers."""
-    seconds = min(_LONGEST, _PUSHES.value / count)
+    seconds = max(_SHORTEST, min(_LONGEST, _PUSHES.value / count))
     seeds = range(_SEEDS.value if count <= 100 else 1)
     found = {}
     for rule in goodput.rules(count):

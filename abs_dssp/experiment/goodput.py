@@ -24,7 +24,8 @@ from abs_dssp.traces import Trace
 
 STEP = "shifted_exponential(shift=0.8,mean=0.2)"  # of mean 1 s
 _MEAN = 1.0  # seconds; of STEP
-_SPARE = 1.1  # pushes computed over those of N workers that never stop
+_SPARE = 1.1  # pushes at most over those of N workers that never stop
+_TOGETHER = 1 << 14  # pushes computed at a time
 
 
 @dataclasses.dataclass(frozen=True)
@@ -180,7 +181,10 @@ def _run(rule: str, count: int, gone: str | None, seconds: float, seed: int) -> 
     dying = None if gone is None else absences.parse(gone, count)
     pushes = int(_SPARE * count * seconds / _MEAN) + 64
     settings: tuple[Any, ...] = (pushes, seconds, seed, 1, "", dying)
-    return Source(policies.parse(rule, count), model, none(), *settings).all()
+    source = Source(policies.parse(rule, count), model, none(), *settings)
+    while not source.ended:
+        source.more(_TOGETHER)
+    return source.trace().validate()
 
 
 def _thrown(trace: Trace) -> float:
@@ -239,9 +243,9 @@ def real(result: Mapping[str, Any]) -> Section:
         for label, run in (("without faults", calm), ("with faults", fire))
     ]
     caption = (
-        f"`{settings['policy']}`, {settings['processes']} processes with a worker each, "
-        f"{settings['seconds']:g} s per run; every {settings['every']:g} s one was "
-        f"killed, {server} times process 0 with the server. Steps: "
+        f"`{settings['policy']}`, {settings['processes']} processes with a worker "
+        f"each, {settings['seconds']:g} s per run; every {settings['every']:g} s one "
+        f"was killed, {server} times process 0 with the server. Steps: "
         f"`{settings['delays']}`, on `{settings['task']}`. Away: from when the server "
         "noticed it to the return."
     )

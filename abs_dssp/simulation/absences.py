@@ -90,7 +90,8 @@ def exponential(
 
     Args:
       mean_up: mean seconds from a return, or the start, to the next death; above 0; one
-        number or one per worker. N workers die N / (mean_up + mean_down) times a second.
+        number or one per worker. N workers have N / (mean_up + mean_down) deaths a
+        second.
       mean_down: mean seconds from a death to the return; 0 is a restart at once.
       detection: seconds after a death at which the policy is told.
       num_workers: number of workers N; needed where no argument has one per worker.
@@ -106,9 +107,14 @@ def exponential(
       (0, True)
     """
     delay_base.require_positive("exponential", "mean_up", mean_up)
-    numbers = {"mean_up": mean_up, "mean_down": mean_down, "detection": detection}
-    # The same arguments are checked and spread over workers in the same way.
-    model = delay_base.build("exponential", _no_block, num_workers, **numbers)
+    model = delay_base.build(  # its arguments are checked and spread in the same way
+        "exponential",
+        _no_block,
+        num_workers,
+        mean_up=mean_up,
+        mean_down=mean_down,
+        detection=detection,
+    )
     return Absences(model.parameters, _exponential, model.spec)
 
 

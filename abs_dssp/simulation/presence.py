@@ -51,7 +51,8 @@ def start(absences: Absences, seed) -> Presence:
     parameters = jax.tree.map(jnp.asarray, absences.parameters)
     one = functools.partial(_drawn, absences.draw)
     times = jax.vmap(one)(parameters, keys, number, zero)
-    return Presence(number, number, *times, keys)
+    dies, noticed, returns = times
+    return Presence(number, number, dies, noticed, returns, keys)
 
 
 def upcoming(presence: Presence) -> Change:
@@ -77,12 +78,12 @@ def passed(absences: Absences, presence: Presence, change: Change) -> Presence:
         absences.draw, mine, presence.keys[worker], number[worker], change.moment
     )
     before = (presence.dies, presence.noticed, presence.returns)
-    times = [
+    dies, noticed, returns = (
         old.at[worker].set(jnp.where(back, new, old[worker]))
         for new, old in zip(drawn, before, strict=True)
-    ]
+    )
     stage = presence.stage.at[worker].set((change.stage + 1) % len(ENDS))
-    return Presence(stage, number, *times, presence.keys)
+    return Presence(stage, number, dies, noticed, returns, presence.keys)
 
 
 def _drawn(draw, parameters, key, number, after):

@@ -306,11 +306,11 @@ def _jitted(function: Callable[..., Any], *static: int) -> Callable[..., Any]:
 
 def _start(policy, delays, communication, absences, seed):
     """`event_loop.start`; its larger part is compiled once for all policies."""
-    started = _jitted(event_loop.start_workers)(delays, communication, seed)
-    if absences is None:
-        return event_loop.begin(policy, *started)
-    presence = _jitted(presence_lib.start)(absences, seed)
-    return event_loop.begin(policy, *started, presence)
+    workers, keys = _jitted(event_loop.start_workers)(delays, communication, seed)
+    presence = None
+    if absences is not None:
+        presence = _jitted(presence_lib.start)(absences, seed)
+    return event_loop.begin(policy, workers, keys, presence)
 
 
 def _advance(policy, delays, communication, simulation, num_pushes, capacity):

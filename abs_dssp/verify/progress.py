@@ -42,8 +42,8 @@ KINDS = {
     "another commit.",
     "left waiting": "While every computation ends in a push at last, whoever waits is "
     "released at last.",
-    "postponed": "Pushes do not put off for ever the deadline that alone brings a commit "
-    "or releases who waits.",
+    "postponed": "Pushes do not put off for ever the deadline that alone brings a "
+    "commit or releases who waits.",
 }
 
 LASTING = 24  # pushes for which a broken property is followed without any reduction

@@ -1,10 +1,10 @@
 """Real processes under fire: what a fault every so often costs, and whether it replays.
 
-Trains twice for the same time, first in peace; the second time one process is killed by
-SIGKILL at every multiple of --every, a worker's by chance, and at every --server_every-th
-fault process 0, which is the server and a worker. The launcher starts it again. Writes
-result.json to --out and prints it: pushes that entered a commit per second of both runs,
-and their ratio. Ends with 1 if a replay is not equal in every bit.
+Trains twice for the same time, first in peace; the second time one process is killed
+by SIGKILL at every multiple of --every: a worker's by chance, and at every
+--server_every-th fault process 0, which is the server and a worker. The launcher starts
+it again. Writes result.json to --out and prints it: accepted pushes per second of both
+runs, and their ratio. Ends with 1 if a replay is not equal in every bit.
 """
 
 import argparse
