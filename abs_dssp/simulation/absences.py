@@ -203,7 +203,7 @@ def table(absences: Absences, count: int, seed: int = 0) -> list[Interval]:
     """The first absences of every worker.
 
     `given(table(absences, ...))` has the same deaths as `absences`, for as long as the
-    table goes.
+    table goes, but for the last bit of their times.
 
     Args:
       absences: the model.

@@ -13,36 +13,20 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float, Int
 
-from abs_dssp.history import builder, traces, transition
+from abs_dssp.history import builder, transition
 from abs_dssp.history.events import KINDS, NOBODY
 from abs_dssp.policies import Policy
 from abs_dssp.simulation import communication as communication_lib
 from abs_dssp.simulation import delays as delays_lib
+from abs_dssp.simulation import drawing, event_rows
 from abs_dssp.simulation import presence as presence_lib
 from abs_dssp.simulation.absences import Absences
 from abs_dssp.simulation.communication import Communication
 from abs_dssp.simulation.delays import BLOCK, Delays
-
-_AHEAD = 4  # blocks of durations kept per worker
-PUSH = KINDS.index("push")
-_TOP_UP = 2  # blocks drawn before each BLOCK pushes, for the workers that need them
-
-
-class DeadlockError(ValueError):
-    """A run that cannot go on: everybody waits, or nobody is there or returns."""
-
-
-class Workers(NamedTuple):
-    """What the workers are doing, and the durations drawn for them."""
-
-    finish: Float[Array, " N"]  # seconds; end of the computation, inf while waiting
-    duration: Float[Array, " N"]  # seconds; of the present computation
-    drawn: Int[Array, " N"]  # blocks of durations drawn
-    durations: Float[Array, "N W"]  # n-th duration in column n % W
-    chain: Any  # states of the delay model
+from abs_dssp.simulation.drawing import Workers
+from abs_dssp.simulation.event_rows import PUSH
 
 
 class Simulation(NamedTuple):
@@ -80,10 +64,10 @@ def start_workers(
     keys = delays_lib.worker_keys(seed, num_workers)
     count = jnp.zeros(num_workers, jnp.int32)
     time = jnp.zeros(num_workers, jnp.float64)
-    durations = jnp.zeros((num_workers, _AHEAD * BLOCK), jnp.float64)
+    durations = jnp.zeros((num_workers, drawing.AHEAD * BLOCK), jnp.float64)
     chain = jax.vmap(delays.start)(jax.tree.map(jnp.asarray, delays.parameters))
     workers = Workers(time, time, count, durations, chain)
-    workers = _fill(delays, keys, workers, count)
+    workers = drawing.fill(delays, keys, workers, count)
     first = workers.durations[:, 0]
     seconds = communication_lib.per_worker(communication, num_workers)
     finish = first if communication.shared else first + seconds
@@ -143,7 +127,7 @@ def advance(
     def some(_, carry):
         simulation, rows, done = carry
         grants = simulation.server.grants
-        workers = _fill(delays, simulation.keys, simulation.workers, grants)
+        workers = drawing.fill(delays, simulation.keys, simulation.workers, grants)
         simulation = simulation._replace(workers=workers)
         until = jnp.minimum(done + BLOCK, num_pushes)
 
@@ -201,7 +185,7 @@ def advance_events(
     def some(carry):
         simulation, rows, count, pushes = carry
         grants = simulation.server.grants
-        workers = _fill(delays, simulation.keys, simulation.workers, grants)
+        workers = drawing.fill(delays, simulation.keys, simulation.workers, grants)
         until = count + BLOCK  # each starts at most one computation of a worker
 
         def one(carry):
@@ -218,7 +202,7 @@ def advance_events(
         carry = (simulation._replace(workers=workers), rows, count, pushes)
         return jax.lax.while_loop(lambda c: goes_on(c) & (c[2] < until), one, carry)
 
-    rows = jnp.zeros((capacity, width(simulation)), jnp.float64)
+    rows = jnp.zeros((capacity, _width(simulation)), jnp.float64)
     carry = (simulation, rows, jnp.int32(0), jnp.int32(0))
     return jax.lax.while_loop(goes_on, some, carry)
 
@@ -319,7 +303,7 @@ def _any_event(
                 link=_left(arrival, shared, simulation),
                 presence=presence,
             )
-            return after, jnp.full(width(after), -1, jnp.float64)
+            return after, jnp.full(_width(after), -1, jnp.float64)
         if kind == "leave":
             server, done = transition.leave(policy, simulation.server, worker, now)
         else:
@@ -389,89 +373,6 @@ def _begun(
     return Simulation(server, workers, link, done.ready, keys, presence)
 
 
-def _fill(delays: Delays, keys, workers: Workers, started) -> Workers:
-    """Draws durations until every worker has enough for the next BLOCK pushes.
-
-    A worker starts at most one computation per push. Without restarts there is about
-    one start per push in all, so a few blocks for the neediest workers suffice, and
-    these are drawn unconditionally: a loop whose length depends on the data is slow
-    under vmap. `started` counts the computations of each worker, (N,).
-    """
-    parameters = jax.tree.map(jnp.asarray, delays.parameters)
-    room = (_AHEAD - 1) * BLOCK
-
-    def left(workers):
-        return workers.drawn * BLOCK - started
-
-    def draw(workers):
-        worker = jnp.argmin(left(workers)).astype(jnp.int32)
-        index = workers.drawn[worker]
-        chosen = jax.tree.map(lambda leaf: leaf[worker], (parameters, workers.chain))
-        block, chain = delays.block(chosen[0], keys[worker], index, chosen[1])
-        fits = left(workers)[worker] <= room
-        corner = (worker, (index % _AHEAD) * BLOCK)
-        old = jax.lax.dynamic_slice(workers.durations, corner, (1, BLOCK))
-        block = jnp.where(fits, block[None, :].astype(jnp.float64), old)
-        chain = jax.tree.map(
-            lambda leaf, new, old: leaf.at[worker].set(jnp.where(fits, new, old)),
-            *(workers.chain, chain, chosen[1]),
-        )
-        durations = jax.lax.dynamic_update_slice(workers.durations, block, corner)
-        drawn = workers.drawn.at[worker].add(fits.astype(jnp.int32))
-        return workers._replace(durations=durations, drawn=drawn, chain=chain)
-
-    for _ in range(_TOP_UP):
-        workers = draw(workers)
-    return jax.lax.while_loop(
-        lambda workers: jnp.any(left(workers) < BLOCK), draw, workers
-    )
-
-
-def width(simulation: Simulation) -> int:
+def _width(simulation: Simulation) -> int:
     """Columns of the rows of `advance_events`."""
-    return len(builder.ROW) + (simulation.presence is not None)
-
-
-def kinds(rows: Float[np.ndarray, "E W"]) -> Int[np.ndarray, " E"]:
-    """The kind of each row, as a number of `events.KINDS`."""
-    if rows.shape[1] > len(builder.ROW):
-        return rows[:, -1].astype(np.int64)
-    by_timer = rows[:, builder.ROW.index("worker")] < 0
-    return np.where(by_timer, builder.TIMER, PUSH)
-
-
-def to_trace(
-    rows: Float[np.ndarray, "E W"], last: builder.Ending, settings: dict[str, Any]
-) -> traces.Trace:
-    """The trace of the loop's rows.
-
-    Args:
-      rows: what `advance` or `advance_events` returned, up to the last event.
-      last: the state after the last row.
-      settings: the trace's remaining fields, `num_workers` and `policy` among them.
-
-    Raises:
-      DeadlockError: if there is a push at which nobody computes.
-    """
-    of_kind = kinds(rows)
-    settings = dict(settings)
-    count = settings.pop("num_workers")
-    stuck = np.flatnonzero(np.isinf(rows[:, 0]))
-    if stuck.size:
-        before = of_kind[: stuck[0]]
-        joins, leaves = (
-            int((before == KINDS.index(kind)).sum()) for kind in ("join", "leave")
-        )
-        push = int((before == PUSH).sum()) + 1
-        if leaves - joins == count:
-            raise DeadlockError(
-                f"every worker has died and none returns, at push {push}; give "
-                "absences that end, or fewer pushes."
-            )
-        raise DeadlockError(
-            f"every worker waits, nobody computes, at push {push}: "
-            f"{settings['policy']} releases nobody any more; check its release rule."
-        )
-    made = builder.Builder(count)
-    made.extend(rows[:, : len(builder.ROW)], of_kind)
-    return made.trace(last, **settings)
+    return event_rows.width(simulation.presence is not None)

@@ -17,12 +17,12 @@ from abs_dssp.policies import Policy
 from abs_dssp.simulation import absences as absences_lib
 from abs_dssp.simulation import communication as communication_lib
 from abs_dssp.simulation import delays as delays_lib
-from abs_dssp.simulation import event_loop
+from abs_dssp.simulation import event_loop, event_rows
 from abs_dssp.simulation import presence as presence_lib
 from abs_dssp.simulation.absences import Absences
 from abs_dssp.simulation.communication import Communication
 from abs_dssp.simulation.delays import BLOCK, Delays
-from abs_dssp.simulation.event_loop import DeadlockError
+from abs_dssp.simulation.event_rows import PUSH, DeadlockError
 
 __all__ = ["DeadlockError", "schedule", "sweep"]
 
@@ -152,7 +152,7 @@ class Source:
             model = (policy, delays, communication, absences)
             self._simulation = _start(*model, seed)
         # Some may be past `until`.
-        self._rows = np.empty((0, event_loop.width(self._simulation)))
+        self._rows = np.empty((0, event_rows.width(absences is not None)))
 
     def more(self, count: int, loss: float = math.nan) -> None:
         """Adds up to `count` pushes, decided with this loss estimate."""
@@ -204,7 +204,7 @@ class Source:
             stuck = np.isinf(rows[:, 0])
             rows = rows[~stuck]
             last = last._replace(waiting=last.waiting | stuck.any())
-        trace = event_loop.to_trace(rows, last, self.settings)[: self._count]
+        trace = event_rows.to_trace(rows, last, self.settings)[: self._count]
         if self.until is None:
             return trace
         known = tuple(each for each in trace.events if each.seconds <= self.until)
@@ -249,7 +249,7 @@ def _schedule(
                 for each, ending in zip(rows, endings, strict=True)
             ]
     return [
-        event_loop.to_trace(rows, ending, settings | {"seed": seed}).validate()
+        event_rows.to_trace(rows, ending, settings | {"seed": seed}).validate()
         for (rows, ending), seed in zip(made, seeds, strict=True)
     ]
 
@@ -269,7 +269,7 @@ def _only_pushes(policy: Policy, absences: Absences | None) -> bool:
 
 def _of_pushes(rows):
     """Which rows are pushes; bool (E,)."""
-    return event_loop.kinds(rows) == event_loop.PUSH
+    return event_rows.kinds(rows) == PUSH
 
 
 def _require_progress(times) -> None:
@@ -354,8 +354,8 @@ def _require_pushes(policy, made) -> None:
     """Refuses a run in which other events go on for ever without a push."""
     length = timers = 0
     for rows in reversed(made):
-        kinds = event_loop.kinds(rows)
-        pushes = np.flatnonzero(kinds == event_loop.PUSH)
+        kinds = event_rows.kinds(rows)
+        pushes = np.flatnonzero(kinds == PUSH)
         rest = kinds[int(pushes[-1]) + 1 if pushes.size else 0 :]
         length += len(rest)
         timers += int((rest == builder.TIMER).sum())
