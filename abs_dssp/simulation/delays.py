@@ -234,7 +234,8 @@ def _summed(block: Block, local_steps: int) -> Block:
 def abandoned(model: Delays, seconds: Seconds) -> Delays:
     """Computations that are given up after a time: min(duration, seconds).
 
-    For `policies.mindflayer`, which discards a push that took this long.
+    As a worker does that stops by itself; `policies.mindflayer` discards a push that took
+    this long, and gives longer ones up by itself.
 
     Args:
       model: the durations of computations that are never given up.
