@@ -24,6 +24,7 @@ from abs_dssp import (
 )
 from abs_dssp.history import attendance, rederivation
 from abs_dssp.simulation import event_loop, scheduling
+from abs_dssp.training import config, identity
 
 PUSHES, N, MOST = 40, 4, 2
 NAMED = ("bsp()", "abs(k0=1,a=3,tau_max=2)", "mindflayer(trials=2,seconds=4.0)")
@@ -297,3 +298,12 @@ def test_where_nobody_dies_nothing_is_compiled():
     same = simulate.schedule(*given, absences="none()")
     assert scheduling._jitted(event_loop.advance, 0, 5)._cache_size() == compiled
     assert traces.fingerprint(same) == traces.fingerprint(plain)
+
+
+def test_a_checkpoint_of_other_deaths_is_another_runs():
+    task, rate = tasks.quadratic(2, dim=2), optimizers.sgd(0.1)
+    update = config.UpdateConfig(rate, rate)
+    one, other = (absences.exponential(mean, 5.0, num_workers=2) for mean in (20, 30))
+    found = [identity.of_run(task, update, 0, absences=a) for a in (None, one, other)]
+    assert len(set(found)) == 3
+    assert found[0] == identity.of_run(task, update, 0)
