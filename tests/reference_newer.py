@@ -98,6 +98,7 @@ class MindFlayer:
         return self.settle(world, arrived, set(), world.pending + success, success)
 
     def leave(self, world):
+        self.made[world.leaver] = self.trials[world.leaver]
         return self.settle(world, set(world.waiting), set(), world.pending)
 
     def time(self, world, now):
@@ -114,7 +115,9 @@ class MindFlayer:
     def settle(self, world, arrived, again, pending, success=False):
         over = not any(self.unmade(i) for i in world.alive)
         if over:
-            self.made, again = {}, set(world.computing)
+            gone = set(range(world.num_workers)) - world.alive
+            self.made = {i: self.trials[i] for i in gone}
+            again = set(world.computing)
         released = {i for i in arrived & world.alive if self.unmade(i)}
         for i in released | again:
             self.told[i] = world.now

@@ -36,8 +36,8 @@ def mindflayer(num_workers: int, trials: _Per, seconds: _Per) -> base.Policy:
     its trials are made; when all have made theirs the successes are committed together
     (if there were none, the round starts again) and everybody begins anew. Whose last
     trial has failed computes until then in vain, since nobody can be told to stop: what
-    it may still push is discarded. A worker that has joined is given up from the next
-    event on, since no policy is asked at a join.
+    it may still push is discarded. So does a worker that joins, whose trials begin with
+    the next round; else ever new ones could keep a round from its end.
 
     Args:
       num_workers: number of workers N, alive or not.
@@ -91,7 +91,8 @@ def mindflayer(num_workers: int, trials: _Per, seconds: _Per) -> base.Policy:
         commit = over & (pending > 0)
         release = arrived & clocks.alive & (over | (state.left > 0))
         restart = clocks.alive & ~arrived & jnp.where(over, True, again)
-        left = jnp.where(over, jnp.asarray(full), state.left)
+        new = jnp.where(clocks.alive, jnp.asarray(full), 0)
+        left = jnp.where(over, new, state.left)
         start = jnp.where(release | restart, now, begun(state, latest))
         tries = clocks.alive & (left > 0) & (release | restart | ~arrived)
         ends = start + jnp.asarray(limit, start.dtype)
@@ -121,7 +122,8 @@ def mindflayer(num_workers: int, trials: _Per, seconds: _Per) -> base.Policy:
         return settle(state, clocks, clocks.waiting, again, now, *known)
 
     def on_leave(state, clocks, worker, now):
-        del worker
+        left = jnp.where(base.only(worker, num_workers), 0, state.left)
+        state = state._replace(left=left)
         now = jnp.asarray(now).astype(state.started.dtype)
         return others(state, clocks, base.nobody(num_workers), now)
 

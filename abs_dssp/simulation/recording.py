@@ -234,11 +234,13 @@ def starts_of(trace: Trace) -> Starts:
     again = (trace.restarts > 0) & (made >= 0) & (times >= released)
     by_push = times == trace.time[made]  # a timer's time is no row's
     started[again], start_row[again] = times[again], np.where(by_push, made, -1)[again]
-    timers = np.array([e.seconds for e in trace.events if e.kind == "timer"])
-    for row in np.flatnonzero(trace.restarts > 0) if timers.size else ():
-        # A deadline that made no version, if the computation took just the time since.
-        off = np.abs(timers + trace.duration[row] - trace.time[row])
-        near = timers[off <= 2 * np.spacing(trace.time[row])]
+    timed = any(event.kind == "timer" for event in trace.events)
+    kinds = ("timer", "leave")
+    others = np.array([e.seconds for e in trace.events if e.kind in kinds])
+    for row in np.flatnonzero(trace.restarts > 0) if timed else ():
+        # At one that made no version, if the computation took just the time since.
+        off = np.abs(others + trace.duration[row] - trace.time[row])
+        near = others[off <= 2 * np.spacing(trace.time[row])]
         if near.size and near[-1] > started[row]:
             started[row], start_row[row] = near[-1], -1
     for event in trace.events:  # a refused worker starts again at once

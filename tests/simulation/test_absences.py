@@ -262,6 +262,11 @@ def test_what_departures_cost_is_counted():
     assert trace.unfinished == {1: 5.0}
     cut = trace[:2]  # the death is not known yet
     assert cut.unfinished == {1: 0.0}
+    # Until 5 it has not returned; until 7 its computation is one since 6.
+    assert trace[:3].unfinished == {}
+    late = simulate.schedule("asp()", "constant([1.5, 3.5])", 3, absences=gone)
+    np.testing.assert_array_equal(late.time, [1.5, 3.5, 7.0])
+    assert late.unfinished == {0: 6.0}
 
 
 @pytest.mark.parametrize(

@@ -85,6 +85,11 @@ def same(state, clocks, now):
     return state, state
 
 
+def fixed(state, clocks, now):
+    """At 100 s, as every push says again, and at once after that."""
+    return state, jnp.float32(100)
+
+
 def put_off(state, clocks, now):
     """At a deadline: another one, and nothing else."""
     nobody = jnp.zeros(N, bool)
@@ -140,7 +145,14 @@ def try_all(policy):
     return verify.check(policy, N, depth=24, deaths=0, schedule_depth=0)
 
 
-@pytest.mark.parametrize("again", [pytest.param(first, marks=pytest.mark.slow), same])
+@pytest.mark.parametrize(
+    "again",
+    [
+        pytest.param(first, marks=pytest.mark.slow),
+        pytest.param(same, marks=pytest.mark.slow),
+        fixed,
+    ],
+)
 def test_a_deadline_that_comes_is_not_taken_for_one_put_off(again):
     report = try_all(running(again))
     assert report.violation is None, report.violation.table
