@@ -50,6 +50,18 @@ WORDS = (
     "returns independently of the others, at exponential times, and loses its "
     "computation. Nothing else costs time: no communication, no checkpoints, and the "
     "server never dies.",
+    "A worker dies at the same rate with every N, so that somewhere there is a death N "
+    "times as often, as where chips fail at a rate of their own. That is the kind of "
+    "failures for which Decoupled DiLoCo (arXiv 2604.21428) was made, whose abstract "
+    "speaks of millions of simulated chips; how it draws them was not available, and "
+    "its numbers (88 % goodput against 27 % of data-parallel training, as others "
+    "report) are of another setting.",
+    "Whoever waits for everybody waits for a dead worker until it is missed, and for "
+    "one that has returned until it has computed. With enough workers there is always "
+    "one of either; rules that wait for some part of them, and those that wait for "
+    "nobody, lose little more than the dead do. Above the share of time that workers "
+    "are alive are rules that discard fewer pushes when there are fewer workers, and "
+    "rounds of a fixed size that have fewer of them to wait for.",
     "How good a push is, is not measured here: a rule that uses stale pushes has more "
     "of them, and each may be worth less (see the comparison of times to a target).",
 )
