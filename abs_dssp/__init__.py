@@ -14,6 +14,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # so that type checkers see what `__getattr__` gives
+    from abs_dssp import absences as absences
     from abs_dssp import communication as communication
     from abs_dssp import delays as delays
     from abs_dssp import optimizers as optimizers
@@ -31,7 +32,15 @@ if TYPE_CHECKING:  # so that type checkers see what `__getattr__` gives
 __version__ = "0.1.0"
 
 _MODULES = (
-    *("communication", "delays", "optimizers", "plot", "policies", "record"),
+    *(
+        "absences",
+        "communication",
+        "delays",
+        "optimizers",
+        "plot",
+        "policies",
+        "record",
+    ),
     *("replay", "simulate", "tasks", "theory", "traces", "verify", "whatif"),
 )
 

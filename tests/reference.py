@@ -54,6 +54,8 @@ class World:
         self.version = 0
         self.pending = 0
         self.loss = math.nan
+        self.now = 0.0  # of the event that is decided
+        self.leaver = -1  # who has just left
 
     def staleness(self, worker):
         return self.version - self.pulled[worker]
@@ -374,17 +376,23 @@ def run(
     shared: bool = False,
     update: float = 0.0,
     leaves: Sequence[tuple[int, int]] = (),
-    timers: list[tuple[int, float, bool]] | None = None,
+    absences: Sequence[tuple[int, float, float]] = (),
+    detection: float = 0.0,
+    events: list[tuple[int, float, str, int, bool, int]] | None = None,
 ) -> list[Row]:
-    """The rows of a run; fewer than `num_pushes` if everybody left.
+    """The rows of a run; fewer than `num_pushes` if everybody left by `leaves`.
 
     `durations[i]` is cycled over the computations that worker i starts. `losses` maps a
     push's index (from 0) to the estimate that it finds. `seconds` is a push's time on
     its way, on a link of its own or, if `shared`, on one that carries one push at a
     time, first finished first. The server does nothing else for `update` seconds after
     a commit, and its answers leave it then. `leaves` holds (index of the push after
-    which, worker). Deadlines are added to `timers`: pushes before it, time, and whether
-    it committed. The first is time 0; a push at the same time comes before it.
+    which, worker). `absences` holds (worker, death, return), in order for each worker:
+    what it computes or sends at its death is lost, the rule is told `detection` seconds
+    later or at the return, and at the return it begins anew. What is no push is added
+    to `events`: pushes before it, time, kind, worker, whether a deadline committed, and
+    how many computations of who leaves were cancelled since its push before.
+    The first deadline is time 0. At the same time pushes come first, deadlines last.
     """
     n = len(durations)
     world = World(n)
@@ -396,11 +404,16 @@ def run(
     link_is_free = 0.0
     server_is_free = 0.0
     deadline = 0.0 if hasattr(rule, "time") else math.inf
+    pushes = [0] * n
+    coming = [[(d, r) for i, d, r in absences if i == w] for w in range(n)]
+    stage = ["there"] * n  # then "dead", then "away"
+    begun: set[int] = set()  # whose computation a living worker began
 
     def begin(worker, now):
         cycle = durations[worker]
         duration[worker] = float(cycle[count[worker] % len(cycle)])
         count[worker] += 1
+        begun.add(worker) if stage[worker] == "there" else begun.discard(worker)
         start[worker] = now
         world.pulled[worker] = world.version
         world.computing.add(worker)
@@ -426,20 +439,78 @@ def run(
             restarts[worker] += 1
             begin(worker, now)
 
+    def note(kind, now, worker=-1, commit=False, again=0):
+        if events is not None:
+            events.append((len(rows), now, kind, worker, commit, again))
+
     def leave(worker, now):
+        nonlocal server_is_free
+        world.now = server_is_free = now
+        world.leaver = worker
         world.alive.remove(worker)
         world.computing.discard(worker)
         world.waiting.discard(worker)
-        if not world.alive:
-            return
+        unreleased.pop(worker, None)
+        restarts[worker] = 0
         decision = rule.leave(world)
+        if world.pending == 0:
+            decision = decision._replace(commit=False)
         if decision.commit:
             assert not rows[-1].committed, "a departure commits with nothing pending"
             rows[-1] = rows[-1]._replace(committed=True)
         apply(decision, now)
 
+    def join(worker, now):
+        nonlocal server_is_free
+        server_is_free = now
+        if world.alive:
+            world.clock[worker] = min(world.clock[i] for i in world.alive)
+        world.alive.add(worker)
+        world.latest[worker] = world.previous[worker] = now
+        begin(worker, now)
+
+    def change():
+        """The next death, departure or return: when, and whose."""
+        ends = []
+        for worker, own in enumerate(coming):
+            if own:
+                dies, returns = own[0]
+                told = min(dies + detection, returns)
+                at = {"there": dies, "dead": told, "away": returns}[stage[worker]]
+                ends.append((at, worker))
+        return min(ends, default=(math.inf, -1))
+
+    def end_stage(worker, moment):
+        """A death is known to nobody; of the rest the server hears when it is free."""
+        nonlocal link_is_free
+        now = max(moment, server_is_free)
+        if stage[worker] == "there":
+            ended = start[worker] + duration[worker]
+            if shared and on_link() == worker and ended < moment:
+                link_is_free = max(link_is_free, moment)
+            stage[worker] = "dead"
+        elif stage[worker] == "dead":
+            stage[worker] = "away"
+            note("leave", now, worker, again=restarts[worker])
+            leave(worker, now)
+        else:
+            stage[worker] = "there"
+            coming[worker].pop(0)
+            join(worker, now)
+            note("join", now, worker)
+
+    def able():
+        return sorted(i for i in world.computing if stage[i] == "there" and i in begun)
+
+    def on_link():
+        """Who arrives next: the first to finish, since every transfer takes as long."""
+        way = 0.0 if shared else seconds
+        ends = [(start[i] + duration[i] + way, i) for i in able()]
+        return min(ends, default=(math.inf, -1))[1]
+
     def time(now):
         nonlocal deadline, server_is_free
+        world.now = now
         deadline = math.inf
         decision = rule.time(world, now)
         if world.pending == 0:
@@ -448,32 +519,33 @@ def run(
             rows[-1] = rows[-1]._replace(committed=True)
         server_is_free = now + update if decision.commit else now
         apply(decision, server_is_free, now, is_timer=True)
-        if timers is not None:
-            timers.append((len(rows), now, bool(decision.commit)))
+        note("timer", now, commit=bool(decision.commit))
 
     for worker in range(n):
         begin(worker, 0.0)
-    while len(rows) < num_pushes and world.alive:
-        if not world.computing:
-            if deadline == math.inf:
-                raise Deadlock(len(rows) + 1)
-            time(max(deadline, server_is_free))
-            continue
-        # The next to arrive is the first to finish: every transfer takes as long.
-        p = min(
-            sorted(world.computing),
-            key=lambda i: start[i] + duration[i] + (0.0 if shared else seconds),
-        )
-        now = start[p] + duration[p] + (0.0 if shared else seconds)
-        if shared:
-            now = max(now, link_is_free) + seconds
-        left_link, now = now, max(now, server_is_free)
+    while len(rows) < num_pushes and (world.alive or absences):
+        p, left_link = on_link(), math.inf
+        if p >= 0:
+            left_link = start[p] + duration[p] + (0.0 if shared else seconds)
+        if p >= 0 and shared:
+            left_link = max(left_link, link_is_free) + seconds
+        now = max(left_link, server_is_free)
+        moment, worker = change()
+        if moment < left_link:
+            now = max(moment, server_is_free)
         if max(deadline, server_is_free) < now:
             time(max(deadline, server_is_free))
             continue
+        if moment < left_link:
+            end_stage(worker, moment)
+            continue
+        if p < 0:
+            raise Deadlock(len(rows) + 1)
+        world.now = now
         link_is_free = left_link
         world.computing.remove(p)
         world.clock[p] += 1
+        pushes[p] += 1
         world.previous[p] = world.latest[p]
         world.latest[p] = now
         world.loss = math.nan if losses is None else losses(len(rows))
@@ -483,7 +555,7 @@ def run(
             Row(
                 time=now,
                 worker=p,
-                clock=world.clock[p],
+                clock=pushes[p],
                 pulled=world.pulled[p],
                 version=world.version,
                 weight=decision.weight,

@@ -17,8 +17,8 @@ class Malenia:
 
     def complete(self, world):
         counts = [self.count.get(i, 0) for i in world.alive]
-        if 0 in counts:
-            return False
+        if not counts or 0 in counts:
+            return not counts
         n = len(counts)
         return n / sum(1 / c for c in counts) >= self.batch_size / n * (1 - 1e-6)
 
@@ -75,34 +75,58 @@ class Ringleader:
 
 
 class MindFlayer:
-    """A computation begins when its worker is released; the first ones at time 0."""
+    """A trial begins when its worker is told to compute, or joins; first at time 0."""
 
     def __init__(self, trials, seconds):
         self.trials, self.seconds = trials, seconds
         self.made: dict[int, int] = {}
-        self.started: dict[int, float] = {}
-        self.now = 0.0
+        self.told: dict[int, float] = {}
+
+    def end(self, i, latest):
+        """When the present trial is given up."""
+        return max(self.told.get(i, 0.0), latest) + self.seconds[i]
+
+    def unmade(self, i):
+        return self.made.get(i, 0) < self.trials[i]
 
     def push(self, world, p, now):
-        self.now = now
-        took = now - max(self.started.get(p, 0.0), world.previous[p])
-        success = took < self.seconds[p] and world.staleness(p) == 0
+        begun = max(self.told.get(p, 0.0), world.previous[p])
+        success = now - begun < self.seconds[p] and world.staleness(p) == 0
+        success = success and self.unmade(p)
         self.made[p] = self.made.get(p, 0) + 1
-        pending = world.pending + success
-        return self.settle(world, world.waiting | {p}, pending, float(success))
-
-    def settle(self, world, arrived, pending, weight=1.0):
-        done = {i for i in world.alive if self.made.get(i, 0) >= self.trials[i]}
-        over = done == world.alive
-        released = set(arrived) if over else arrived - done
-        if over:
-            self.made = {}
-        for worker in released:
-            self.started[worker] = self.now
-        return reference.Decision(weight, over and pending > 0, released)
+        arrived = world.waiting | {p}
+        return self.settle(world, arrived, set(), world.pending + success, success)
 
     def leave(self, world):
-        return self.settle(world, set(world.waiting), world.pending)
+        self.made[world.leaver] = self.trials[world.leaver]
+        return self.settle(world, set(world.waiting), set(), world.pending)
+
+    def time(self, world, now):
+        failed = {
+            i
+            for i in world.computing
+            if self.unmade(i) and self.end(i, world.latest[i]) <= now
+        }
+        for i in failed:
+            self.made[i] = self.made.get(i, 0) + 1
+        again = {i for i in failed if self.unmade(i)}
+        return self.settle(world, set(world.waiting), again, world.pending)
+
+    def settle(self, world, arrived, again, pending, success=False):
+        over = not any(self.unmade(i) for i in world.alive)
+        if over:
+            gone = set(range(world.num_workers)) - world.alive
+            self.made = {i: self.trials[i] for i in gone}
+            again = set(world.computing)
+        released = {i for i in arrived & world.alive if self.unmade(i)}
+        for i in released | again:
+            self.told[i] = world.now
+        trying = {i for i in released | world.computing if self.unmade(i)}
+        ends = [self.end(i, world.latest[i]) for i in trying]
+        wake = min(ends, default=math.inf)
+        return reference.Decision(
+            float(success), over and pending > 0, released, again, wake
+        )
 
 
 class Rescaled:
@@ -148,18 +172,15 @@ class Zipline:
             self.left = {i: 1 for i in range(world.num_workers)}
         self.took[p] = now - max(self.started.get(p, 0.0), world.previous[p])
         self.left[p] = max(0, self.left[p] - 1)
-        self.now = now
         return self.settle(world, world.waiting | {p})
 
     def settle(self, world, arrived):
-        if self.left is None:
-            return reference.Decision(commit=True)
         if all(self.left[i] == 0 for i in world.alive):
             self.left |= {i: 1 for i in range(world.num_workers)}
             self.left |= self.plan({i: self.took.get(i, 0.0) for i in world.alive})
         released = {i for i in arrived if self.left[i] > 0}
         for worker in released:
-            self.started[worker] = self.now
+            self.started[worker] = world.now
         return reference.Decision(commit=True, release=released)
 
     def plan(self, took):
@@ -178,8 +199,8 @@ class Zipline:
         return next((count for _, _, count in near), {})
 
     def leave(self, world):
-        for worker in set(self.left or ()) - world.alive:
-            self.left[worker] = 0
+        self.left = self.left or {i: 1 for i in range(world.num_workers)}
+        self.left[world.leaver] = 0
         return self.settle(world, set(world.waiting))._replace(commit=False)
 
 
@@ -321,44 +342,41 @@ class Switch:
 class Quorum:
     def __init__(self, k, grace=0.5):
         self.k, self.grace = k, grace
-        self.started = self.now = 0.0
+        self.started = 0.0
 
     def push(self, world, p, now):
-        self.now = now
         if not world.computing:
-            return self.over(world.waiting | {p})
+            return self.over(world, world.waiting | {p})
         if world.pending + 1 == self.k:
             end = now + self.grace * (now - self.started)
             return reference.Decision(wake=end)
         return reference.Decision()
 
     def leave(self, world):
-        """At the time of the latest event."""
         if world.computing or world.pending == 0:
             return reference.Decision()
-        return self.over(set(world.waiting))
+        return self.over(world, set(world.waiting))
 
     def time(self, world, now):
-        self.now = now
         if world.pending < self.k:
             return reference.Decision()
-        return self.over(set(world.waiting))
+        return self.over(world, set(world.waiting))
 
-    def over(self, released):
-        self.started = self.now
+    def over(self, world, released):
+        self.started = world.now
         return reference.Decision(commit=True, release=released, wake=math.inf)
 
 
 class Deadline:
-    """A computation begins when its round does; nobody joins here."""
+    """A computation begins when its round does, or when its worker joins."""
 
     def __init__(self, k=3.0, floor=0.01):
         self.k, self.floor = k, floor
         self.took: dict[int, float] = {}
-        self.started = self.now = 0.0
+        self.started = 0.0
 
     def window(self, world):
-        if not world.alive <= self.took.keys():
+        if not world.alive or not world.alive <= self.took.keys():
             return math.inf
         times = [self.took[i] for i in world.alive]
         middle = statistics.median(times)
@@ -366,8 +384,7 @@ class Deadline:
         return middle + self.k * max(apart, self.floor * middle)
 
     def push(self, world, p, now):
-        self.now = now
-        self.took[p] = now - self.started
+        self.took[p] = now - max(self.started, world.previous[p])
         if world.computing:
             return reference.Decision()
         return self.over(world, world.waiting | {p})
@@ -378,14 +395,14 @@ class Deadline:
         return self.over(world, set(world.waiting))
 
     def time(self, world, now):
-        self.now = now
         if world.pending == 0:
             return reference.Decision(wake=now + self.window(world))
         for late in world.computing:
-            self.took[late] = max(self.took.get(late, 0.0), now - self.started)
+            took = now - max(self.started, world.latest[late])
+            self.took[late] = max(self.took.get(late, 0.0), took)
         return self.over(world, set(world.waiting), set(world.computing))
 
     def over(self, world, released, late=()):
-        self.started = self.now
-        end = self.now + self.window(world)
+        self.started = world.now
+        end = world.now + self.window(world)
         return reference.Decision(commit=True, release=released, restart=late, wake=end)

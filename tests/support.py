@@ -176,14 +176,11 @@ def sparse(cases, field="often"):
     ]
 
 
-def trace_of(rows, num_workers, timers=(), **settings):
-    """The oracle's rows and deadlines as a `Trace`."""
+def trace_of(rows, num_workers, events=(), **settings):
+    """The oracle's rows and other events as a `Trace`."""
     columns = {
         name: np.array([getattr(row, name) for row in rows], dtype)
         for name, dtype in traces.COLUMNS.items()
     }
-    events = tuple(
-        traces.Event(before, time, "timer", -1, commit)
-        for before, time, commit in timers
-    )
+    events = tuple(traces.Event(*each) for each in events)
     return traces.Trace(**columns, num_workers=num_workers, events=events, **settings)

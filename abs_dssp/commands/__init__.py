@@ -23,6 +23,7 @@ COMMANDS = {
     "verify": "checks what rules guarantee, in every order of events",
     "optimality": "time to a target beside the best that any method can do",
     "lower-bound": "methods on a chain whose lower bound has no constant",
+    "goodput": "what of the work is of use while workers die and return",
     "leaderboard": "every rule on twelve fixed cases, scored",
     "reproduce": "every figure and table of the DSSP and ABS papers",
     "dssp-fig3": "DSSP's Figure 3 alone",

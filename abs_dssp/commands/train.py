@@ -40,6 +40,8 @@ flags.adopt_module_key_flags(cluster_flags)
 def main(argv):
     del argv
     out = outputs.folder(_OUT.value)
+    if cluster_flags.wanted():
+        run_flags.refuse_absences()
     if cluster_flags.is_launcher():
         status = cluster_flags.launch(out)
         if status:

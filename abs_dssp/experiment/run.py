@@ -5,6 +5,7 @@ import functools
 from typing import Any
 
 from abs_dssp import (
+    absences,
     communication,
     delays,
     optimizers,
@@ -13,6 +14,7 @@ from abs_dssp import (
     simulate,
     tasks,
 )
+from abs_dssp.absences import Absences
 from abs_dssp.communication import Communication
 from abs_dssp.delays import Delays
 from abs_dssp.experiment import outputs
@@ -68,12 +70,13 @@ class Run:
     local_optimizer: str | None = None  # of local steps, instead of that of the server
     push: str = "gradients"
     local_state: str = "fresh"
+    absences: str = "none()"  # when workers die and return
 
     @property
     def settings(self) -> dict[str, Any]:
         """The description, for files and digests."""
         added = ["drop_factor", "warmup", "evaluations", "eval_commits", "redraw"]
-        added += ["optimizer", "local_optimizer", "push", "local_state"]
+        added += ["optimizer", "local_optimizer", "push", "local_state", "absences"]
         return {
             field.name: getattr(self, field.name)
             for field in dataclasses.fields(self)
@@ -110,6 +113,10 @@ class Run:
         """Seconds per push of `local_steps` gradients."""
         step = delays.parse(self.delays, self.workers)
         return delays.per_step(step, self.local_steps, self.redraw)
+
+    def make_absences(self) -> Absences | None:
+        """When workers die and return; None if nobody dies."""
+        return absences.parse(self.absences, self.workers)
 
     def make_communication(self, task: Task) -> Communication:
         """Time of a push and the pull after it, each as large as the parameters."""
@@ -175,6 +182,7 @@ class Run:
             pushes,
             self.seed,
             communication=self.make_communication(task),
+            absences=self.make_absences(),
             local_steps=self.local_steps,
             task=task.name,
         )
@@ -205,6 +213,7 @@ class Run:
         arguments: dict[str, Any] = {name: getattr(self, name) for name in same} | {
             "until_epochs": self.epochs,
             "communication": self.make_communication(task),
+            "absences": self.make_absences(),
             "local_optimizer": self.make_optimizer(local=True),
             "eval_every_commits": self.eval_commits,
         }

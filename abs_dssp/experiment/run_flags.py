@@ -36,6 +36,12 @@ flags.DEFINE_string("delays", None, "Seconds per gradient: a model of worker spe
 flags.DEFINE_string(
     "communication", "none()", "Time of a push: none() or link(bandwidth=1e9)."
 )
+_ABSENCES = flags.DEFINE_string(
+    "absences",
+    "none()",
+    "When workers die and return, in virtual time: none(), exponential(mean_up=600, "
+    "mean_down=30) or given([(worker, dies, returns)]), in seconds.",
+)
 _LOCAL_STEPS = flags.DEFINE_integer(
     "local_steps", 1, "Gradient steps per push, U.", lower_bound=1
 )
@@ -107,6 +113,7 @@ _WIDTH = flags.DEFINE_integer(
 
 _SLOTS = 16  # versions kept at least: policies and seeds share a compiled program
 _TEXTS = ("optimizer", "local_optimizer", "push", "local_state")
+_LATER = (*_TEXTS, "absences")  # flags that there were not always
 _OWN: dict[str, Callable[[Any], Any]] = {
     "local_steps": int,
     "learning_rate": float,
@@ -137,6 +144,7 @@ def run(text: str, seed: int = 0) -> Run:
     made = _describe(policy, seed, own)
     made.make_policy()
     made.make_delays()
+    made.make_absences()
     if made.optimizer is not None and not replaced:
         for name in _OF_SGD:
             if flags.FLAGS[name].value != flags.FLAGS[name].default:
@@ -202,6 +210,19 @@ def _describe(policy: str, seed: int, own: Mapping[str, Any]) -> Run:
     )
 
 
+def refuse_absences() -> None:
+    """Says that workers of real processes do not die by a model.
+
+    Raises:
+      ValueError: if it was asked for.
+    """
+    if _ABSENCES.value != _ABSENCES.default:
+        raise ValueError(
+            "--absences is for virtual time and does nothing to real processes; leave "
+            "it out, or kill some of them (scripts/chaos)."
+        )
+
+
 def memory() -> dict[str, Any]:
     """Arguments of `Run.train` that decide memory and speed, and no result."""
     return {"width": _WIDTH.value, "slots": _SLOTS}
@@ -261,7 +282,7 @@ def settings() -> dict[str, Any]:
     """The values of all flags of this module that decide a result."""
     _settle()
     ignored = {"data_dir", "download"}
-    for name in _TEXTS:  # as before there were these flags: kept runs are found
+    for name in _LATER:  # as before there were these flags: kept runs are found
         if flags.FLAGS[name].value == flags.FLAGS[name].default:
             ignored |= {name}
     if _rate() is None:

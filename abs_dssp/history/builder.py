@@ -124,6 +124,7 @@ class Builder:
                 events.KINDS[kinds[i]],
                 int(columns["worker"][i]),
                 bool(by_timer[i]),
+                int(columns["restarts"][i]) if kinds[i] == _LEAVE else 0,
             )
             for i in np.flatnonzero(~is_push)
         ]

@@ -34,7 +34,7 @@ COLUMNS: dict[str, np.dtype] = {
 
 
 class Event(NamedTuple):
-    """What was done beside taking pushes; in virtual time there are only timers."""
+    """What was done beside taking pushes."""
 
     rows: int  # pushes before it
     seconds: float
@@ -43,6 +43,7 @@ class Event(NamedTuple):
     kind: str
     worker: int  # events.NOBODY for a timer
     commit: bool = False  # whether a timer committed; of a departure it is not told
+    restarts: int = 0  # of a departure: cancelled since the worker's latest push
 
 
 class TraceError(ValueError):

@@ -192,8 +192,17 @@ class Trace:
 
     @property
     def waiting_seconds(self) -> float:
-        """Worker seconds between a push and its release, up to the last arrival."""
-        waits = np.where(np.isnan(self.wait), self.seconds - self.time, self.wait)
+        """Worker seconds between a push and its release, up to the last arrival.
+
+        Who leaves waits no more.
+        """
+        end = np.full(len(self), self.seconds)
+        for event in self.events:
+            if event.kind == "leave":
+                mine = np.flatnonzero(self.worker[: event.rows] == event.worker)
+                if mine.size:
+                    end[mine[-1]] = min(end[mine[-1]], event.seconds)
+        waits = np.where(np.isnan(self.wait), end - self.time, self.wait)
         return float(waits.sum())
 
     @property
@@ -222,8 +231,12 @@ class Trace:
     def unfinished(self) -> dict[int, float]:
         """For workers that compute at the end: when they began, in seconds."""
         begun = {}
+        later = {e.worker: e for e in self.events if e.kind in ("leave", "join")}
         for worker, rows in enumerate(rows_of_workers(self.worker, self.num_workers)):
             begin = float(self.time[rows[-1]] + self.wait[rows[-1]]) if rows.size else 0
+            event = later.get(worker)
+            if event is not None and (not rows.size or event.rows > rows[-1]):
+                begin = event.seconds if event.kind == "join" else float("nan")
             if begin < self.seconds:  # not NaN either: released for good
                 begun[worker] = begin
         return begun
@@ -349,8 +362,7 @@ class Trace:
             "versions": self.versions or package_versions(),
             "open_restarts": list(self.open_restarts),
             "recorded": self.recorded,
-            # Without the commit where there is none, as before there were timers.
-            "events": [list(e if e.commit else e[:4]) for e in self.events],
+            "events": [_event_fields(event) for event in self.events],
         }
 
     def save(self, path: str | os.PathLike[str]) -> Path:
@@ -370,6 +382,14 @@ class Trace:
             return cls(**found).validate()
         except TraceError as error:
             raise TraceError(f"{path}: {error}") from error
+
+
+def _event_fields(event: Event) -> list[Any]:
+    """As few as tell it, so that files are as before there was more to tell."""
+    fields = list(event)
+    while len(fields) > 4 and not fields[-1]:
+        fields.pop()
+    return fields
 
 
 def rows_of_workers(

@@ -22,7 +22,7 @@ class MindFlayerState(NamedTuple):
     """How the present round stands."""
 
     left: Int[Array, " N"]  # trials still to make
-    started: Float[Array, " N"]  # seconds; start of the present computation
+    started: Float[Array, " N"]  # seconds; when the rule let each begin its trial
 
 
 @base.constructor
@@ -31,12 +31,13 @@ def mindflayer(num_workers: int, trials: _Per, seconds: _Per) -> base.Policy:
 
         accept  iff  staleness = 0  and  the computation took less than seconds_i
 
-    A push whose computation took `seconds` or longer is a trial that failed: it is
-    discarded. A worker waits once its trials are made; when all have made theirs the
-    successes are committed together (if there were none, the round starts again) and
-    everybody is released. A policy is not asked between pushes, so it cannot cut a
-    computation short itself: in virtual time use `delays.abandoned(..., seconds=...)`,
-    whose computations report their failure in time.
+    A computation that has taken `seconds` is a trial that failed: at that deadline it
+    is given up and the next trial begins, from the same version. A worker waits once
+    its trials are made; when all have made theirs the successes are committed together
+    (if there were none, the round starts again) and everybody begins anew. Whose last
+    trial has failed computes until then in vain, since nobody can be told to stop: what
+    it may still push is discarded. So does a worker that joins, whose trials begin with
+    the next round; else ever new ones could keep a round from its end.
 
     Args:
       num_workers: number of workers N, alive or not.
@@ -50,8 +51,12 @@ def mindflayer(num_workers: int, trials: _Per, seconds: _Per) -> base.Policy:
       ValueError: for numbers out of range or lists of the wrong length.
 
     Example:
-      >>> policies.mindflayer(2, trials=[3, 1], seconds=2.0).init().left.tolist()
-      [3, 1]
+      >>> from abs_dssp import simulate
+      >>> policy = policies.mindflayer(2, trials=[2, 1], seconds=2.0)
+      >>> times = "recorded([[9, 1], [1.5, 1.5]])"  # the first is given up at 2
+      >>> trace = simulate.schedule(policy, times, 3)
+      >>> trace.time.tolist(), trace.restarts.tolist(), trace.commit_times.tolist()
+      ([1.5, 3.0, 4.5], [0, 1, 0], [3.0])
     """
     most = _spread("trials", trials, num_workers)
     limit = _spread("seconds", seconds, num_workers)
@@ -66,48 +71,78 @@ def mindflayer(num_workers: int, trials: _Per, seconds: _Per) -> base.Policy:
     def init():
         return MindFlayerState(jnp.asarray(full), jnp.zeros(num_workers, float))
 
-    def settle(state, clocks, arrived, now, pending):
+    def begun(state, latest):
+        """Since when everybody computes; who has joined began then."""
+        return jnp.maximum(state.started, latest.astype(state.started.dtype))
+
+    def settle(state, clocks, arrived, again, now, pending, latest):
+        """The state and the decision, but for the weight of a push.
+
+        Args:
+          state: with the trials that are left.
+          clocks: as the rule is asked with them.
+          arrived: who has no computation running.
+          again: who begins another trial although it computes.
+          now: seconds, of the state's dtype.
+          pending: pushes accepted so far, this one included.
+          latest: seconds; of the latest push or join before this event.
+        """
         over = jnp.all((state.left == 0) | ~clocks.alive)
         commit = over & (pending > 0)
         release = arrived & clocks.alive & (over | (state.left > 0))
-        time = now.astype(state.started.dtype)
-        return MindFlayerState(
-            jnp.where(over, jnp.asarray(full), state.left),
-            jnp.where(release, time, state.started),
-        ), (commit, release)
+        restart = clocks.alive & ~arrived & jnp.where(over, True, again)
+        new = jnp.where(clocks.alive, jnp.asarray(full), 0)
+        left = jnp.where(over, new, state.left)
+        start = jnp.where(release | restart, now, begun(state, latest))
+        tries = clocks.alive & (left > 0) & (release | restart | ~arrived)
+        ends = start + jnp.asarray(limit, start.dtype)
+        wake = jnp.min(jnp.where(tries, ends, jnp.inf))
+        started = jnp.where(release | restart, now, state.started)
+        decision = base.Decision(jnp.float32(0), commit, release, restart, wake)
+        return MindFlayerState(left, started), decision
 
     def on_push(state, clocks, worker, now):
-        now = jnp.asarray(now)
+        now = jnp.asarray(now).astype(state.started.dtype)
         pusher = base.only(worker, num_workers)
-        dtype = state.started.dtype
-        # Someone who joined began when it joined.
-        start = jnp.maximum(state.started, clocks.previous.astype(dtype))[worker]
-        success = now.astype(dtype) - start < jnp.asarray(limit, dtype)[worker]
-        success = success & rounds.is_fresh(clocks, worker)
+        latest = jnp.where(pusher, clocks.previous, clocks.latest)
+        took = now - begun(state, latest)[worker]
+        success = took < jnp.asarray(limit, now.dtype)[worker]
+        success = success & rounds.is_fresh(clocks, worker) & (state.left[worker] > 0)
         left = jnp.maximum(state.left - pusher.astype(jnp.int32), 0)
         pending = clocks.pending + success.astype(jnp.int32)
-        state, (commit, release) = settle(
-            state._replace(left=left), clocks, clocks.waiting | pusher, now, pending
-        )
-        weight, nobody = success.astype(jnp.float32), base.nobody(num_workers)
-        return state, base.Decision(weight, commit, release, nobody)
+        arrived = clocks.waiting | pusher
+        again = base.nobody(num_workers)
+        state = state._replace(left=left)
+        state, decision = settle(state, clocks, arrived, again, now, pending, latest)
+        return state, decision._replace(weight=success.astype(jnp.float32))
+
+    def others(state, clocks, again, now):
+        """What is decided where there is no push."""
+        known = (clocks.pending, clocks.latest)
+        return settle(state, clocks, clocks.waiting, again, now, *known)
 
     def on_leave(state, clocks, worker, now):
         left = jnp.where(base.only(worker, num_workers), 0, state.left)
         state = state._replace(left=left)
-        state, (commit, release) = settle(
-            state, clocks, clocks.waiting, jnp.asarray(now), clocks.pending
-        )
-        return state, base.no_push(commit, release)
+        now = jnp.asarray(now).astype(state.started.dtype)
+        return others(state, clocks, base.nobody(num_workers), now)
+
+    def on_time(state, clocks, now):
+        now = jnp.asarray(now).astype(state.started.dtype)
+        ends = begun(state, clocks.latest) + jnp.asarray(limit, now.dtype)
+        failed = clocks.alive & ~clocks.waiting & (state.left > 0) & (ends <= now)
+        left = state.left - failed.astype(jnp.int32)
+        return others(state._replace(left=left), clocks, failed & (left > 0), now)
 
     properties = base.Properties(
         max_staleness=0,
+        max_computing=0,
         min_commit=1,
-        restarts=False,
+        max_commit=int(full.sum()),
         reads_loss=False,
         starves="slow",
     )
-    return base.Policy(init, on_push, on_leave, properties)
+    return base.Policy(init, on_push, on_leave, properties, on_time)
 
 
 def _spread(name: str, value: _Per, num_workers: int) -> np.ndarray:

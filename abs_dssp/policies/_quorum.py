@@ -1,8 +1,9 @@
 """A quorum and a grace window: who comes soon after the K-th push is waited for.
 
-Our reading of a general idea of decoupled training (a minimum quorum, an adaptive grace
-window, weights by the work done), for which "Decoupled DiLoCo" (arXiv 2604.21428) is a
-recent name. That paper's rule was not available: nothing here is claimed to be its.
+Our reading of a general idea of decoupled training, for which "Decoupled DiLoCo" (arXiv
+2604.21428) is a recent name. Its abstract names a minimum quorum, an adaptive grace
+window and token-weighted merging; how these are defined was not available, and nothing
+here is claimed to be its rule.
 """
 
 from typing import NamedTuple

@@ -234,7 +234,8 @@ def _summed(block: Block, local_steps: int) -> Block:
 def abandoned(model: Delays, seconds: Seconds) -> Delays:
     """Computations that are given up after a time: min(duration, seconds).
 
-    For `policies.mindflayer`, which discards a push that took this long.
+    So does a worker that stops by itself. `policies.mindflayer` discards a push that
+    took this long, and gives up longer ones without this.
 
     Args:
       model: the durations of computations that are never given up.

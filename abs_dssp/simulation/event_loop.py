@@ -2,42 +2,31 @@
 
 Per step it takes the earliest arrival (equal ones: lowest worker index), makes the
 transition and starts the computations that were released or restarted. A deadline of
-the policy is an event of its own, after the arrivals at the same time; a policy without
-`on_time` compiles as if there were no such thing. Time is float64: callers run these
-functions under x64, which nothing else needs.
+the policy is an event of its own, after the arrivals at the same time, and so are
+deaths and returns, which come between these two. A policy without `on_time` compiles as
+if there were no deadlines, a simulation without absences as if nobody died. Time is
+float64: callers run these functions under x64, which nothing else needs.
 """
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float, Int
 
-from abs_dssp.history import builder, traces, transition
-from abs_dssp.history.events import NOBODY
+from abs_dssp.history import builder, transition
+from abs_dssp.history.events import KINDS, NOBODY
 from abs_dssp.policies import Policy
 from abs_dssp.simulation import communication as communication_lib
 from abs_dssp.simulation import delays as delays_lib
+from abs_dssp.simulation import drawing, event_rows
+from abs_dssp.simulation import presence as presence_lib
+from abs_dssp.simulation.absences import Absences
 from abs_dssp.simulation.communication import Communication
 from abs_dssp.simulation.delays import BLOCK, Delays
-
-_AHEAD = 4  # blocks of durations kept per worker
-_TOP_UP = 2  # blocks drawn before each BLOCK pushes, for the workers that need them
-
-
-class DeadlockError(ValueError):
-    """A policy under which every worker waits."""
-
-
-class Workers(NamedTuple):
-    """What the workers are doing, and the durations drawn for them."""
-
-    finish: Float[Array, " N"]  # seconds; end of the computation, inf while waiting
-    duration: Float[Array, " N"]  # seconds; of the present computation
-    drawn: Int[Array, " N"]  # blocks of durations drawn
-    durations: Float[Array, "N W"]  # n-th duration in column n % W
-    chain: Any  # states of the delay model
+from abs_dssp.simulation.drawing import Workers
+from abs_dssp.simulation.event_rows import PUSH
 
 
 class Simulation(NamedTuple):
@@ -48,6 +37,8 @@ class Simulation(NamedTuple):
     link: Float[Array, ""]  # seconds; when the server's shared link is free
     busy: Float[Array, ""]  # seconds; when what the latest event began is done
     keys: Any  # random key of every worker
+    # A `Presence`; None, and no array in a compiled program, where nobody dies.
+    presence: Any = None
 
 
 def start(policy: Policy, delays: Delays, communication: Communication, seed):
@@ -73,21 +64,23 @@ def start_workers(
     keys = delays_lib.worker_keys(seed, num_workers)
     count = jnp.zeros(num_workers, jnp.int32)
     time = jnp.zeros(num_workers, jnp.float64)
-    durations = jnp.zeros((num_workers, _AHEAD * BLOCK), jnp.float64)
+    durations = jnp.zeros((num_workers, drawing.AHEAD * BLOCK), jnp.float64)
     chain = jax.vmap(delays.start)(jax.tree.map(jnp.asarray, delays.parameters))
     workers = Workers(time, time, count, durations, chain)
-    workers = _fill(delays, keys, workers, count)
+    workers = drawing.fill(delays, keys, workers, count)
     first = workers.durations[:, 0]
     seconds = communication_lib.per_worker(communication, num_workers)
     finish = first if communication.shared else first + seconds
     return workers._replace(finish=finish, duration=first), keys
 
 
-def begin(policy: Policy, workers: Workers, keys: Any) -> Simulation:
-    """The part of `start` that depends on the policy."""
+def begin(
+    policy: Policy, workers: Workers, keys: Any, presence: Any = None
+) -> Simulation:
+    """The part of `start` that depends on the policy, and who is there."""
     num_workers = workers.finish.shape[0]
     server, free = transition.initial(policy, num_workers), jnp.zeros((), jnp.float64)
-    return Simulation(server, workers, link=free, busy=free, keys=keys)
+    return Simulation(server, workers, free, busy=free, keys=keys, presence=presence)
 
 
 def with_loss(simulation: Simulation, loss: float) -> Simulation:
@@ -134,7 +127,7 @@ def advance(
     def some(_, carry):
         simulation, rows, done = carry
         grants = simulation.server.grants
-        workers = _fill(delays, simulation.keys, simulation.workers, grants)
+        workers = drawing.fill(delays, simulation.keys, simulation.workers, grants)
         simulation = simulation._replace(workers=workers)
         until = jnp.minimum(done + BLOCK, num_pushes)
 
@@ -160,8 +153,9 @@ def advance_events(
     num_pushes,
     capacity: int,
     settle,
-) -> tuple[Simulation, Float[Array, "E 9"], Int[Array, ""], Int[Array, ""]]:
-    """`advance` for a policy with `on_time`, whose deadlines are events too.
+    absences: Absences | None = None,
+) -> tuple[Simulation, Float[Array, "E W"], Int[Array, ""], Int[Array, ""]]:
+    """`advance` where deadlines, deaths or returns are events too.
 
     Args:
       policy: the rule.
@@ -170,13 +164,14 @@ def advance_events(
       simulation: before the first of these events.
       num_pushes: how many; int32 scalar.
       capacity: events at most, rows of the result; static.
-      settle: whether deadlines that come before the push after the last are among the
+      settle: whether events that come before the push after the last are among the
         events too; bool scalar.
+      absences: of a simulation that has a presence.
 
     Returns:
       `(simulation, rows, count, pushes)`: the simulation afterwards, `builder.ROW` of
       every event, with the worker `NOBODY` at a deadline, and how many events and
-      pushes there were.
+      pushes there were. With absences each row ends with the number of its kind.
     """
     seconds = communication_lib.per_worker(communication, delays.num_workers)
     transfer = (seconds, communication.shared, communication.update)
@@ -184,25 +179,30 @@ def advance_events(
     def goes_on(carry):
         simulation, _, count, pushes = carry
         more = pushes < num_pushes
-        more = more | (settle & _arrival(*transfer, simulation).later_than_deadline)
+        more = more | (settle & _arrival(*transfer, simulation).is_not_next)
         return more & (count < capacity)
 
     def some(carry):
         simulation, rows, count, pushes = carry
         grants = simulation.server.grants
-        workers = _fill(delays, simulation.keys, simulation.workers, grants)
+        workers = drawing.fill(delays, simulation.keys, simulation.workers, grants)
         until = count + BLOCK  # each starts at most one computation of a worker
 
         def one(carry):
             simulation, rows, count, pushes = carry
-            simulation, values, pushed = _event(policy, *transfer, simulation)
+            if absences is None:
+                simulation, values, pushed = _event(policy, *transfer, simulation)
+                more = 1
+            else:
+                simulation, values = _any_event(policy, absences, *transfer, simulation)
+                pushed, more = values[-1] == PUSH, (values[-1] >= 0).astype(jnp.int32)
             rows = jax.lax.dynamic_update_index_in_dim(rows, values, count, axis=0)
-            return simulation, rows, count + 1, pushes + pushed.astype(jnp.int32)
+            return simulation, rows, count + more, pushes + pushed.astype(jnp.int32)
 
         carry = (simulation._replace(workers=workers), rows, count, pushes)
         return jax.lax.while_loop(lambda c: goes_on(c) & (c[2] < until), one, carry)
 
-    rows = jnp.zeros((capacity, len(builder.ROW)), jnp.float64)
+    rows = jnp.zeros((capacity, _width(simulation)), jnp.float64)
     carry = (simulation, rows, jnp.int32(0), jnp.int32(0))
     return jax.lax.while_loop(goes_on, some, carry)
 
@@ -214,11 +214,28 @@ class _Arrival(NamedTuple):
     now: Float[Array, ""]  # seconds; when it is decided; inf if nobody computes
     link: Float[Array, ""]  # seconds; when it leaves the server's link
     deadline: Any  # seconds; when the policy is asked if it does not come before
+    change: Any = None  # whose stage ends next; a `presence.Change`
+    told: Any = None  # seconds; when the server takes a change that comes before it
+
+    @property
+    def is_not_next(self):
+        """Whether another event is the next one instead."""
+        if self.change is None:
+            return self.deadline < self.now
+        return self.comes_first | self.later_than_deadline
+
+    @property
+    def comes_first(self):
+        """Whether a change comes before it. What arrives at a death does arrive."""
+        return self.change.moment < self.link
 
     @property
     def later_than_deadline(self):
-        """Whether the policy's deadline is the next event instead."""
-        return self.deadline < self.now
+        """Whether the policy's deadline is before it, and before any change."""
+        now = self.now
+        if self.change is not None:
+            now = jnp.where(self.comes_first, self.told, now)
+        return jnp.bool_(False) if self.deadline is None else self.deadline < now
 
 
 def _arrival(seconds, shared: bool, update, simulation: Simulation) -> _Arrival:
@@ -232,19 +249,19 @@ def _arrival(seconds, shared: bool, update, simulation: Simulation) -> _Arrival:
     if update is not None:
         now = jnp.maximum(now, simulation.busy)
     deadline = None if wake is None else jnp.maximum(wake, simulation.busy)
-    return _Arrival(worker, now, link, deadline)
+    if simulation.presence is None:
+        return _Arrival(worker, now, link, deadline)
+    change = presence_lib.upcoming(simulation.presence)
+    told = jnp.maximum(change.moment, simulation.busy)
+    return _Arrival(worker, now, link, deadline, change, told)
 
 
 def _event(policy: Policy, seconds, shared: bool, update, simulation: Simulation):
     """One push or deadline, and whether it was a push."""
-    after_deadline = _arrival(seconds, shared, update, simulation).later_than_deadline
+    after_deadline = _arrival(seconds, shared, update, simulation).is_not_next
 
     def wake(simulation: Simulation):
-        now = _arrival(seconds, shared, update, simulation).deadline
-        before, link = simulation.server, simulation.link
-        server, done = transition.timer(policy, before, now, update)
-        row = builder.row(done, NOBODY, now, 0.0)
-        return _begun(simulation, server, done, link, seconds, shared), row
+        return _wake(policy, seconds, shared, update, simulation)
 
     def push(simulation: Simulation):
         return _step(policy, seconds, shared, update, simulation)
@@ -253,10 +270,83 @@ def _event(policy: Policy, seconds, shared: bool, update, simulation: Simulation
     return simulation, row, ~after_deadline
 
 
+def _wake(policy: Policy, seconds, shared: bool, update, simulation: Simulation):
+    """One deadline."""
+    now = _arrival(seconds, shared, update, simulation).deadline
+    before, link = simulation.server, simulation.link
+    server, done = transition.timer(policy, before, now, update)
+    row = builder.row(done, NOBODY, now, 0.0)
+    return _begun(simulation, server, done, link, seconds, shared), row
+
+
+def _any_event(
+    policy: Policy,
+    absences: Absences,
+    seconds,
+    shared: bool,
+    update,
+    simulation: Simulation,
+):
+    """One event of any kind; its row ends with the kind's number.
+
+    A death is none that anybody is told of: its row, of kind -1, does not count.
+    """
+    transfer = (seconds, shared, update)
+
+    def changed(kind: str, simulation: Simulation):
+        arrival = _arrival(*transfer, simulation)
+        worker, now = arrival.change.worker, arrival.told
+        presence = presence_lib.passed(absences, simulation.presence, arrival.change)
+        if kind == "death":
+            after = simulation._replace(
+                workers=_dead(simulation.workers, worker),
+                link=_left(arrival, shared, simulation),
+                presence=presence,
+            )
+            return after, jnp.full(_width(after), -1, jnp.float64)
+        if kind == "leave":
+            server, done = transition.leave(policy, simulation.server, worker, now)
+        else:
+            server, done = transition.join(simulation.server, worker, now)
+        row = builder.row(done, worker, now, 0.0)
+        simulation = simulation._replace(presence=presence)
+        after = _begun(simulation, server, done, simulation.link, seconds, shared)
+        return after, jnp.append(row, KINDS.index(kind))
+
+    def known(step, kind: int, simulation: Simulation):
+        simulation, row = step(policy, *transfer, simulation)
+        return simulation, jnp.append(row, jnp.float64(kind))
+
+    branches = [functools.partial(changed, kind) for kind in presence_lib.ENDS]
+    branches.append(functools.partial(known, _step, PUSH))
+    if policy.on_time is not None:
+        branches.append(functools.partial(known, _wake, builder.TIMER))
+    arrival = _arrival(*transfer, simulation)
+    which = jnp.where(arrival.comes_first, arrival.change.stage, len(presence_lib.ENDS))
+    which = jnp.where(arrival.later_than_deadline, len(branches) - 1, which)
+    return jax.lax.switch(which, branches, simulation)
+
+
+def _dead(workers: Workers, worker) -> Workers:
+    """The workers when one of them has died: its push never arrives."""
+    return workers._replace(finish=workers.finish.at[worker].set(jnp.inf))
+
+
+def _left(arrival: _Arrival, shared: bool, simulation: Simulation):
+    """When the server's link is free where a worker dies, whose push may be on it."""
+    link = simulation.link
+    if not shared:
+        return link
+    change = arrival.change
+    sends = arrival.worker == change.worker
+    sends = sends & (simulation.workers.finish[change.worker] < change.moment)
+    return jnp.where(sends, jnp.maximum(link, change.moment), link)
+
+
 def _step(policy: Policy, seconds, shared: bool, update, simulation: Simulation):
     """One push."""
     before, workers = simulation.server, simulation.workers
-    worker, now, link, _ = _arrival(seconds, shared, update, simulation)
+    worker, now, link, *_ = _arrival(seconds, shared, update, simulation)
     server, done = transition.push(policy, before, worker, now, update)
     row = builder.row(done, worker, now, workers.duration[worker])
     return _begun(simulation, server, done, link, seconds, shared), row
@@ -272,73 +362,17 @@ def _begun(
     upcoming = jnp.take_along_axis(workers.durations, column[:, None], axis=1)[:, 0]
     finish = done.ready + upcoming if shared else done.ready + upcoming + seconds
     paused = jnp.where(server.clocks.waiting, jnp.inf, workers.finish)
+    if simulation.presence is not None:  # what the dead are told, they do not begin
+        there = presence_lib.there(simulation.presence)
+        finish = jnp.where(there, finish, jnp.inf)
     workers = workers._replace(
         finish=jnp.where(done.begin, finish, paused),
         duration=jnp.where(done.begin, upcoming, workers.duration),
     )
-    return Simulation(server, workers, link, done.ready, simulation.keys)
+    keys, presence = simulation.keys, simulation.presence
+    return Simulation(server, workers, link, done.ready, keys, presence)
 
 
-def _fill(delays: Delays, keys, workers: Workers, started) -> Workers:
-    """Draws durations until every worker has enough for the next BLOCK pushes.
-
-    A worker starts at most one computation per push. Without restarts there is about
-    one start per push in all, so a few blocks for the neediest workers suffice, and
-    these are drawn unconditionally: a loop whose length depends on the data is slow
-    under vmap. `started` counts the computations of each worker, (N,).
-    """
-    parameters = jax.tree.map(jnp.asarray, delays.parameters)
-    room = (_AHEAD - 1) * BLOCK
-
-    def left(workers):
-        return workers.drawn * BLOCK - started
-
-    def draw(workers):
-        worker = jnp.argmin(left(workers)).astype(jnp.int32)
-        index = workers.drawn[worker]
-        chosen = jax.tree.map(lambda leaf: leaf[worker], (parameters, workers.chain))
-        block, chain = delays.block(chosen[0], keys[worker], index, chosen[1])
-        fits = left(workers)[worker] <= room
-        corner = (worker, (index % _AHEAD) * BLOCK)
-        old = jax.lax.dynamic_slice(workers.durations, corner, (1, BLOCK))
-        block = jnp.where(fits, block[None, :].astype(jnp.float64), old)
-        chain = jax.tree.map(
-            lambda leaf, new, old: leaf.at[worker].set(jnp.where(fits, new, old)),
-            *(workers.chain, chain, chosen[1]),
-        )
-        durations = jax.lax.dynamic_update_slice(workers.durations, block, corner)
-        drawn = workers.drawn.at[worker].add(fits.astype(jnp.int32))
-        return workers._replace(durations=durations, drawn=drawn, chain=chain)
-
-    for _ in range(_TOP_UP):
-        workers = draw(workers)
-    return jax.lax.while_loop(
-        lambda workers: jnp.any(left(workers) < BLOCK), draw, workers
-    )
-
-
-def to_trace(
-    rows: Float[np.ndarray, "P 9"], last: builder.Ending, settings: dict[str, Any]
-) -> traces.Trace:
-    """The trace of the loop's rows.
-
-    Args:
-      rows: what `advance` or `advance_events` returned, up to the last event.
-      last: the state after the last row.
-      settings: the trace's remaining fields, `num_workers` and `policy` among them.
-
-    Raises:
-      DeadlockError: if there is a push at which nobody computes.
-    """
-    kinds = np.where(rows[:, builder.ROW.index("worker")] < 0, builder.TIMER, 0)
-    stuck = np.flatnonzero(np.isinf(rows[:, 0]))
-    if stuck.size:
-        pushes = int((kinds[: stuck[0]] != builder.TIMER).sum())
-        raise DeadlockError(
-            f"every worker waits, nobody computes, at push {pushes + 1}: "
-            f"{settings['policy']} releases nobody any more; check its release rule."
-        )
-    settings = dict(settings)
-    made = builder.Builder(settings.pop("num_workers"))
-    made.extend(rows, kinds)
-    return made.trace(last, **settings)
+def _width(simulation: Simulation) -> int:
+    """Columns of the rows of `advance_events`."""
+    return event_rows.width(simulation.presence is not None)

@@ -109,7 +109,8 @@ def table(
         trace's own U. The trace's own by default.
       communication: False for the computations alone.
       replayable: whether every computation that did not lead to a push lasts longer
-        than the run instead, so that the run's own policy gives the same rows.
+        than the run instead, so that the run's own policy gives the same rows; those
+        that a departure ended are then among them.
 
     Returns:
       One array of seconds per worker, with an entry for each computation that it was
@@ -150,10 +151,16 @@ def table(
         # where it did not lead to one.
         seen: list[float] = []
         row_of: list[int] = []
+        left = lost_at(trace, worker, mine) if replayable else {}
         for row in mine.tolist():
+            for before in [each for each in left if each <= row]:
+                seen += [0.0] * left[before]
+                row_of += [-1] * left.pop(before)
             lost = cancelled(trace, starts, row)
             seen += [*lost, 0.0]
             row_of += [-1] * len(lost) + [row]
+        rest = sum(left.values())
+        seen, row_of = seen + [0.0] * rest, row_of + [-1] * rest
         lost = [x for x in unfinished(trace, worker, replayable) if x > 0 or replayable]
         seen += lost
         row_of += [-1] * len(lost)
@@ -227,6 +234,15 @@ def starts_of(trace: Trace) -> Starts:
     again = (trace.restarts > 0) & (made >= 0) & (times >= released)
     by_push = times == trace.time[made]  # a timer's time is no row's
     started[again], start_row[again] = times[again], np.where(by_push, made, -1)[again]
+    timed = any(event.kind == "timer" for event in trace.events)
+    kinds = ("timer", "leave")
+    others = np.array([e.seconds for e in trace.events if e.kind in kinds])
+    for row in np.flatnonzero(trace.restarts > 0) if timed else ():
+        # At one that made no version, if the computation took just the time since.
+        off = np.abs(others + trace.duration[row] - trace.time[row])
+        near = others[off <= 2 * np.spacing(trace.time[row])]
+        if near.size and near[-1] > started[row]:
+            started[row], start_row[row] = near[-1], -1
     for event in trace.events:  # a refused worker starts again at once
         row = next_push(event)
         if event.kind == "refuse" and row is not None and event.seconds > started[row]:
@@ -252,8 +268,8 @@ def _release(
     fits = [r for r in range(low, high) if trace.time[r] - trace.time[row] == wait]
     best = [r for r in fits if after[r] == pulled] or fits
     if not best:  # a departure or a timer released it, at a time that no row has
-        timers = [e.seconds for e in trace.events if e.kind == "timer"]
-        exact = [t for t in timers if t - trace.time[row] == wait]
+        others = [e.seconds for e in trace.events if e.kind in ("timer", "leave")]
+        exact = [t for t in others if t - trace.time[row] == wait]
         return -1, exact[0] if exact else time
     return best[0], float(trace.time[best[0]])
 
@@ -328,6 +344,34 @@ def cancelled(trace: Trace, starts: Starts, row: int) -> Sequence[float]:
     if cuts.size != count:  # it is not known at which commits, or it was at none
         return [(end - begin) / count] * count
     return np.diff(cuts, prepend=begin).tolist()
+
+
+def lost_at(trace: Trace, worker: int, mine: Int[np.ndarray, " M"]) -> dict[int, int]:
+    """Computations that a worker's departures ended, and those cancelled before.
+
+    Args:
+      trace: of a run, real or virtual.
+      worker: index of the worker.
+      mine: its rows.
+
+    Returns:
+      How many, by the number of rows before a departure.
+    """
+    found: dict[int, int] = {}
+    joined = True  # it computes at the start
+    before = 0
+    for event in trace.events:
+        if event.worker != worker or event.kind not in ("leave", "join"):
+            continue
+        pushed = mine[(mine >= before) & (mine < event.rows)]
+        before = event.rows
+        if event.kind == "leave":
+            computes = (
+                joined if not pushed.size else not np.isnan(trace.wait[pushed[-1]])
+            )
+            found[event.rows] = found.get(event.rows, 0) + event.restarts + computes
+        joined = event.kind == "join"
+    return found
 
 
 def unfinished(trace: Trace, worker: int, replayable: bool) -> Sequence[float]:

@@ -1,5 +1,6 @@
 """Virtual time: runs a policy over a model of worker speed and gives a trace."""
 
+import dataclasses
 import functools
 import math
 from collections.abc import Callable, Sequence
@@ -13,16 +14,19 @@ from abs_dssp import checks, compilation, policies
 from abs_dssp.history import builder, traces
 from abs_dssp.history.traces import Trace
 from abs_dssp.policies import Policy
+from abs_dssp.simulation import absences as absences_lib
 from abs_dssp.simulation import communication as communication_lib
 from abs_dssp.simulation import delays as delays_lib
-from abs_dssp.simulation import event_loop
+from abs_dssp.simulation import event_loop, event_rows
+from abs_dssp.simulation import presence as presence_lib
+from abs_dssp.simulation.absences import Absences
 from abs_dssp.simulation.communication import Communication
 from abs_dssp.simulation.delays import BLOCK, Delays
-from abs_dssp.simulation.event_loop import DeadlockError
+from abs_dssp.simulation.event_rows import PUSH, DeadlockError
 
 __all__ = ["DeadlockError", "schedule", "sweep"]
 
-_MOST_TIMERS = 1 << 16  # in a row, before a policy is thought to go round in circles
+_MOST_OTHERS = 1 << 16  # events in a row, before it is thought that no push comes
 
 
 def schedule(
@@ -32,6 +36,7 @@ def schedule(
     seed: int = 0,
     *,
     communication: Communication | str | None = None,
+    absences: Absences | str | None = None,
     local_steps: int = 1,
     task: str = "",
 ) -> Trace:
@@ -46,6 +51,7 @@ def schedule(
       num_pushes: rows of the trace; at least 1.
       seed: for the durations; at least 0.
       communication: time of a push on its way, or its text; none by default.
+      absences: when workers die and return, or its text; nobody dies by default.
       local_steps: U, written into the trace; a duration is that of all U steps.
       task: name of the task, written into the trace.
 
@@ -56,7 +62,8 @@ def schedule(
       TypeError: for an argument of another kind.
       ValueError: if `num_pushes` is not at least 1, for a number out of range, a text
         that cannot be read, or a policy for another number of workers.
-      DeadlockError: if at some push every worker waits and nobody computes.
+      DeadlockError: if at some push every worker waits and nobody computes, or all
+        have died and none returns.
 
     Example:
       >>> from abs_dssp import delays, policies, simulate
@@ -64,7 +71,7 @@ def schedule(
       >>> trace.time.tolist(), trace.worker.tolist()
       ([1.0, 2.0, 3.0, 3.0], [0, 0, 0, 1])
     """
-    same = (communication, local_steps, task)
+    same = (communication, absences, local_steps, task)
     return _schedule(policy, delays, num_pushes, [seed], *same)[0]
 
 
@@ -75,10 +82,13 @@ def sweep(
     seeds: Sequence[int],
     *,
     communication: Communication | str | None = None,
+    absences: Absences | str | None = None,
     local_steps: int = 1,
     task: str = "",
 ) -> list[Trace]:
-    """`schedule` for several seeds at once, vmapped unless the policy has `on_time`.
+    """`schedule` for several seeds at once.
+
+    They are vmapped unless the policy has `on_time` or workers die.
 
     Args:
       policy: see `schedule`.
@@ -86,6 +96,7 @@ def sweep(
       num_pushes: see `schedule`.
       seeds: one for each trace.
       communication: see `schedule`.
+      absences: see `schedule`.
       local_steps: see `schedule`.
       task: see `schedule`.
 
@@ -103,7 +114,7 @@ def sweep(
       >>> [trace.seed for trace in traces]
       [0, 1, 2]
     """
-    same = (communication, local_steps, task)
+    same = (communication, absences, local_steps, task)
     return _schedule(policy, delays, num_pushes, seeds, *same)
 
 
@@ -127,17 +138,21 @@ class Source:
         seed: int,
         local_steps: int,
         task: str,
+        absences: Absences | None = None,
     ):
         self.policy, self.delays, self.communication = policy, delays, communication
+        self.absences = absences
         self.pushes, self.until, self.seed = pushes, until, seed
         self.settings = _settings(policy, delays, local_steps, task)
         self.settings["seed"] = seed
         self.ended = False
-        self._rows = np.empty((0, len(builder.ROW)))  # some may be past `until`
-        self._times = np.empty(0)  # of the pushes among them
+        self._times = np.empty(0)  # of the pushes among the rows
         self._count = 0  # pushes within the limits
         with jax.enable_x64(True):
-            self._simulation = _start(policy, delays, communication, seed)
+            model = (policy, delays, communication, absences)
+            self._simulation = _start(*model, seed)
+        # Some may be past `until`.
+        self._rows = np.empty((0, event_rows.width(absences is not None)))
 
     def more(self, count: int, loss: float = math.nan) -> None:
         """Adds up to `count` pushes, decided with this loss estimate."""
@@ -145,10 +160,10 @@ class Source:
         if self.pushes is not None:
             count = min(count, self.pushes - len(self._times))
             last = len(self._times) + count == self.pushes
-        model = (self.policy, self.delays, self.communication)
+        model = (self.policy, self.delays, self.communication, self.absences)
         with jax.enable_x64(True):
             before = event_loop.with_loss(self._simulation, loss)
-            # A deadline may still commit the last push, whose row then says so.
+            # Another event may still commit the last push, whose row then says so.
             self._simulation, rows = _events(*model, before, count, settle=not last)
         self._rows = np.concatenate([self._rows, rows])
         self._times = self._rows[_of_pushes(self._rows), 0]
@@ -179,16 +194,21 @@ class Source:
           DeadlockError: as `all`.
         """
         rows, last = self._rows, builder.ending(self._simulation.server)
-        if self.until is not None:  # a deadline after it does not commit any more
-            rows = rows[_of_pushes(rows) | (rows[:, 0] <= self.until)]
+        if self.until is not None:  # an event after it does not commit any more
+            late = ~_of_pushes(rows) & (rows[:, 0] > self.until)
+            rows = rows.copy()
+            rows[late, builder.ROW.index("committed")] = 0
         past = self._times[self._count : self._count + 1]
         if past.size and np.isfinite(past[0]):
             # A deadlock after the limit is not this run's: from there on all wait.
             stuck = np.isinf(rows[:, 0])
             rows = rows[~stuck]
             last = last._replace(waiting=last.waiting | stuck.any())
-        trace = event_loop.to_trace(rows, last, self.settings)
-        return trace[: self._count]
+        trace = event_rows.to_trace(rows, last, self.settings)[: self._count]
+        if self.until is None:
+            return trace
+        known = tuple(each for each in trace.events if each.seconds <= self.until)
+        return dataclasses.replace(trace, events=known)
 
     def oldest(self) -> int:
         """The oldest version that a worker is computing from.
@@ -196,12 +216,14 @@ class Source:
         It is the present version if everybody waits.
         """
         clocks = self._simulation.server.clocks
-        running = ~np.asarray(clocks.waiting)
+        running = np.asarray(clocks.alive) & ~np.asarray(clocks.waiting)
         pulled = np.asarray(clocks.pulled)[running]
         return int(pulled.min(initial=int(clocks.version)))
 
 
-def _schedule(policy, delays, num_pushes, seeds, communication, local_steps, task):
+def _schedule(
+    policy, delays, num_pushes, seeds, communication, absences, local_steps, task
+):
     where = "schedule"
     num_pushes = checks.whole(where, "num_pushes", num_pushes, least=1)
     seeds = checks.seeds(where, seeds)
@@ -209,11 +231,12 @@ def _schedule(policy, delays, num_pushes, seeds, communication, local_steps, tas
     delays = delays_lib.resolve(delays, policies.workers(policy), where)
     policy = policies.resolve(policy, delays.num_workers, where)
     communication = communication_lib.resolve(communication, None, where)
+    absences = absences_lib.resolve(absences, delays.num_workers, where)
     settings = _settings(policy, delays, local_steps, task)
     model = (policy, delays, communication)
     with jax.enable_x64(True):
-        if len(seeds) == 1 or policy.on_time is not None:
-            made = [_alone(*model, seed, num_pushes) for seed in seeds]
+        if len(seeds) == 1 or not _only_pushes(policy, absences):
+            made = [_alone(*model, absences, seed, num_pushes) for seed in seeds]
         else:
             capacity = _capacity(num_pushes)
             columns = _sweep(
@@ -226,23 +249,27 @@ def _schedule(policy, delays, num_pushes, seeds, communication, local_steps, tas
                 for each, ending in zip(rows, endings, strict=True)
             ]
     return [
-        event_loop.to_trace(rows, ending, settings | {"seed": seed}).validate()
+        event_rows.to_trace(rows, ending, settings | {"seed": seed}).validate()
         for (rows, ending), seed in zip(made, seeds, strict=True)
     ]
 
 
-def _alone(policy, delays, communication, seed, num_pushes: int):
+def _alone(policy, delays, communication, absences, seed, num_pushes: int):
     """Rows and ending of one seed's schedule."""
-    simulation = _start(policy, delays, communication, seed)
-    simulation, rows = _events(
-        policy, delays, communication, simulation, num_pushes, settle=False
-    )
-    return rows, builder.Ending(*map(np.asarray, _ending(simulation)))
+    model = (policy, delays, communication, absences)
+    simulation = _start(*model, seed)
+    simulation, rows = _events(*model, simulation, num_pushes, settle=False)
+    return rows, builder.ending(simulation.server)
+
+
+def _only_pushes(policy: Policy, absences: Absences | None) -> bool:
+    """Whether all events are pushes."""
+    return policy.on_time is None and absences is None
 
 
 def _of_pushes(rows):
     """Which rows are pushes; bool (E,)."""
-    return rows[:, builder.ROW.index("worker")] >= 0
+    return event_rows.kinds(rows) == PUSH
 
 
 def _require_progress(times) -> None:
@@ -277,10 +304,13 @@ def _jitted(function: Callable[..., Any], *static: int) -> Callable[..., Any]:
     return jax.jit(function, static_argnums=static, compiler_options=options)
 
 
-def _start(policy, delays, communication, seed):
+def _start(policy, delays, communication, absences, seed):
     """`event_loop.start`; its larger part is compiled once for all policies."""
-    started = _jitted(event_loop.start_workers)(delays, communication, seed)
-    return event_loop.begin(policy, *started)
+    workers, keys = _jitted(event_loop.start_workers)(delays, communication, seed)
+    presence = None
+    if absences is not None:
+        presence = _jitted(presence_lib.start)(absences, seed)
+    return event_loop.begin(policy, workers, keys, presence)
 
 
 def _advance(policy, delays, communication, simulation, num_pushes, capacity):
@@ -289,14 +319,22 @@ def _advance(policy, delays, communication, simulation, num_pushes, capacity):
     )
 
 
-def _events(policy, delays, communication, simulation, num_pushes: int, settle: bool):
+def _events(
+    policy,
+    delays,
+    communication,
+    absences,
+    simulation,
+    num_pushes: int,
+    settle: bool,
+):
     """The simulation after some pushes, and the rows of all events.
 
     Raises:
-      DeadlockError: if one deadline follows another and no push comes.
+      DeadlockError: if other events follow each other and no push comes.
     """
     capacity, model = _capacity(num_pushes), (policy, delays, communication)
-    if policy.on_time is None:
+    if _only_pushes(policy, absences):
         pushes = jnp.int32(num_pushes)
         simulation, rows = _advance(*model, simulation, pushes, capacity)
         return simulation, np.asarray(rows)[:num_pushes]
@@ -304,7 +342,7 @@ def _events(policy, delays, communication, simulation, num_pushes: int, settle: 
     run = _jitted(event_loop.advance_events, 0, 5)
     while count == capacity:  # or else there were not so many events
         simulation, rows, count, pushes = run(
-            *model, simulation, jnp.int32(left), capacity, jnp.bool_(settle)
+            *model, simulation, jnp.int32(left), capacity, jnp.bool_(settle), absences
         )
         made.append(np.asarray(rows)[: int(count)])
         left -= int(pushes)
@@ -313,18 +351,28 @@ def _events(policy, delays, communication, simulation, num_pushes: int, settle: 
 
 
 def _require_pushes(policy, made) -> None:
-    """Refuses a policy whose deadlines go on for ever without a push."""
-    length = 0
+    """Refuses a run in which other events go on for ever without a push."""
+    length = timers = 0
     for rows in reversed(made):
-        pushes = np.flatnonzero(_of_pushes(rows))
-        length += len(rows) - (int(pushes[-1]) + 1 if pushes.size else 0)
+        kinds = event_rows.kinds(rows)
+        pushes = np.flatnonzero(kinds == PUSH)
+        rest = kinds[int(pushes[-1]) + 1 if pushes.size else 0 :]
+        length += len(rest)
+        timers += int((rest == builder.TIMER).sum())
         if pushes.size:
             break
-    if length > _MOST_TIMERS:
+    if length <= _MOST_OTHERS:
+        return
+    time, rule = made[-1][-1, 0], policies.describe(policy)
+    if timers > length // 2:
         raise DeadlockError(
-            f"{length} deadlines in a row and no push, at {made[-1][-1, 0]:g} s: "
-            f"{policies.describe(policy)} sets one after the other; check its on_time."
+            f"{length} deadlines in a row and no push, at {time:g} s: "
+            f"{rule} sets one after the other; check its on_time."
         )
+    raise DeadlockError(
+        f"{length} departures and returns in a row and no push under {rule}, at "
+        f"{time:g} s: give absences between which a computation can end."
+    )
 
 
 @functools.partial(jax.jit, static_argnums=(0, 5))

@@ -7,7 +7,8 @@ model of worker speed, under which virtual time schedules another policy.
 Three things are assumed. Computations and pushes would have taken as long under the
 other policy, which is not so where workers share cores or a network. A cancelled
 computation would have lasted at least until its cancellation, and as long as the
-worker's median if that is longer. Workers that left or joined are there all the time.
+worker's median if that is longer. Workers that left or joined are there all the time,
+unless the run's own deaths and returns are given too (`absences.recorded`).
 
 A computation that a rule cancels at a deadline without a commit is not seen to begin
 again: its time counts with that of the next one.
@@ -25,9 +26,11 @@ from abs_dssp import checks, policies
 from abs_dssp.history import loss_estimate
 from abs_dssp.history.traces import Trace, rows_of_workers
 from abs_dssp.policies import Policy
+from abs_dssp.simulation import absences as absences_lib
 from abs_dssp.simulation import communication as communication_lib
 from abs_dssp.simulation import delays as delays_lib
 from abs_dssp.simulation import recording, scheduling
+from abs_dssp.simulation.absences import Absences
 from abs_dssp.simulation.delays import Delays
 from abs_dssp.simulation.recording import Times, recorded_times
 
@@ -108,13 +111,14 @@ def reschedule(
     local_steps: int | None = None,
     communication: bool = True,
     replayable: bool = False,
+    absences: Absences | str | None = None,
     losses: np.ndarray | None = None,
     first: float = math.nan,
 ) -> Trace:
     """The recorded times under a policy, in virtual time.
 
-    The run's own policy with `replayable` gives the recorded rows, if nobody left,
-    joined or had a push refused.
+    The run's own policy with `replayable` and `absences.recorded(trace)` gives the
+    recorded rows, if no push was refused.
 
     Args:
       trace: of a run.
@@ -123,6 +127,7 @@ def reschedule(
       local_steps: see `delays_of`.
       communication: see `delays_of`.
       replayable: see `delays_of`.
+      absences: who dies and returns meanwhile; nobody by default.
       losses: recorded training loss of every push, for a policy that reads it; without
         them it sees none. For another policy than the run's they are an assumption.
       first: the objective at version 0, for such a policy.
@@ -149,7 +154,13 @@ def reschedule(
         num_pushes = max(1, round(len(trace) * trace.local_steps / steps))
     if losses is None:
         made = scheduling.schedule(
-            policy, model, num_pushes, trace.seed, local_steps=steps, task=trace.task
+            policy,
+            model,
+            num_pushes,
+            trace.seed,
+            absences=absences,
+            local_steps=steps,
+            task=trace.task,
         )
         return _computing_alone(made, table)
     if len(losses) != len(trace):
@@ -157,7 +168,8 @@ def reschedule(
             f"whatif: losses must be one per push ({len(trace)}), got {len(losses)}."
         )
     origin, none = (trace.seed, steps, trace.task), communication_lib.none()
-    source = scheduling.Source(policy, model, none, num_pushes, None, *origin)
+    absences = absences_lib.resolve(absences, trace.num_workers, "whatif")
+    source = scheduling.Source(policy, model, none, num_pushes, None, *origin, absences)
     return _computing_alone(_with_losses(source, losses, first), table)
 
 
@@ -241,6 +253,8 @@ def _computing_alone(trace: Trace, table: recording.Table) -> Trace:
     for worker, mine in enumerate(rows_of_workers(trace.worker, trace.num_workers)):
         parts = table.computing[worker]
         number = np.cumsum(trace.restarts[mine] + 1) - 1  # of the computations begun
+        for rows, count in recording.lost_at(trace, worker, mine).items():
+            number[mine >= rows] += count
         duration[mine] = parts[number % len(parts)]
     return dataclasses.replace(trace, duration=duration)
 

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend import core
 
+from abs_dssp.simulation.absences import Absences
 from abs_dssp.simulation.communication import Communication
 from abs_dssp.simulation.delays import Delays
 from abs_dssp.tasks.base import Task
@@ -25,6 +26,7 @@ def of_run(
     *settings: Any,
     delays: Delays | None = None,
     communication: Communication | None = None,
+    absences: Absences | None = None,
 ) -> str:
     """A digest of everything that decides what a run computes.
 
@@ -39,6 +41,7 @@ def of_run(
         the fingerprint of a trace or the description of a policy.
       delays: the model of worker speed, if the run makes its own trace.
       communication: the model of the network, likewise.
+      absences: the model of deaths and returns, likewise.
 
     Returns:
       A SHA-256 digest in hexadecimal.
@@ -55,6 +58,9 @@ def of_run(
         with jax.enable_x64(True):
             _add_delays(digest, delays)
     _add_arrays(digest, communication)
+    if absences is not None:  # as before there were any: runs are found
+        with jax.enable_x64(True):
+            _add_absences(digest, absences)
     return digest.hexdigest()
 
 
@@ -86,6 +92,14 @@ def _add_delays(digest, delays: Delays) -> None:
     key, index = jax.random.key(0), jnp.int32(0)
     _add_program(digest, delays.start, mine)
     _add_program(digest, delays.block, mine, key, index, delays.start(mine))
+
+
+def _add_absences(digest, absences: Absences) -> None:
+    _add_arrays(digest, absences.parameters)
+    mine = jax.tree.map(lambda leaf: jnp.asarray(leaf)[0], absences.parameters)
+    _add_program(
+        digest, absences.draw, mine, jax.random.key(0), jnp.int32(0), jnp.zeros(())
+    )
 
 
 def _add_arrays(digest, tree: Any) -> None:

@@ -6,8 +6,10 @@ import optax
 
 from abs_dssp import checks, policies, tasks
 from abs_dssp.policies import Policy
+from abs_dssp.simulation import absences as absences_lib
 from abs_dssp.simulation import communication as communication_lib
 from abs_dssp.simulation import delays as delays_lib
+from abs_dssp.simulation.absences import Absences
 from abs_dssp.simulation.communication import Communication
 from abs_dssp.simulation.delays import Delays
 from abs_dssp.simulation.scheduling import Source
@@ -35,6 +37,7 @@ def train(
     until_seconds: float | None = None,
     until_epochs: float | None = None,
     communication: Communication | str | None = None,
+    absences: Absences | str | None = None,
     local_steps: int = 1,
     local_optimizer: optax.GradientTransformation | str | None = None,
     aggregate: str = "mean",
@@ -73,6 +76,7 @@ def train(
       until_epochs: stop when so many epochs of samples have been processed.
       communication: time of a push on its way; none by default. A text that does not
         say how many bytes travel means a push and a pull of all parameters.
+      absences: when workers die and return; nobody dies by default.
       local_steps: U, gradient steps per push.
       local_optimizer: see `replay.replay`.
       aggregate: see `replay.replay`.
@@ -96,7 +100,8 @@ def train(
       TypeError: for an argument of another kind.
       ValueError: if no limit is given, for a setting out of range, a text that cannot
         be read, or parts that are made for different numbers of workers.
-      DeadlockError: if the policy makes everybody wait before a limit is reached.
+      DeadlockError: if everybody waits, or has died for good, before a limit is
+        reached.
 
     Example:
 
@@ -115,6 +120,7 @@ def train(
     if communication is not None:  # a push and the pull after it
         size = 2 * tasks.variable_bytes(task)
         communication = communication_lib.resolve(communication, size, where)
+    absences = absences_lib.resolve(absences, delays.num_workers, where)
     limits = RunLimits(num_pushes, until_seconds, until_epochs)
     kinds = (aggregate, push, local_state)
     config = ReplayConfig(
@@ -126,7 +132,7 @@ def train(
     replayer.require_origin(where, seed, progress)
     pushes, origin = limits.pushes(task, local_steps), (seed, local_steps, task.name)
     link = communication or communication_lib.none()
-    source = Source(policy, delays, link, pushes, until_seconds, *origin)
+    source = Source(policy, delays, link, pushes, until_seconds, *origin, absences)
     if policies.reads_loss(policy, delays.num_workers):
         every = 10 * delays.num_workers
         if loss_every is not None:
@@ -184,10 +190,15 @@ def _alternate(
     run = replayer.Run(engine, config, progress)
     policy = source.settings["policy"]
     known = (source.seed, policy, source.pushes, source.until, every, engine.loop)
-    delays, link = source.delays, source.communication
+    delays, link, absences = source.delays, source.communication, source.absences
     run.open(
         lambda: identity.of_run(
-            task, config.update, *known, delays=delays, communication=link
+            task,
+            config.update,
+            *known,
+            delays=delays,
+            communication=link,
+            absences=absences,
         )
     )
     # The loss of every finished segment: with these the schedule can be made again.

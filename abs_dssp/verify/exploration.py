@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from abs_dssp.verify import invariants, progress
+from abs_dssp.verify import invariants, postponement, progress
 from abs_dssp.verify.abstraction import BESIDE, NAMES, NEAR, VERSION, Abstraction
 from abs_dssp.verify.seen import Seen
 from abs_dssp.verify.step import CHUNK, PLAIN, Action, Alphabet, Steps
@@ -79,7 +79,8 @@ class Exploration:
             if wrong is not None:
                 return wrong
             self._examine()
-        if self.kind and not self._confirmed():
+        # A cycle of pushes that put a deadline off has been tried without reductions.
+        if self.kind and self.kind != "postponed" and not self._confirmed():
             return self.steps.reduction.none()
         return None
 
@@ -202,6 +203,19 @@ class Exploration:
             self.kind = found.kind
             self._lasting = found
             self.path = self._actions([*self._way(found.state), *found.shown])
+            return
+        for found in progress.postponed(graph):
+            before = self._actions(self._way(found.state))
+            turn = postponement.confirmed(
+                self.steps.policy,
+                self.steps.num_workers,
+                before,
+                self._actions(found.shown),
+                found.goal,
+            )
+            if turn is not None:
+                self.kind, self.path = found.kind, [*before, *turn]
+                return
 
     def _confirmed(self) -> bool:
         """Whether the violation is there without any reduction."""

@@ -11,8 +11,9 @@ last, unless the rule cancels it. Acceptance is not among these: a rule may disc
 slow worker's pushes as stale for as long as the others are faster.
 
 A deadline is one more that may come, like a push, while there is one: what must be
-possible may choose when it comes, and a fair order has it come at last, even where a
-rule puts it off at every push.
+possible may choose when it comes, and a fair order has it come at last. Unless the rule
+puts it off: an order in which pushes do so for ever is fair, too, if it is there at the
+times that the rule sets (`postponement`).
 
 A rule that states that it `starves` the "slow" discards what took too long: with it the
 intervals are ours too, and nothing must come. One that starves "any" need not accept
@@ -23,7 +24,7 @@ property is broken if it is even if all of them were good, shown if it holds eve
 none of them was, and else undecided.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -41,6 +42,8 @@ KINDS = {
     "another commit.",
     "left waiting": "While every computation ends in a push at last, whoever waits is "
     "released at last.",
+    "postponed": "Pushes do not put off for ever the deadline that alone brings a "
+    "commit or releases who waits.",
 }
 
 LASTING = 24  # pushes for which a broken property is followed without any reduction
@@ -163,23 +166,39 @@ def _losing_pushes(graph: Graph, good: np.ndarray, state: int, goal: int) -> lis
 
 def _avoided(graph: Graph) -> Finding | None:
     """The first state from which a fair order keeps a commit or a release away."""
+    return next(_cycles(graph, puts_off=False), None)
+
+
+def postponed(graph: Graph) -> Iterator[Finding]:
+    """Cycles that are fair if the deadline is put off, which `Graph` does not tell."""
+    if graph.wakes is not None:
+        for found in _cycles(graph, puts_off=True):
+            yield found._replace(kind="postponed")
+
+
+def _cycles(graph: Graph, puts_off: bool) -> Iterator[Finding]:
+    """Fair cycles that keep a commit or a release away, one for each of these.
+
+    Args:
+      graph: the states.
+      puts_off: whether a deadline need not come that a push replaces by another.
+    """
     if graph.starves == "slow":
-        return None
+        return
     goals = [(graph.goals.commit, "livelock", graph.alive.any(axis=1))]
     goals += [
         (int(released), "left waiting", waits)
         for released, waits in zip(graph.goals.released, graph.waiting.T, strict=True)
     ]
     for goal, kind, among in goals:
-        cycle = _fair_cycle(graph, goal, among)
+        cycle = _fair_cycle(graph, goal, among, puts_off)
         if cycle:
             state, moves = cycle
             turns = -(-LASTING // len(moves))
-            return Finding(kind, state, goal, moves, moves * turns)
-    return None
+            yield Finding(kind, state, goal, moves, moves * turns)
 
 
-def _fair_cycle(graph: Graph, goal: int, among: Any):
+def _fair_cycle(graph: Graph, goal: int, among: Any, puts_off: bool):
     """A fair cycle that stays `among` these states and never reaches the goal.
 
     Returns:
@@ -209,7 +228,10 @@ def _fair_cycle(graph: Graph, goal: int, among: Any):
     )
     if graph.wakes is not None:  # a deadline is waited for like one more worker
         idle = np.concatenate([idle, ~graph.wakes[:known, None]], axis=1)
-        fair_edge = np.concatenate([fair_edge, (worker == count)[None]])
+        served = worker == count
+        if puts_off:
+            served = served | (reached >> graph.goals.reset & 1 == 1)
+        fair_edge = np.concatenate([fair_edge, served[None]])
         count += 1
     fair = np.zeros((part.max() + 1, count), bool)
     for i in range(count):

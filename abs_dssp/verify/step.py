@@ -75,7 +75,8 @@ class Successors(NamedTuple):
 class Goals:
     """What a push or a timer may bring about, as bits.
 
-    Bit 0: a commit; then, of each worker: an accepted push, a release, a restart.
+    Bit 0: a commit; then, of each worker: an accepted push, a release, a restart. The
+    last one: a push at which the rule sets a deadline in place of one to come.
     """
 
     def __init__(self, num_workers: int):
@@ -84,6 +85,7 @@ class Goals:
         self.accepted = 1 + each
         self.released = 1 + num_workers + each
         self.restarted = 1 + 2 * num_workers + each
+        self.reset = 1 + 3 * num_workers
 
     def bits(self, worker, done: transition.Transition) -> Int[Array, ""]:
         """Of a push of `worker`, or a timer, after which `done` was carried out."""
@@ -245,7 +247,11 @@ class Steps:
             "push", carry, worker, now, clocks.waiting | pusher
         )
         valid = clocks.alive[worker] & ~clocks.waiting[worker]
-        return after, broken, valid, self.goals.bits(worker, done)
+        reached = self.goals.bits(worker, done)
+        if self.wakes and done.decision.wake is not None:
+            reset = carry.wake & jnp.isfinite(done.decision.wake)
+            reached = reached + (reset.astype(jnp.int32) << self.goals.reset)
+        return after, broken, valid, reached
 
     def _timer(self, carry, worker, now):
         waiting = carry.clocks.waiting

@@ -77,7 +77,7 @@ BOUNDS = {
     # The sum of the counts is at least n times their harmonic mean, 7 / n.
     "malenia(batch_size=7)": (0, None, 7, None),
     "ringleader()": (None, None, None, None),
-    "mindflayer(trials=2,seconds=4.0)": (0, None, 1, None),
+    "mindflayer(trials=2,seconds=4.0)": (0, None, 1, 4 * 2),
     "quorum(k=2)": (None, None, 2, 4),
     "quorum(k=1,grace=2.0)": (None, None, 1, 4),
     "deadline(k=2.0,floor=0.0625)": (0, None, 1, 4),
@@ -98,6 +98,7 @@ NOBODY_WAITS = {
     *("abs_dssp", "rennala", "ringmaster", "malenia", "ringleader"),
 }
 RESTARTS = {"deadline", "k_sync", "m_sync", "k_batch_sync", "abs", "abs_dssp"}
+RESTARTS |= {"mindflayer"}
 READS_LOSS = {"adasync", "sa_adasync"}
 AGGREGATES = {
     "malenia": "workers",

@@ -38,9 +38,9 @@ def tables(draw, num_workers):
 def agree(case, table, **transfers):
     """Asserts that the compiled loop does what the oracle does, row by row."""
     n = len(table)
-    timers = []
-    rows = reference.run(case.oracle(n), table, PUSHES, timers=timers, **transfers)
-    expected = support.trace_of(rows, n, timers)
+    events = []
+    rows = reference.run(case.oracle(n), table, PUSHES, events=events, **transfers)
+    expected = support.trace_of(rows, n, events)
     link = communication.Communication(
         transfers.get("seconds", 0.0),
         transfers.get("shared", False),

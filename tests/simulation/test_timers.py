@@ -25,7 +25,7 @@ from abs_dssp import (
 from abs_dssp.history import builder, rederivation, traces
 from abs_dssp.history.events import Event
 from abs_dssp.history.machine import Machine
-from abs_dssp.simulation import event_loop
+from abs_dssp.simulation import event_loop, event_rows
 from abs_dssp.training import evaluation
 from abs_dssp.training.config import EvaluationConfig
 
@@ -119,7 +119,7 @@ def follow(script, table, link):
             left -= int(pushes)
     settings = {"num_workers": N, "policy": "scripted"}
     last = builder.ending(begun.server)
-    return event_loop.to_trace(np.concatenate(rows), last, settings)
+    return event_rows.to_trace(np.concatenate(rows), last, settings)
 
 
 WHOLE = st.integers(1, 8).map(lambda halves: halves / 2)
@@ -137,24 +137,24 @@ def test_deadlines_at_random_agree_with_the_oracle(shared, update):
     @hypothesis.settings(max_examples=60, phases=(hypothesis.Phase.generate,))
     @hypothesis.given(scripts(), TABLES)
     def check(script, table):
-        timers = []
+        events = []
         transfers = {"seconds": seconds, "shared": shared, "update": update or 0.0}
         try:
             rows = reference.run(
-                Scripted(script), table, PUSHES, timers=timers, **transfers
+                Scripted(script), table, PUSHES, events=events, **transfers
             )
         except reference.Deadlock as error:
             with pytest.raises(simulate.DeadlockError, match=f"at push {error}:"):
                 follow(script, table, link)
             return
-        expected = support.trace_of(rows, N, timers)
+        expected = support.trace_of(rows, N, events)
         found = follow(script, table, link)
         for name in traces.COLUMNS:
             np.testing.assert_array_equal(
                 getattr(found, name), getattr(expected, name), err_msg=name
             )
         assert found.events == expected.events
-        timed.append(len(timers))
+        timed.append(len(events))
 
     check()
     assert sum(count > 10 for count in timed) > 5  # deadlines in plenty
@@ -295,6 +295,28 @@ def test_a_deadline_of_the_first_rule_is_not_the_next_ones():
     np.testing.assert_array_equal(trace.time, [2, 2.5, 4.5, 5])
     np.testing.assert_array_equal(trace.wait, [0.5, 0, 0, 0])
     assert [event.seconds for event in trace.events] == [0.0]
+
+
+def test_giving_up_by_a_deadline_is_what_computations_that_end_themselves_do():
+    """MindFlayer's trials, cut short by the rule or by a model of worker speed."""
+    policy = policies.mindflayer(4, trials=[1, 2, 1, 3], seconds=[1.5, 1.0, 4.0, 0.5])
+    times = delays.table(delays.exponential(1.0, num_workers=4), 999)
+    raw = delays.recorded(np.ceil(64 * times) / 64)  # which nothing rounds
+    short = delays.abandoned(raw, seconds=[1.5, 1.0, 4.0, 0.5])
+    by_rule, by_model = (simulate.schedule(policy, m, 400) for m in (raw, short))
+    rounds = min(by_rule.commits, by_model.commits)
+    assert rounds > 30 and by_rule.restarts.sum() > 50
+    for trace in (by_rule, by_model):
+        assert trace.staleness.max() == 0
+    np.testing.assert_allclose(
+        by_rule.commit_times[:rounds], by_model.commit_times[:rounds], rtol=1e-12
+    )
+    successes = [
+        list(zip(t.worker[t.accepted], t.version[t.accepted], strict=True))
+        for t in (by_rule, by_model)
+    ]
+    within = [[each for each in mine if each[1] < rounds] for mine in successes]
+    assert within[0] == within[1]
 
 
 def test_deadlines_without_end_and_without_a_function_are_named():

@@ -57,9 +57,9 @@ def check(*strategies, examples=25):
 
 def run(case, table, pushes=PUSHES, **transfers):
     """A trace by the oracle, which knows nothing of JAX or of this module."""
-    rule, timers = case.oracle(len(table)), []
-    rows = reference.run(rule, table, pushes, timers=timers, **transfers)
-    return support.trace_of(rows, len(table), timers, policy=case.text)
+    rule, events = case.oracle(len(table)), []
+    rows = reference.run(rule, table, pushes, events=events, **transfers)
+    return support.trace_of(rows, len(table), events, policy=case.text)
 
 
 def again(trace, text=None, **settings):
@@ -88,7 +88,11 @@ def test_the_runs_own_policy_gives_the_run_back(case):
         np.testing.assert_allclose(found.duration, trace.duration, atol=1e-12)
 
 
-@BY_CASE
+@pytest.mark.parametrize(
+    "case",
+    # Of a trial that was given up without a commit it is not seen when the next began.
+    support.sparse(c for c in support.CASES if "mindflayer" not in c.text),
+)
 def test_pushes_that_travel_come_back_too(case):
     """Ties of rounded sums apart, which a time on the way may make or break."""
     seconds = st.sampled_from([0.25, 1.0, 3.0])
