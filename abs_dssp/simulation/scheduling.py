@@ -15,7 +15,7 @@ from abs_dssp.history.traces import Trace
 from abs_dssp.policies import Policy
 from abs_dssp.simulation import communication as communication_lib
 from abs_dssp.simulation import delays as delays_lib
-from abs_dssp.simulation import event_loop
+from abs_dssp.simulation import event_loop, fragment_schedule
 from abs_dssp.simulation.communication import Communication
 from abs_dssp.simulation.delays import BLOCK, Delays
 from abs_dssp.simulation.event_loop import DeadlockError
@@ -34,6 +34,7 @@ def schedule(
     communication: Communication | str | None = None,
     local_steps: int = 1,
     task: str = "",
+    fragments: int = 1,
 ) -> Trace:
     """Runs a policy in virtual time.
 
@@ -48,14 +49,19 @@ def schedule(
       communication: time of a push on its way, or its text; none by default.
       local_steps: U, written into the trace; a duration is that of all U steps.
       task: name of the task, written into the trace.
+      fragments: F, parts of the parameters that are pushed in turn, each with a history
+        of its own; see `traces.FragmentedTrace`. The time of a push on its way is then
+        that of one fragment.
 
     Returns:
-      A validated `Trace` of `num_pushes` rows.
+      A validated `Trace` of `num_pushes` rows; a `FragmentedTrace` for more than one
+      fragment.
 
     Raises:
       TypeError: for an argument of another kind.
       ValueError: if `num_pushes` is not at least 1, for a number out of range, a text
-        that cannot be read, or a policy for another number of workers.
+        that cannot be read, a policy for another number of workers, or one that
+        fragments cannot have (`fragment_schedule.require_policy`).
       DeadlockError: if at some push every worker waits and nobody computes.
 
     Example:
@@ -65,6 +71,8 @@ def schedule(
       ([1.0, 2.0, 3.0, 3.0], [0, 0, 0, 1])
     """
     same = (communication, local_steps, task)
+    if checks.whole("schedule", "fragments", fragments, least=1) > 1:
+        return _of_fragments(policy, delays, num_pushes, seed, *same, fragments)
     return _schedule(policy, delays, num_pushes, [seed], *same)[0]
 
 
@@ -130,7 +138,7 @@ class Source:
     ):
         self.policy, self.delays, self.communication = policy, delays, communication
         self.pushes, self.until, self.seed = pushes, until, seed
-        self.settings = _settings(policy, delays, local_steps, task)
+        self.settings = settings_of(policy, delays, local_steps, task)
         self.settings["seed"] = seed
         self.ended = False
         self._rows = np.empty((0, len(builder.ROW)))  # some may be past `until`
@@ -201,6 +209,22 @@ class Source:
         return int(pulled.min(initial=int(clocks.version)))
 
 
+def _of_fragments(
+    policy, delays, num_pushes, seed, communication, local_steps, task, count
+):
+    where = "schedule"
+    num_pushes = checks.whole(where, "num_pushes", num_pushes, least=1)
+    seed = checks.whole(where, "seed", seed)
+    local_steps = checks.whole(where, "local_steps", local_steps, least=1)
+    delays = delays_lib.resolve(delays, policies.workers(policy), where)
+    policy = policies.resolve(policy, delays.num_workers, where)
+    links = [communication_lib.resolve(communication, None, where)] * count
+    settings = settings_of(policy, delays, local_steps, task)
+    return fragment_schedule.schedule(
+        policy, delays, links, num_pushes, None, seed, settings
+    )
+
+
 def _schedule(policy, delays, num_pushes, seeds, communication, local_steps, task):
     where = "schedule"
     num_pushes = checks.whole(where, "num_pushes", num_pushes, least=1)
@@ -209,7 +233,7 @@ def _schedule(policy, delays, num_pushes, seeds, communication, local_steps, tas
     delays = delays_lib.resolve(delays, policies.workers(policy), where)
     policy = policies.resolve(policy, delays.num_workers, where)
     communication = communication_lib.resolve(communication, None, where)
-    settings = _settings(policy, delays, local_steps, task)
+    settings = settings_of(policy, delays, local_steps, task)
     model = (policy, delays, communication)
     with jax.enable_x64(True):
         if len(seeds) == 1 or policy.on_time is not None:
@@ -256,7 +280,10 @@ def _require_progress(times) -> None:
         )
 
 
-def _settings(policy, delays, local_steps, task) -> dict[str, Any]:
+def settings_of(
+    policy: Policy, delays: Delays, local_steps: int, task: str
+) -> dict[str, Any]:
+    """What the trace of a run says of it, but for the seed."""
     return {
         "num_workers": delays.num_workers,
         "policy": policies.describe(policy),
