@@ -257,6 +257,12 @@ def train(
 
             shown = {"watch": views.show, "recorder": views.record, "say": views.say}
             shown["begun"] = begun
+        if run.fragments > 1:
+            raise ValueError(
+                f"--fragments: real processes push all parameters at once, got "
+                f"{run.fragments}; leave the flag out, or train in virtual time, "
+                "without --cluster."
+            )
         try:
             result = cluster_run.train(
                 cluster,

@@ -36,7 +36,8 @@ class FragmentedTrace(Trace):
     counts versions of that fragment.
     """
 
-    fragment: Int32[np.ndarray, " P"] = dataclasses.field(default_factory=_none)  # 0..F-1
+    # 0..F-1
+    fragment: Int32[np.ndarray, " P"] = dataclasses.field(default_factory=_none)
     # Version of the fragment that the worker was released with; -1 if it was not.
     taken: Int32[np.ndarray, " P"] = dataclasses.field(default_factory=_none)
     names: tuple[tuple[str, ...], ...] = ()  # of each fragment's arrays; () if unknown
@@ -96,9 +97,9 @@ class FragmentedTrace(Trace):
           ValueError: unless that is a whole number of at least 0.
         """
         checks.whole("bytes_sent", "parameter_bytes", parameter_bytes)
-        shares = self.shares
-        sent = shares[self.fragment].sum() + shares[self.fragment[self.taken >= 0]].sum()
-        return round((float(sent) + self.num_workers) * parameter_bytes)
+        pushed = self.shares[self.fragment]
+        sent = pushed.sum() + pushed[self.taken >= 0].sum() + self.num_workers
+        return round(float(sent) * parameter_bytes)
 
     @property
     def shares(self) -> np.ndarray:
@@ -249,7 +250,7 @@ class Builder:
             for history, ending in zip(self._histories, endings, strict=True)
         ]
         fragment = np.array(self._fragment, np.int32)
-        columns = {}
+        columns: dict[str, Any] = {}
         for name, dtype in traces.COLUMNS.items():
             columns[name] = np.empty(len(fragment), dtype)
             for number, history in enumerate(histories):

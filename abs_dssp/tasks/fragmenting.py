@@ -16,6 +16,8 @@ import numpy as np
 from abs_dssp import checks
 from abs_dssp.tasks.base import Task
 
+VALUE_BYTES = 4  # parameters and statistics are float32
+
 
 class Fragments(NamedTuple):
     """What each of F fragments has. Static.
