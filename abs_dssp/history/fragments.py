@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int32
+from jaxtyping import Float, Int32
 
 from abs_dssp import checks
 from abs_dssp.history import builder, traces
@@ -97,15 +97,15 @@ class FragmentedTrace(Trace):
           ValueError: unless that is a whole number of at least 0.
         """
         checks.whole("bytes_sent", "parameter_bytes", parameter_bytes)
-        pushed = self.shares[self.fragment]
+        pushed = self.row_shares
         sent = pushed.sum() + pushed[self.taken >= 0].sum() + self.num_workers
         return round(float(sent) * parameter_bytes)
 
     @property
-    def shares(self) -> np.ndarray:
-        """Each fragment's part of all values, (F,) float64."""
+    def row_shares(self) -> Float[np.ndarray, " P"]:
+        """The part of all parameters and statistics that each push carries."""
         sizes = np.array(self.sizes or [1] * self.num_fragments, float)
-        return sizes / sizes.sum()
+        return (sizes / sizes.sum())[self.fragment]
 
     def validate(self) -> "FragmentedTrace":
         """Checks the rules of every fragment's trace and those between fragments.

@@ -270,6 +270,11 @@ class Trace:
         restarts = int(self.restarts.sum()) + sum(self.open_restarts)
         return self.num_workers + released + restarts
 
+    @property
+    def row_shares(self) -> Float[np.ndarray, " P"]:
+        """The part of all parameters that each push carries; float64."""
+        return np.ones(len(self))
+
     def bytes_sent(self, parameter_bytes: int) -> int:
         """Bytes of all pushes and pulls, of `parameter_bytes` each.
 
