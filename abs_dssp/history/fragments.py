@@ -9,7 +9,7 @@ holds one.
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int32
@@ -19,6 +19,14 @@ from abs_dssp.history import builder, traces
 from abs_dssp.history.events import Event
 from abs_dssp.history.trace_format import FRAGMENTS_VERSION, OF_FRAGMENTS, TraceError
 from abs_dssp.history.traces import Trace
+
+
+class Take(NamedTuple):
+    """What a worker took before a push, where that is not its latest release alone."""
+
+    row: int  # of the push
+    begins: bool  # whether a process began: it took everything, and its optimiser anew
+    versions: tuple[tuple[int, int], ...]  # (fragment, version)
 
 
 def _none() -> np.ndarray:
@@ -33,13 +41,17 @@ class FragmentedTrace(Trace):
     measures that are made of them; a duration is that of the local steps since the
     worker's push before. `clock` counts the pushes of a worker to all fragments.
     `pulled`, `version` and `committed` are of the row's fragment, so that staleness
-    counts versions of that fragment.
+    counts versions of that fragment. Where several servers recorded it, times are those
+    of the fragment's server, and rise within a fragment alone.
     """
 
     # 0..F-1
     fragment: Int32[np.ndarray, " P"] = dataclasses.field(default_factory=_none)
     # Version of the fragment that the worker was released with; -1 if it was not.
     taken: Int32[np.ndarray, " P"] = dataclasses.field(default_factory=_none)
+    takes: tuple[Take, ...] = ()  # beside `taken`; in order
+    # What happened beside pushes, of each fragment, with its own rows.
+    beside: tuple[tuple[traces.Event, ...], ...] = ()
     names: tuple[tuple[str, ...], ...] = ()  # of each fragment's arrays; () if unknown
     sizes: tuple[int, ...] = ()  # values of each; () if unknown
 
@@ -79,11 +91,8 @@ class FragmentedTrace(Trace):
         rows = np.flatnonzero(mine)
         columns = {name: column[rows] for name, column in super().columns.items()}
         columns["clock"] = clocks(columns["worker"], self.num_workers)
-        before = np.concatenate([[0], np.cumsum(mine)])
         fields = {field.name: getattr(self, field.name) for field in _SETTINGS}
-        fields["events"] = tuple(
-            event._replace(rows=int(before[event.rows])) for event in self.events
-        )
+        fields["events"] = self.beside[fragment] if self.beside else ()
         return Trace(**columns, **fields)
 
     def bytes_sent(self, parameter_bytes: int) -> int:
@@ -134,24 +143,57 @@ class FragmentedTrace(Trace):
                 self.of_fragment(fragment).validate()
             except TraceError as error:
                 raise TraceError(f"fragment {fragment}: {error}") from None
-        falls = np.diff(self.time, prepend=0) < 0
-        self._first(falls, "time={} is before the row above", self.time)
+        if not self.recorded:  # servers of different fragments have their own clocks
+            falls = np.diff(self.time, prepend=0) < 0
+            self._first(falls, "time={} is before the row above", self.time)
         wrong = self.clock != clocks(self.worker, self.num_workers)
         self._first(wrong, "clock={} does not count its worker's pushes", self.clock)
-        turn = (self.clock - 1) % self.num_fragments != self.fragment
-        self._first(turn, "fragment={} is not in turn", self.fragment)
-        latest: dict[tuple[int, int], int] = {}
-        for row in range(count):
-            key = int(self.worker[row]), int(self.fragment[row])
-            before = latest.get(key)
-            held = 0 if before is None else int(self.taken[before])
-            if held != self.pulled[row]:
+        others = {take.row: take for take in self.takes}
+        held: dict[tuple[int, int], int] = {}  # version by worker and fragment
+        latest: dict[int, int] = {}  # row by worker
+        for row, (worker, fragment) in enumerate(
+            zip(self.worker.tolist(), self.fragment.tolist(), strict=True)
+        ):
+            before, take = latest.get(worker), others.get(row)
+            follows = 0 if before is None else int(self.fragment[before]) + 1
+            if take is not None:
+                held |= {(worker, f): version for f, version in take.versions}
+            elif before is not None:
+                held[worker, follows - 1] = int(self.taken[before])
+            if fragment != follows % self.num_fragments and take is None:
+                raise TraceError(f"row {row}: fragment={fragment} is not in turn.")
+            if held.get((worker, fragment), 0) != self.pulled[row]:
                 raise TraceError(
-                    f"row {row}: pulled={self.pulled[row]}, yet worker {key[0]} was "
-                    f"released with version {held} of fragment {key[1]}."
+                    f"row {row}: pulled={self.pulled[row]}, yet worker {worker} was "
+                    f"given version {held.get((worker, fragment), 0)} of fragment "
+                    f"{fragment}."
                 )
-            latest[key] = row
+            latest[worker] = row
         return self
+
+    def __getitem__(self, rows: slice) -> "FragmentedTrace":
+        """The rows of a slice from the first on, with the same settings.
+
+        Raises:
+          TypeError: for anything else than a slice.
+          ValueError: for a slice that leaves out rows, other than at the end.
+        """
+        cut = super().__getitem__(rows)
+        assert isinstance(cut, FragmentedTrace)
+        if len(cut) == len(self):
+            return self
+        if rows.start not in (None, 0):
+            raise ValueError(
+                f"trace[...]: a trace of fragments is cut at its end only, got {rows}."
+            )
+        numbers = range(self.num_fragments)
+        counts = [int((cut.fragment == number).sum()) for number in numbers]
+        beside = tuple(
+            tuple(event for event in events if event.rows <= counts[number])
+            for number, events in enumerate(self.beside)
+        )
+        takes = tuple(take for take in self.takes if take.row < len(cut))
+        return dataclasses.replace(cut, beside=beside, takes=takes)
 
     def _first(self, broken, message: str, column) -> None:
         rows = np.flatnonzero(broken)
@@ -162,15 +204,29 @@ class FragmentedTrace(Trace):
     @property
     def header(self) -> dict[str, Any]:
         """What the file says beside the columns."""
-        divided = {
+        divided: dict[str, Any] = {
             "count": self.num_fragments,
             "names": [list(each) for each in self.names],
             "sizes": list(self.sizes),
         }
+        if self.takes:
+            divided["takes"] = [list(take) for take in self.takes]
+        if self.beside:
+            divided["beside"] = [
+                [list(event) for event in events] for events in self.beside
+            ]
         return super().header | {
             "format_version": FRAGMENTS_VERSION,
             "fragments": divided,
         }
+
+
+def read_takes(records: Sequence[Any]) -> tuple[Take, ...]:
+    """The takes that a header's lists say."""
+    return tuple(
+        Take(int(row), bool(begins), tuple((int(f), int(v)) for f, v in versions))
+        for row, begins, versions in records
+    )
 
 
 _SETTINGS = [

@@ -135,6 +135,11 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
             settings["num_fragments"] = int(header["fragments"]["count"])
             settings["names"] = tuple(map(tuple, header["fragments"]["names"]))
             settings["sizes"] = tuple(map(int, header["fragments"]["sizes"]))
+            settings["takes"] = header["fragments"].get("takes", [])
+            settings["beside"] = tuple(
+                tuple(Event(*event) for event in events)
+                for events in header["fragments"].get("beside", [])
+            )
     except (KeyError, TypeError, ValueError) as error:
         raise TraceError(f"{path} has a damaged header: {error}.") from error
     return columns | settings

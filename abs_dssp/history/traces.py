@@ -378,6 +378,8 @@ class Trace:
 
         found = trace_format.read(path)
         kind = fragments.FragmentedTrace if "fragment" in found else cls
+        if "takes" in found:
+            found["takes"] = fragments.read_takes(found["takes"])
         try:
             return kind(**found).validate()
         except TraceError as error:

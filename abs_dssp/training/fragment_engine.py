@@ -4,13 +4,14 @@ Every fragment has a server's parameters of its own, and every worker its own va
 which its local steps move from push to push; what a release brings it is one fragment.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from abs_dssp.history.fragments import Take
 from abs_dssp.tasks.base import Task, Variables
 from abs_dssp.training import evaluation, flat
 from abs_dssp.training.checkpoints import Checkpoint
@@ -50,9 +51,9 @@ class FragmentEngine:
         # By worker: (D + S,), and every fragment as it was pulled.
         self.own: dict[int, Any] = {}
         self.pulled: dict[int, list[Any]] = {}
-        self.columns: Mapping[str, np.ndarray] = {}
+        self.columns: Mapping[str, Any] = {}
         self.epochs: list[np.ndarray] = []  # of every fragment's versions
-        self._received = np.empty(0, np.int32)  # by row: the row before of its worker
+        self._takes: list[Take] = []  # before every row
         self._losses: list[Any] = []
 
     @property
@@ -60,14 +61,14 @@ class FragmentEngine:
         """Commits of all fragments so far."""
         return sum(self.versions)
 
-    def load(self, columns: Mapping[str, np.ndarray]) -> None:
-        """Sets the rows: the whole trace.
+    def load(self, columns: Mapping[str, Any]) -> None:
+        """Sets the rows: the whole trace, with its `takes` if there are any.
 
         A fragment's versions are as many epochs old as if every fragment had been
         pushed as often: other fragments' rows would make their order matter.
         """
         self.columns = columns
-        fragment, taken = columns["fragment"], columns["taken"]
+        fragment = columns["fragment"]
         count = len(self.servers)
         samples = self.task.batch_size * self.config.local_steps * count
         total = self.task.samples_per_epoch
@@ -77,13 +78,12 @@ class FragmentEngine:
             ).astype(np.float32)
             for number in range(count)
         ]
-        self._received = rows_before(columns["worker"])
-        rows = np.flatnonzero(self._received >= 0)
+        self._takes = taken_before(columns, count, columns.get("takes", ()))
         self._last_use = {
-            (int(fragment[before]), int(taken[before])): int(row)
-            for row, before in zip(rows, self._received[rows], strict=True)
-        }
-        if not self._losses:  # a release without a commit brings version 0 again
+            version: row for row, take in enumerate(self._takes)
+            for version in take.versions
+        }  # fmt: skip
+        if not self._losses:
             vector = self.functions.pulled(self._start)
             for number in range(count):
                 if (number, 0) in self._last_use:
@@ -113,26 +113,27 @@ class FragmentEngine:
 
     def _pull(self, row: int, worker: int) -> None:
         """What the worker was given before this push of its."""
-        before = int(self._received[row])
-        if before < 0:
-            self._begin(worker)
+        take = self._takes[row]
+        if take.begins:
+            self._begin(worker, take)
             return
-        fragment = int(self.columns["fragment"][before])
-        key = fragment, int(self.columns["taken"][before])
-        part = self.kept[key]
-        if self._last_use[key] == row:
-            del self.kept[key]
-        self.pulled[worker][fragment] = part
-        self.own[worker] = self.division.put(self.own[worker], fragment, part)
+        for fragment, part in self._given(row, take):
+            self.pulled[worker][fragment] = part
+            self.own[worker] = self.division.put(self.own[worker], fragment, part)
 
-    def _begin(self, worker: int) -> None:
-        """A worker pulls everything at version 0."""
-        vector = self.functions.pulled(self._start)
-        self.pulled[worker] = [
-            self.division.part(vector, fragment)
-            for fragment in range(len(self.servers))
-        ]
-        own = vector.astype(jnp.float32)
+    def _given(self, row: int, take: Take) -> list[tuple[int, Any]]:
+        """Fragments and what was taken of each; versions without a reader go."""
+        parts = [(key[0], self.kept[key]) for key in take.versions]
+        for key in take.versions:
+            if self._last_use[key] == row:
+                del self.kept[key]
+        return parts
+
+    def _begin(self, worker: int, take: Take) -> None:
+        """A worker pulls everything."""
+        parts = dict(self._given(take.row, take))
+        self.pulled[worker] = [parts[f] for f in range(len(self.servers))]
+        own = self.division.join(self.pulled[worker])
         if self.config.keeps_local_state:
             own = jnp.concatenate([own, self.functions.start_local(own)])
         self.own[worker] = own
@@ -191,6 +192,36 @@ class FragmentEngine:
             self.pulled[worker] = [jnp.array(next(leaves)) for _ in self.servers]
         (losses,) = leaves
         self._losses = list(np.asarray(losses))
+
+
+def taken_before(
+    columns: Mapping[str, np.ndarray], count: int, takes: Sequence[Take] = ()
+) -> list[Take]:
+    """What each row's worker took before it.
+
+    Args:
+      columns: of the trace.
+      count: F.
+      takes: those that say otherwise than the columns.
+
+    Example:
+      >>> columns = {"worker": np.array([0, 0]), "fragment": np.array([0, 1]),
+      ...            "taken": np.array([3, -1])}
+      >>> [take.versions for take in taken_before(columns, 2)]
+      [((0, 0), (1, 0)), ((0, 3),)]
+    """
+    others = {take.row: take for take in takes}
+    everything = tuple((fragment, 0) for fragment in range(count))
+    found = []
+    for row, before in enumerate(rows_before(columns["worker"]).tolist()):
+        if row in others:
+            found.append(others[row])
+        elif before < 0:
+            found.append(Take(row, True, everything))
+        else:
+            version = int(columns["fragment"][before]), int(columns["taken"][before])
+            found.append(Take(row, False, (version,)))
+    return found
 
 
 def rows_before(worker: np.ndarray) -> np.ndarray:

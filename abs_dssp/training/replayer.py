@@ -313,8 +313,10 @@ def commits_every_push(trace: Trace) -> bool:
     return bool(np.all(trace.committed & trace.accepted))
 
 
-def columns(trace: Trace) -> dict[str, np.ndarray]:
+def columns(trace: Trace) -> dict[str, Any]:
     """What an engine loads of a trace."""
+    if isinstance(trace, FragmentedTrace):
+        return trace.columns | {"takes": trace.takes}
     return trace.columns | {"begins": begins(trace)}
 
 

@@ -197,6 +197,7 @@ def test_every_order_that_keeps_the_fragments_and_the_workers_has_the_same_bits(
     """Decisions of different fragments never read each other, nor do their epochs."""
     falls = optimizers.sgd(lambda epoch: 0.7 / (1 + epoch), clock="epoch")
     result = train(text, 40, outer=falls)
+    assert (weights(result.variables) != weights(train(text, 40).variables)).all()
     trace, random = result.trace, np.random.default_rng(0)
     lines = [np.flatnonzero(trace.fragment == f).tolist() for f in range(3)]
     before = rows_before(trace.worker)
@@ -304,7 +305,7 @@ def test_runs_are_as_equal_as_they_can_be(sizes, count):
 @pytest.mark.parametrize(
     ("column", "row", "value", "complaint"),
     [
-        ("taken", 0, 7, "was released with version 7 of fragment 0"),
+        ("taken", 0, 7, "was given version 7 of fragment 0"),
         ("fragment", 4, 3, "fragment=3 is not one of 0..F-1"),
         ("clock", 4, 9, "clock=9 does not count"),
         ("version", 5, 3, "fragment .: row .: version=3 does not rise"),
