@@ -102,6 +102,8 @@ class ServerFunctions:
     Every vector has length `layout.size`. A donated argument is used up.
 
     Attributes:
+      fragments: F, of which this is one; 1 for a server of all parameters.
+      keeps_every_push: whether pushes that the policy discards matter too.
       copy: `(vector) -> vector`.
       start_optimizer: `(vector) -> state`.
       init: `(vector) -> accumulator`, see `aggregators.Aggregator`.
@@ -114,6 +116,9 @@ class ServerFunctions:
       commit_singles: `(vector, state, pushes, numbers)`: several such commits in one
         call; gives every vector, and the last state.
     """
+
+    fragments = 1
+    keeps_every_push = False
 
     def __init__(self, config: UpdateConfig, layout: Layout, num_workers: int):
         self.config, self.layout = config, layout
@@ -157,6 +162,7 @@ class Functions(ServerFunctions):
         kept = local_vectors.layout(task, config)
         local_vectors.require_exact(kept, formats)
         self.local_size = 0 if kept is None else kept.size
+        self.keeps_every_push = self.local_size > 0
         travel = Travel(config, self.layout, kept, *formats)
         self.travel = travel
         self.initial = functools.partial(_initial, functions)

@@ -106,6 +106,44 @@ class Division:
         return _join(runs, sum(self.sizes), tuple(parts))
 
 
+class PartFunctions(flat.ServerFunctions):
+    """What a server of a cluster computes that has one fragment alone.
+
+    Attributes:
+      task: of the whole model.
+      wire: number formats of pushes and pulls.
+      local_size: 0: the state of a local optimiser stays with its worker.
+      initial: `(key) -> (D_f,)`, version 0.
+      pulled: `(vector) -> vector`, a copy of a version in the format of pulls.
+    """
+
+    local_size = 0
+    keeps_every_push = True  # the worker went on from it all the same
+    split = None
+
+    def __init__(self, functions: flat.Functions, parts: Division, fragment: int):
+        layout = parts.servers[fragment].layout
+        super().__init__(functions.config, layout, functions.task.num_workers)
+        self.task, self.wire = functions.task, functions.wire
+        self.fragments = len(parts.servers)
+        self.pulled = functions.pulled
+        self._initial, self._parts, self._fragment = functions.initial, parts, fragment
+
+    def initial(self, key: Any) -> Any:
+        """See the class."""
+        return self._parts.part(self._initial(key), self._fragment)
+
+    def evaluate(self, data: Any, vector: Any) -> dict[str, float]:
+        """Nothing: of a part there is nothing to measure."""
+        del data, vector
+        return {}
+
+    def placed(self, tree: Any, devices: Any = None) -> Any:
+        """Arrays where a server computes: where they are."""
+        del devices
+        return tree
+
+
 def division(task: Task, config: UpdateConfig, count: int) -> Division:
     """The fragments of a task that `fragmenting.of_task` makes."""
     return Division(task, config, fragmenting.of_task(task, count).names)
