@@ -178,6 +178,14 @@ def _layout(
     """
     task, policy, functions, _ = training
     fragment_schedule.require_policy("train", policy, task.num_workers)
+    stated = policy.properties
+    if stated.waits and not stated.commits_every_push and stated.max_gap is None:
+        raise ValueError(
+            "--fragments: real workers die, and a rule that waits for a number of "
+            "pushes may then wait for ever, for those who wait at another fragment, "
+            f"got {policies.describe(policy)}; take bsp(), asp(), ssp(), dssp() or "
+            "k_batch_async()."
+        )
     fragmented.require_displacement("train", functions.config)
     most = min(fragments, cluster.processes)
     if not 1 <= servers <= most:

@@ -271,10 +271,10 @@ def test_each_fragment_is_a_run_of_its_rule():
 
 def test_what_travels_is_a_fragment_at_a_time():
     size, speeds = 4 * 6, delays.constant([1.0, 1.0, 1.5])
-    traces = {f: train("bsp()", 36, f, speeds).trace for f in (1, 2, 3)}
+    traces = {f: train("bsp()", 35, f, speeds).trace for f in (1, 2, 3)}
     for count, trace in traces.items():
         own = [len(part) * 4 for part in PARTS[count]]
-        fragment = trace.fragment if count > 1 else np.zeros(36, int)
+        fragment = trace.fragment if count > 1 else np.zeros(35, int)
         pushed = sum(own[f] for f in fragment)
         pulled = sum(own[f] for f, w in zip(fragment, trace.wait, strict=True)
                      if not np.isnan(w))  # fmt: skip
@@ -283,7 +283,8 @@ def test_what_travels_is_a_fragment_at_a_time():
         windows = [sizes[(seconds >= t) & (seconds < t + 0.4)].sum() for t in seconds]
         peak = traffic.peak_bytes_per_second(trace, size, window=0.4)
         np.testing.assert_allclose(peak, max(windows) / 0.4)
-        # The last push of a round and three pulls, of the largest fragment.
+        # The last push of a round and three pulls, of the largest fragment: a round
+        # that the last push of all does not complete has none.
         np.testing.assert_allclose(peak, 4 * max(own) / 0.4)
 
 
@@ -318,6 +319,21 @@ def test_a_damaged_trace_is_refused(column, row, value, complaint):
     changed[row] = value
     with pytest.raises(TraceError, match=complaint):
         dataclasses.replace(trace, **{column: changed}).validate()
+
+
+def test_times_that_fall_between_fragments_are_refused():
+    trace = simulate.schedule("asp()", delays.constant([1.0]), 9, fragments=3)
+    falls = np.array([1.0, 2, 3, 4, 5, 4.5, 7, 8, 9])  # in no fragment
+    changed = dataclasses.replace(trace, time=falls)
+    with pytest.raises(TraceError, match="^row 5: time=4.5 is before the row above"):
+        changed.validate()
+    dataclasses.replace(changed, recorded=True).validate()  # by several servers
+
+
+def test_what_comes_a_window_later_is_not_counted_with_it():
+    trace = simulate.schedule("asp()", delays.constant([1.0]), 5)
+    assert traffic.peak_bytes_per_second(trace, 10, window=1.0) == 20.0
+    assert traffic.peak_bytes_per_second(trace, 10, window=1.25) == 40 / 1.25
 
 
 def test_fragments_out_of_turn_are_refused():
