@@ -59,6 +59,7 @@ def take_part(
     layout: Layout,
     straggling: dict[int, StragglerInjection],
     say: Callable[[str], None],
+    begun: Callable[[], None] | None = None,
 ) -> Result | None:
     """Takes part until the run is over; see `run.train`.
 
@@ -68,6 +69,7 @@ def take_part(
       layout: who serves what.
       straggling: injected, by worker of this process.
       say: prints a line.
+      begun: see `run.train`.
 
     Returns:
       In process 0 the trace, the final parameters and their evaluation; None in others.
@@ -88,6 +90,8 @@ def take_part(
                 stack.enter_context(_Serving(cluster, job, layout, fragment, say))
                 for fragment in mine
             ]
+            if begun is not None:
+                begun()
             _serve(servings, workers)
         if cluster.process == 0:
             return _result(job, layout, servings[0].server.stopped)

@@ -156,7 +156,9 @@ def train(
         layout = _layout(cluster, training, fragments, servers, target_accuracy)
         agreed |= {"fragments": fragments, "servers": servers}
         job = Job(training, limits, agreed, settings, Path(out))
-        return fragment_run.take_part(cluster, job, layout, straggling, say or _say)
+        return fragment_run.take_part(
+            cluster, job, layout, straggling, say or _say, begun
+        )
     return take_part(
         cluster,
         Job(training, limits, agreed, settings, Path(out)),
