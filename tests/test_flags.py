@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from abs_dssp.traces import Trace
 from scripts import ROOT, start_many
 
 MINE = """
@@ -36,6 +37,15 @@ def answers(tmp_path_factory):
         "no data": ["train", "--task=mine:make", "--data_dir=.", *QUICK],
         "not .py": ["train", "--task=mine.py:make", *QUICK],
         "not there": ["train", "--task=mine:mak", *QUICK],
+        "fragments": [
+            "train", "--task=digits", "--limit_test=50", "--epochs=0.3",
+            "--policy=asp(); fragments=2", "--push=displacement",
+            "--optimizer=sgd(1.0)", "--local_optimizer=sgd(0.1)",
+        ],
+        "of gradients": ["train", "--task=digits", "--fragments=2", *QUICK],
+        "of restarts": [
+            "train", "--task=digits", "--fragments=2", "--policy=k_sync(k=2)",
+        ],
         "a wrong name": ["train", "--task=quadratic", "--policy=DSPS()"],
     }  # fmt: skip
     lines = [
@@ -75,6 +85,14 @@ def test_whose_times_count_is_said_where_the_file_has_others(answers):
     assert "--delays has times" not in errors
 
 
+def test_fragments_are_asked_for_by_a_flag_or_by_a_policy(answers):
+    (code, printed, errors), folder = answers["fragments"]
+    assert code == 0, errors
+    trace = Trace.load(folder / "trace.npz")
+    assert trace.num_fragments == 2 and set(trace.fragment) == {0, 1}
+    assert "Written to" in printed
+
+
 @pytest.mark.parametrize(
     ("name", "sentence"),
     [
@@ -83,6 +101,11 @@ def test_whose_times_count_is_said_where_the_file_has_others(answers):
         ("no such setting", "--model has no effect on --task=mine:make, which takes"),
         ("no data", "--data_dir has no effect on --task=mine:make, which takes batch_"),
         ("not .py", "leave out .py: mine:make"),
+        ("of gradients", "--push: fragments need push='displacement'"),
+        (
+            "of restarts",
+            "--policy: fragments need a policy that cancels no",
+        ),
         ("not there", "did you mean mine:make"),
         ("a wrong name", "unknown name 'DSPS' (did you mean dssp?)"),
         ("another run there", "holds a run of another policy, of other settings"),

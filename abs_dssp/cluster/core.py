@@ -121,6 +121,10 @@ class Core:
         """Samples processed so far, in epochs."""
         return self.pushes * self.epochs_per_push
 
+    def clock_of(self, worker: int) -> int:
+        """A worker's clock as the policy sees it: at a join, that of the slowest."""
+        return int(self._machine.clocks.clock[worker])
+
     def _loss(self) -> float:
         # NaN if the policy does not read it: pushes decided at once share the value.
         return self.estimate.value if self._reads_loss else math.nan

@@ -119,7 +119,9 @@ class Checkpoints:
         due = now - self._latest > self._every and not self._thread.busy
         if due and self._store is not None:
             self._latest = now
-            self._thread.ask(*recovery.save(self._server))
+            saved = recovery.save(self._server)
+            self._server.saving(saved[0])
+            self._thread.ask(*saved)
 
     def last(self) -> None:
         """Saves the state at the end, and waits for the disk."""
@@ -128,7 +130,9 @@ class Checkpoints:
             return
         if self._store.latest_step() != state.entries:
             number, leaves, note, _ = recovery.save(self._server)
+            self._server.saving(number)
             self._save(number, leaves, note)
+            self._server.saved()
 
     def _save(self, number: int, leaves, note) -> None:
         begun = self._now()
@@ -148,7 +152,9 @@ class Checkpoints:
     def _written(self, result: tuple[dict[int, int], Exception | None]) -> None:
         retained, error = result
         self._server.versions.release(retained)
-        if error is not None:
+        if error is None:
+            self._server.saved()
+        else:
             why = first_line(error)
             self._say(Warned(f"no checkpoint: {why}; the run goes on"))
 

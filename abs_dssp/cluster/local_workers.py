@@ -4,76 +4,61 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from abs_dssp.cluster import addresses, memory, run_config, topology, transport
-from abs_dssp.cluster.settings import spin_seconds
+from abs_dssp.cluster.connector import Connector
 from abs_dssp.cluster.system import REAL, System
 from abs_dssp.cluster.topology import Cluster
-from abs_dssp.cluster.transport import Channel, ClosedError
 from abs_dssp.cluster.worker import (
     EndedError,
     Heartbeats,
-    OverError,
     StragglerInjection,
     Worker,
-    WorkerError,
     WorkerPlan,
 )
 from abs_dssp.simulation import delays
 from abs_dssp.simulation.delays import Delays
 
 
-class LocalWorkers:
-    """One thread for every worker of this process, and one for their heartbeats."""
+class WorkerThreads:
+    """One thread for every worker of a process.
+
+    Attributes:
+      name: of the process.
+      identity: what its workers say of themselves.
+      serves: whether a server is in this process, which tells of errors.
+    """
 
     def __init__(
         self,
         cluster: Cluster,
         plan: WorkerPlan,
-        injections: dict[int, StragglerInjection],
         say: Callable[[str], None],
         system: System = REAL,
     ):
-        """Nothing runs yet.
+        """Nothing runs yet; `_make` comes before anything else.
 
         Args:
           cluster: joined.
           plan: what the workers compute.
-          injections: by worker.
           say: prints a line for the user.
           system: has clock, threads and sockets.
         """
-        self._cluster, self._say = cluster, say
-        self._run = run_config.digest(plan.agreed)
-        self._system = system
-        self._spin = spin_seconds(plan.settings, cluster.processes)
-        self.server: Any = None  # a `Server`, if it is in this process
+        self._say, self._system, self.serves = say, system, False
         self._errors: list[BaseException] = []
-        self._name = f"process {cluster.process}, pid {system.os.getpid()}"
+        self.name = f"process {cluster.process}, pid {system.os.getpid()}"
         # Tells this process from an earlier one with the same index.
-        same = system.os.urandom(8).hex()
-        identity = {"nonce": same, "process": self._name, "run": plan.agreed}
+        nonce = system.os.urandom(8).hex()
+        self.identity = {"nonce": nonce, "process": self.name, "run": plan.agreed}
         # Whoever waits in a thread must not be kept from the interpreter's lock.
         sys.setswitchinterval(1e-3)
-        self._heartbeats = Heartbeats(self._connect, plan.settings, same, system)
-        self.workers = [
-            Worker(
-                index,
-                devices,
-                plan,
-                self._connect,
-                identity,
-                self._heartbeats,
-                injections[index],
-                system,
-            )
-            for index, devices in cluster.mine.items()
-        ]
-        self._heartbeats.workers = self.workers
+
+    def _make(self, workers: Sequence[Any], heartbeats: Any) -> None:
+        """The threads, of what can `run`, and their signs of life."""
+        self.workers, self._heartbeats = workers, heartbeats
         self._threads = [
-            system.threading.Thread(
+            self._system.threading.Thread(
                 target=self._guarded, args=(w,), name=f"worker {w.index}", daemon=True
             )
-            for w in self.workers
+            for w in workers
         ]
 
     def start(self) -> None:
@@ -106,10 +91,10 @@ class LocalWorkers:
         if self._errors:
             raise self._errors[0]
         for reason in sorted({w.reason for w in self.workers if w.resumes}):
-            raise EndedError(self._name, reason)
+            raise EndedError(self.name, reason)
         for reason in sorted({w.reason for w in self.workers}):
             if reason != "end":
-                self._say(f"{self._name}: {reason}")
+                self._say(f"{self.name}: {reason}")
 
     def stop(self) -> None:
         """Ends the threads; the run is over for this process."""
@@ -125,61 +110,51 @@ class LocalWorkers:
         for worker in self.workers:
             worker.leaving = True
 
-    def _guarded(self, worker: Worker) -> None:
+    def _guarded(self, worker: Any) -> None:
         try:
             worker.run()
         except BaseException as error:  # raised by `run`, in the main thread
             self._errors.append(error)
-            if self.server is not None:
+            if self.serves:
                 self._say(str(error))
             else:
                 self._ask_to_leave()
 
-    def _connect(self) -> Channel:
-        options = self._cluster.options
-        if self.server is not None:
-            if options.transport in ("auto", "reference"):
-                return transport.ReferenceChannel(
-                    self.server.inbox, self.server.pool, self._name
-                )
-        address = self._cluster.lookup(1.0)
-        if address is None:
-            raise ClosedError("the server has not said where it is")
-        if "over" in address:  # a run that the same service has seen
-            if address["run"] == self._run:
-                raise OverError(address["over"])
-            raise ClosedError("the server has not said where it is")
-        same = {
-            k: address.get(k) for k in ("boot", "namespace")
-        } == self._cluster.host()
-        wanted = options.transport
-        if wanted == "reference":
-            raise WorkerError(
-                "--transport=reference: the server is in another process; use auto."
-            )
-        shared = address.get("shared") and same and memory.supported()
-        if wanted == "shm" and not shared:
-            raise WorkerError(
-                "--transport=shm: the server is on another host; use auto or tcp."
-            )
-        if shared and wanted != "tcp":
-            return transport.SharedChannel(address["shared"], self._spin, self._system)
-        endpoint = address.get("network")
-        if not endpoint:
-            raise WorkerError(
-                "the server takes workers of its own host only; start all processes "
-                "with --transport=tcp."
-            )
-        if not same and addresses.is_loopback(addresses.parts(endpoint)[0]):
-            raise WorkerError(
-                f"the server listens at {endpoint}, which only its own host reaches; "
-                "start process 0 with --listen=HOST[:PORT], an address of its host."
-            )
-        try:
-            keys = topology.load_keys(options) if address["encrypted"] else None
-        except ValueError as error:
-            raise WorkerError(str(error)) from None
-        return transport.NetworkChannel(endpoint, keys, self._spin, self._system)
+
+class LocalWorkers(WorkerThreads):
+    """The workers of one process, for a run with one server."""
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        plan: WorkerPlan,
+        injections: dict[int, StragglerInjection],
+        say: Callable[[str], None],
+        system: System = REAL,
+    ):
+        """Nothing runs yet.
+
+        Args:
+          cluster: joined.
+          plan: what the workers compute.
+          injections: by worker.
+          say: prints a line for the user.
+          system: has clock, threads and sockets.
+        """
+        super().__init__(cluster, plan, say, system)
+        self._connect = Connector(cluster, plan, cluster.lookup, self.name, system)
+        nonce = self.identity["nonce"]
+        heartbeats = Heartbeats(self._connect, plan.settings, nonce, system)
+        same = (plan, self._connect, self.identity, heartbeats)
+        heartbeats.workers = [
+            Worker(index, devices, *same, injections[index], system)
+            for index, devices in cluster.mine.items()
+        ]
+        self._make(heartbeats.workers, heartbeats)
+
+    def serve(self, server: Any) -> None:
+        """The server is in this process."""
+        self._connect.server, self.serves = server, True
 
 
 def injections(

@@ -26,6 +26,7 @@ class Session:
     steps: int = -1  # finished, as its heartbeats say
     progressed: float = 0.0  # when `steps` last rose
     answered: float = 0.0  # when it was last told its grant
+    greeted: bool = False  # said READY, and has not pushed since
 
 
 class Pushes:

@@ -10,7 +10,7 @@ import numpy as np
 import optax
 
 from abs_dssp import policies
-from abs_dssp.cluster import addresses, run_config, topology
+from abs_dssp.cluster import addresses, fragment_run, run_config, topology
 from abs_dssp.cluster import log as logs
 from abs_dssp.cluster import status as statuses
 from abs_dssp.cluster.core import RunLimits
@@ -29,10 +29,11 @@ from abs_dssp.cluster.topology import Cluster
 from abs_dssp.cluster.worker import StragglerInjection, WorkerError, WorkerPlan
 from abs_dssp.history import traces
 from abs_dssp.policies import Policy
+from abs_dssp.simulation import fragment_schedule
 from abs_dssp.simulation.delays import Delays
 from abs_dssp.tasks import splitting
 from abs_dssp.tasks.base import Task, require_accuracy
-from abs_dssp.training import checkpoints, flat, mesh
+from abs_dssp.training import checkpoints, flat, fragmented, mesh
 from abs_dssp.training.checkpoints import read_file
 from abs_dssp.training.config import UpdateConfig
 from abs_dssp.training.evaluation import History
@@ -66,6 +67,8 @@ def train(
     aggregate: str = "mean",
     push: str = "gradients",
     local_state: str = "fresh",
+    fragments: int = 1,
+    servers: int = 1,
     identity: Mapping[str, Any] | None = None,
     settings: Settings = Settings(),  # noqa: B008
     slowdown: Sequence[float] | None = None,
@@ -93,6 +96,9 @@ def train(
       aggregate: see `config.UpdateConfig`.
       push: see `config.UpdateConfig`.
       local_state: see `config.UpdateConfig`.
+      fragments: F, parts of the parameters with a server each; see `virtual.train`.
+      servers: S, processes that have these servers, from process 0 on; at most F. With
+        more than one fragment, all processes must see the folder `out`.
       identity: what else all processes must agree on, by name; values for JSON.
       settings: times and limits.
       slowdown: per worker, how many times as long its computations take.
@@ -145,15 +151,62 @@ def train(
     }
     limits = RunLimits(num_pushes, until_seconds, target_accuracy)
     training = Training(task, policy, functions, seed)
+    straggling = injections(cluster, slowdown, pace, seed)
+    if fragments > 1:
+        layout = _layout(cluster, training, fragments, servers, target_accuracy)
+        agreed |= {"fragments": fragments, "servers": servers}
+        job = Job(training, limits, agreed, settings, Path(out))
+        return fragment_run.take_part(
+            cluster, job, layout, straggling, say or _say, begun
+        )
     return take_part(
         cluster,
         Job(training, limits, agreed, settings, Path(out)),
-        injections(cluster, slowdown, pace, seed),
+        straggling,
         begun=begun,
         watch=watch,
         recorder=recorder,
         say=say or _say,
     )
+
+
+def _layout(
+    cluster: Cluster, training: Training, fragments: int, servers: int, target: Any
+) -> fragment_run.Layout:
+    """Who serves which fragments.
+
+    Raises:
+      ValueError: for what several fragments cannot have.
+    """
+    task, policy, functions, _ = training
+    fragment_schedule.require_policy("train", policy, task.num_workers)
+    stated = policy.properties
+    if stated.waits and not stated.commits_every_push and stated.max_gap is None:
+        raise ValueError(
+            "--fragments: real workers die, and a rule that waits for a number of "
+            "pushes may then wait for ever, for those who wait at another fragment, "
+            f"got {policies.describe(policy)}; take bsp(), asp(), ssp(), dssp() or "
+            "k_batch_async()."
+        )
+    fragmented.require_displacement("train", functions.config)
+    most = min(fragments, cluster.processes)
+    if not 1 <= servers <= most:
+        raise ValueError(
+            f"--servers: must be 1 to {most}, as many as there are fragments and "
+            f"processes at most, got {servers}."
+        )
+    if functions.split is not None:
+        raise ValueError(
+            "--devices_per_worker: workers of a run with --fragments have one device "
+            f"each, got {functions.split.devices}."
+        )
+    if target is not None:
+        raise ValueError(
+            "--target_accuracy: no server of a run with --fragments sees all "
+            f"parameters, which are evaluated at the end alone, got {target}."
+        )
+    parts = fragmented.division(task, functions.config, fragments)
+    return fragment_run.Layout(parts, servers)
 
 
 def take_part(
@@ -267,7 +320,7 @@ class _Serving:
     ) -> Result:
         """Serves until the run is over, beside this process's workers."""
         server = self._server
-        workers.server = server
+        workers.serve(server)
         threading = self._system.threading
         ended = threading.Event()
         viewer = threading.Thread(

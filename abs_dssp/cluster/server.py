@@ -46,7 +46,7 @@ class Training(NamedTuple):
 
     task: Task  # of N workers
     policy: Policy
-    functions: flat.Functions  # compiled for the task
+    functions: Any  # flat.Functions of the task, or fragmented.PartFunctions
     seed: int
 
 
@@ -63,6 +63,8 @@ class ServerConfig:
 
 class Server:
     """A parameter server for one run. `serve` blocks until it is over."""
+
+    membership_class = Membership
 
     def __init__(
         self,
@@ -101,7 +103,7 @@ class Server:
         self.sizes = Sizes(size * push.itemsize, push, size * pull.itemsize, pull)
         self.arithmetic = Arithmetic(task, functions, training.seed)
         self.arithmetic.warm_up(push, pull)
-        samples = task.batch_size * functions.config.local_steps
+        samples = task.batch_size * functions.config.local_steps * functions.fragments
         epochs_per_push = samples / task.samples_per_epoch
         self.core = Core(
             training.policy,
@@ -109,7 +111,7 @@ class Server:
             config.limits,
             epochs_per_push,
             self._first_loss(),
-            keeps_local_state=functions.local_size > 0,
+            keeps_local_state=functions.keeps_every_push,
         )
         if self.arithmetic.advances:
             self.core.decide_together()
@@ -155,7 +157,7 @@ class Server:
     def _recover(self) -> None:
         """Makes the membership, and goes on where the log ends."""
         config, now = self.config, self._now()
-        self.membership = Membership(
+        self.membership = self.membership_class(
             self.core,
             config.settings,
             config.agreed,
@@ -308,6 +310,12 @@ class Server:
         if self.core.started:
             self.measures.idle += self._now() - begun
         return self._connections.take(keys)
+
+    def saving(self, records: int) -> None:
+        """A checkpoint of so many records of the log is being written."""
+
+    def saved(self) -> None:
+        """The disk has it."""
 
     # What the core wants done.
 

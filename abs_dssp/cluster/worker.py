@@ -85,7 +85,7 @@ class Heartbeats:
         """
         self._connect, self._settings, self._nonce = connect, settings, nonce
         self._now = system.time.perf_counter
-        self.workers: list[Worker] = []
+        self.workers: list[Any] = []  # what says how a worker stands
         self.answered = self._now()  # when the server last answered
         self.generation = 0  # times that the server asked who we are
         self._ended = system.threading.Event()

@@ -148,8 +148,9 @@ def _save(
 
 def _with_megabytes(run: dict[str, Any], history):
     """The evaluations of a kept run, with what had been sent."""
-    each = run["summary"]["bytes_sent"] // run["trace"].bytes_sent(1)
-    return summary.with_megabytes(history, run["trace"], int(each))
+    large = 10**9  # a trace of fragments sends parts of the parameters
+    each = run["summary"]["bytes_sent"] * large / run["trace"].bytes_sent(large)
+    return summary.with_megabytes(history, run["trace"], round(each))
 
 
 def run() -> None:

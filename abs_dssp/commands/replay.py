@@ -16,8 +16,16 @@ from pathlib import Path
 import numpy as np
 from absl import flags
 
-from abs_dssp.experiment import entry, outputs, recorded_run, run_flags
+from abs_dssp.cluster import fragment_log
+from abs_dssp.experiment import (
+    entry,
+    outputs,
+    recorded_fragments,
+    recorded_run,
+    run_flags,
+)
 from abs_dssp.experiment.progress import PushProgress
+from abs_dssp.history.fragments import FragmentedTrace
 
 flags.adopt_module_key_flags(run_flags)  # --help lists them too
 
@@ -28,12 +36,16 @@ def main(argv):
     # Threads of the device decide in which order a CPU adds; they must be the same.
     # JAX reads this when it first touches a device.
     os.environ["XLA_FLAGS"] = settings.get("xla_flags", "")
-    recorded = recorded_run.load(run_dir)
-    trace, checked = recorded.trace, recorded.checked
+    divided = fragment_log.count_of(run_dir) > 0
+    recorded = None if divided else recorded_run.load(run_dir)
     run_flags.adopt(settings)
-    run_flags.put("workers", trace.num_workers)
+    count = settings["workers"] if recorded is None else recorded.trace.num_workers
+    run_flags.put("workers", count)
     run = run_flags.run(settings["policy"], settings["seed"])
     task = run_flags.task()
+    if recorded is None:
+        recorded = recorded_fragments.load(run_dir, run, task)
+    trace, checked = recorded.trace, recorded.checked
     print(f"{run_dir}: {len(trace)} pushes, version {trace.commits}, {trace.policy}")
     progress = PushProgress("replay")
     computed, computed_losses = recorded_run.replayed(
@@ -44,7 +56,10 @@ def main(argv):
     difference = recorded_run.describe_difference(computed, kept)
     count = len(checked)
     equal_losses = np.array_equal(computed_losses, recorded.losses[:count])
-    other = recorded_run.first_other_decision(run, task, trace, recorded.losses)
+    if isinstance(trace, FragmentedTrace):
+        other = recorded_fragments.first_other_decision(run, trace)
+    else:
+        other = recorded_run.first_other_decision(run, task, trace, recorded.losses)
     print(
         f"parameters at push {count}, that of the checkpoint: {kept.size} values, "
         + (f"NOT equal: {difference}" if difference else "equal in every bit")

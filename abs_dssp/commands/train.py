@@ -72,7 +72,8 @@ def main(argv):
         joint = cluster_flags.train(cluster, task, run, out, _TARGET.value, record)
         if joint is None:  # this is not process 0, and the run is over
             return
-        result, spent_on = joint.result, spent.summarise(joint.status)
+        result = joint.result
+        spent_on = None if joint.status is None else spent.summarise(joint.status)
     if len(result.trace):
         _save(out, text, run, result, key, spent_on)
     if result.stopped not in ("end", "target"):

@@ -72,6 +72,13 @@ _WORKER = flags.DEFINE_integer(
 flags.DEFINE_integer(
     "max_workers", None, "Room for so many workers, some of which may come later."
 )
+_SERVERS = flags.DEFINE_integer(
+    "servers",
+    1,
+    "Processes that serve, with --fragments: from process 0 on, each serves a group of "
+    "them. All processes must see --out.",
+    lower_bound=1,
+)
 _KEY_FILE = flags.DEFINE_string("key_file", None, "Keys for connections between hosts.")
 flags.DEFINE_enum(
     "transport",
@@ -217,7 +224,7 @@ class Joint(NamedTuple):
     """What process 0 has at the end of a run."""
 
     result: Result
-    status: Status
+    status: Status | None  # None of several servers
 
 
 def train(
@@ -273,6 +280,8 @@ def train(
                 aggregate=run.aggregate,
                 push=run.push,
                 local_state=run.local_state,
+                fragments=run.fragments,
+                servers=_SERVERS.value,
                 identity=_compared(run),
                 settings=settings(),
                 slowdown=_slowdown(),
@@ -282,9 +291,11 @@ def train(
             )
         except EndedError as error:
             end_early(error.reason, str(error))
-    if views is None or views.status is None or result is None:
+    if views is None or result is None:
         return None
-    return Joint(result, views.status)
+    if run.fragments > 1:  # each server has a status of its own
+        return Joint(result, None)
+    return None if views.status is None else Joint(result, views.status)
 
 
 class _Views:

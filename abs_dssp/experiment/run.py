@@ -20,8 +20,10 @@ from abs_dssp.delays import Delays
 from abs_dssp.experiment import outputs
 from abs_dssp.policies import Policy
 from abs_dssp.replay import Result
+from abs_dssp.simulation import fragment_schedule
 from abs_dssp.tasks.base import Task
 from abs_dssp.traces import Trace
+from abs_dssp.training import fragmented
 from abs_dssp.training.config import UpdateConfig
 
 # Fields that are arguments of a task; None leaves the task's default.
@@ -71,12 +73,14 @@ class Run:
     push: str = "gradients"
     local_state: str = "fresh"
     absences: str = "none()"  # when workers die and return
+    fragments: int = 1  # F, pushed in turn
 
     @property
     def settings(self) -> dict[str, Any]:
         """The description, for files and digests."""
         added = ["drop_factor", "warmup", "evaluations", "eval_commits", "redraw"]
         added += ["optimizer", "local_optimizer", "push", "local_state", "absences"]
+        added += ["fragments"]
         return {
             field.name: getattr(self, field.name)
             for field in dataclasses.fields(self)
@@ -156,6 +160,20 @@ class Run:
         kinds = self.aggregate, self.push, self.local_state
         return UpdateConfig(*both, self.local_steps, *kinds)
 
+    def require_fragments(self, update: UpdateConfig) -> None:
+        """Refuses fragments of what has none.
+
+        Args:
+          update: that of `make_update`.
+
+        Raises:
+          ValueError: if the policy or the pushes are none for several fragments.
+        """
+        if self.fragments > 1:
+            policy = self.make_policy()
+            fragment_schedule.require_policy("--policy", policy, self.workers)
+            fragmented.require_displacement("--push", update)
+
     def eval_interval(self, task: Task) -> float:
         """Virtual seconds between evaluations.
 
@@ -185,6 +203,7 @@ class Run:
             absences=self.make_absences(),
             local_steps=self.local_steps,
             task=task.name,
+            fragments=self.fragments,
         )
 
     def replay(self, task: Task, trace: Trace, **settings: Any) -> Result:
@@ -209,10 +228,10 @@ class Run:
             description gives.
         """
         same = ["seed", "until_seconds", "local_steps", "aggregate", "loss_every"]
-        same += ["push", "local_state"]
+        same += ["push", "local_state", "fragments"]
         arguments: dict[str, Any] = {name: getattr(self, name) for name in same} | {
             "until_epochs": self.epochs,
-            "communication": self.make_communication(task),
+            "communication": self.communication,
             "absences": self.make_absences(),
             "local_optimizer": self.make_optimizer(local=True),
             "eval_every_commits": self.eval_commits,

@@ -45,6 +45,14 @@ _ABSENCES = flags.DEFINE_string(
 _LOCAL_STEPS = flags.DEFINE_integer(
     "local_steps", 1, "Gradient steps per push, U.", lower_bound=1
 )
+flags.DEFINE_integer(
+    "fragments",
+    1,
+    "Parts of the parameters that a worker pushes in turn, one every --local_steps, "
+    "each with versions and decisions of its own (Streaming DiLoCo); more than 1 need "
+    "--push=displacement.",
+    lower_bound=1,
+)
 flags.DEFINE_integer("batch_size", 32, "Samples per gradient.", lower_bound=1)
 _OPTIMIZER = flags.DEFINE_string(
     "optimizer",
@@ -113,9 +121,10 @@ _WIDTH = flags.DEFINE_integer(
 
 _SLOTS = 16  # versions kept at least: policies and seeds share a compiled program
 _TEXTS = ("optimizer", "local_optimizer", "push", "local_state")
-_LATER = (*_TEXTS, "absences")  # flags that there were not always
+_ADDED = (*_TEXTS, "absences", "fragments")  # left out of `settings` at their defaults
 _OWN: dict[str, Callable[[Any], Any]] = {
     "local_steps": int,
+    "fragments": int,
     "learning_rate": float,
     **dict.fromkeys(_TEXTS, str),
 }
@@ -128,8 +137,8 @@ def run(text: str, seed: int = 0) -> Run:
 
     Args:
       text: `POLICY`, or `POLICY; local_steps=8; learning_rate=0.05; aggregate=sum`;
-        `optimizer`, `local_optimizer`, `push` and `local_state` can be given likewise,
-        and are read as the flags are.
+        `fragments`, `optimizer`, `local_optimizer`, `push` and `local_state` can be
+        given likewise, and are read as the flags are.
       seed: of the run.
 
     Raises:
@@ -139,7 +148,8 @@ def run(text: str, seed: int = 0) -> Run:
     replaced = "optimizer" in own  # whose step is its own
     rate = None if replaced else _rate()
     own = {"local_steps": _LOCAL_STEPS.value, "learning_rate": rate} | own
-    if own["local_steps"] < 1 or (own["learning_rate"] or 0) < 0:
+    least = min(own["local_steps"], own.get("fragments", 1))
+    if least < 1 or (own["learning_rate"] or 0) < 0:
         raise ValueError(f"--policy: a setting of {text!r} is out of range.")
     made = _describe(policy, seed, own)
     made.make_policy()
@@ -152,7 +162,7 @@ def run(text: str, seed: int = 0) -> Run:
                     f"--{name} belongs to SGD and has no effect on --optimizer="
                     f"{made.optimizer!r}; leave it out, or write it into --optimizer."
                 )
-    made.make_update()
+    made.require_fragments(made.make_update())
     return made
 
 
@@ -282,7 +292,7 @@ def settings() -> dict[str, Any]:
     """The values of all flags of this module that decide a result."""
     _settle()
     ignored = {"data_dir", "download"}
-    for name in _LATER:  # as before there were these flags: kept runs are found
+    for name in _ADDED:  # as before there were these flags: kept runs are found
         if flags.FLAGS[name].value == flags.FLAGS[name].default:
             ignored |= {name}
     if _rate() is None:

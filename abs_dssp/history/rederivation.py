@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from abs_dssp.history import builder
+from abs_dssp.history import builder, traces
 from abs_dssp.history.events import Event
 from abs_dssp.history.loss_estimate import LossEstimate
 from abs_dssp.history.machine import Machine
@@ -82,6 +82,7 @@ def events_of(trace: Trace) -> Iterator[Event]:
       >>> [(event.kind, event.time) for event in events_of(trace)]
       [('timer', 0.0), ('push', 1.0), ('timer', 1.5), ('push', 2.5)]
     """
+    traces.require_one_history("rederive", trace)
     beside = sorted(trace.events, key=lambda event: event.rows)
     at = 0
     for row in range(len(trace) + 1):

@@ -18,6 +18,7 @@ from abs_dssp import files
 
 FORMAT = "abs_dssp.trace"
 FORMAT_VERSION = 1
+FRAGMENTS_VERSION = 2  # of traces of fragments, which readers of 1 would misread
 
 COLUMNS: dict[str, np.dtype] = {
     "time": np.dtype(np.float64),
@@ -31,6 +32,8 @@ COLUMNS: dict[str, np.dtype] = {
     "duration": np.dtype(np.float64),
     "restarts": np.dtype(np.int32),
 }
+# Of a trace of fragments, beside these; see `fragments.FragmentedTrace`.
+OF_FRAGMENTS = {"fragment": np.dtype(np.int32), "taken": np.dtype(np.int32)}
 
 
 class Event(NamedTuple):
@@ -91,15 +94,18 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
             header = json.loads(file["header"].tobytes())
             if not isinstance(header, dict) or header.get("format") != FORMAT:
                 raise TraceError(f"{path} is not a trace: its header says so.")
-            if header.get("format_version") != FORMAT_VERSION:
+            divided = "fragments" in header
+            version = FRAGMENTS_VERSION if divided else FORMAT_VERSION
+            if header.get("format_version") != version:
                 raise TraceError(
                     f"{path} has trace format {header.get('format_version')}; "
-                    f"this version reads {FORMAT_VERSION}."
+                    f"this version reads {version}."
                 )
-            missing = [name for name in COLUMNS if name not in file.files]
+            names = [*COLUMNS, *(OF_FRAGMENTS if divided else ())]
+            missing = [name for name in names if name not in file.files]
             if missing:
                 raise TraceError(f"{path} lacks the column {missing[0]}.")
-            columns = {name: file[name] for name in COLUMNS}
+            columns = {name: file[name] for name in names}
     except FileNotFoundError:
         raise TraceError(f"{path} does not exist.") from None
     except TraceError:
@@ -126,6 +132,15 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
             ),
             "split": dict(header.get("split", {})),
         }
+        if divided:
+            settings["num_fragments"] = int(header["fragments"]["count"])
+            settings["names"] = tuple(map(tuple, header["fragments"]["names"]))
+            settings["sizes"] = tuple(map(int, header["fragments"]["sizes"]))
+            settings["takes"] = header["fragments"].get("takes", [])
+            settings["beside"] = tuple(
+                tuple(Event(*event) for event in events)
+                for events in header["fragments"].get("beside", [])
+            )
     except (KeyError, TypeError, ValueError) as error:
         raise TraceError(f"{path} has a damaged header: {error}.") from error
     return columns | settings

@@ -53,9 +53,15 @@ class Trace:
     # How workers with several devices divided the parameters: "devices", a number, and
     # "axes", the number of an axis or None by the name of a parameter. {}: one device.
     split: dict[str, Any] = dataclasses.field(default_factory=dict)
+    num_fragments: int = 1  # F; more than 1 only of a `FragmentedTrace`
 
     def __len__(self) -> int:
         return len(self.time)
+
+    @property
+    def columns(self) -> dict[str, Any]:
+        """All columns, by name."""
+        return {name: getattr(self, name) for name in COLUMNS}
 
     def __repr__(self) -> str:
         parts = [f"{len(self)} pushes", f"{self.commits} commits"]
@@ -98,8 +104,7 @@ class Trace:
         """
         with extras.needed("a DataFrame"):
             import pandas
-        columns = {name: getattr(self, name) for name in COLUMNS}
-        return pandas.DataFrame(columns | {"staleness": self.staleness})
+        return pandas.DataFrame(self.columns | {"staleness": self.staleness})
 
     def plot(self, **settings: Any) -> Any:
         """Draws what every worker did; see `abs_dssp.plot.timeline`."""
@@ -123,7 +128,7 @@ class Trace:
             raise ValueError(
                 f"trace[...]: rows of a run follow each other, got step {rows.step}."
             )
-        columns = {name: getattr(self, name)[rows] for name in COLUMNS}
+        columns = {name: column[rows] for name, column in self.columns.items()}
         cut = range(*rows.indices(len(self)))
         after = cut.stop if len(cut) else 0
         left = list(self.open_restarts)
@@ -278,6 +283,11 @@ class Trace:
         restarts = int(self.restarts.sum()) + sum(self.open_restarts)
         return self.num_workers + released + restarts
 
+    @property
+    def row_shares(self) -> Float[np.ndarray, " P"]:
+        """The part of all parameters that each push carries; float64."""
+        return np.ones(len(self))
+
     def bytes_sent(self, parameter_bytes: int) -> int:
         """Bytes of all pushes and pulls, of `parameter_bytes` each.
 
@@ -367,19 +377,23 @@ class Trace:
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Writes the trace; the file appears whole or not at all."""
-        columns = {name: getattr(self, name) for name in COLUMNS}
-        return trace_format.write(path, self.header, columns)
+        return trace_format.write(path, self.header, self.columns)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "Trace":
-        """Reads and validates a trace.
+        """Reads and validates a trace; of fragments, a `FragmentedTrace`.
 
         Raises:
           TraceError: if the file is missing, damaged, or not a trace of this format.
         """
+        from abs_dssp.history import fragments
+
         found = trace_format.read(path)
+        kind = fragments.FragmentedTrace if "fragment" in found else cls
+        if "takes" in found:
+            found["takes"] = fragments.read_takes(found["takes"])
         try:
-            return cls(**found).validate()
+            return kind(**found).validate()
         except TraceError as error:
             raise TraceError(f"{path}: {error}") from error
 
@@ -406,13 +420,26 @@ def rows_of_workers(
     return np.split(order, ends)
 
 
+def require_one_history(where: str, trace: Trace) -> None:
+    """Refuses a trace of several fragments, each of which has versions of its own.
+
+    Raises:
+      ValueError: naming their number.
+    """
+    if trace.num_fragments > 1:
+        raise ValueError(
+            f"{where}: the trace must be of one history of versions, got one of "
+            f"{trace.num_fragments} fragments; take one of them, trace.of_fragment(0)."
+        )
+
+
 def fingerprint(trace: Trace) -> str:
     """A digest of columns and settings: equal for equal traces."""
     digest = hashlib.sha256()
     settings = {k: v for k, v in trace.header.items() if k != "versions"}
     digest.update(json.dumps(settings, sort_keys=True).encode())
-    for name in COLUMNS:
-        digest.update(np.ascontiguousarray(getattr(trace, name)).tobytes())
+    for column in trace.columns.values():
+        digest.update(np.ascontiguousarray(column).tobytes())
     return digest.hexdigest()
 
 

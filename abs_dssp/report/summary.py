@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from abs_dssp.history import traffic
 from abs_dssp.history.traces import Trace
 from abs_dssp.simulation.what_if import aligned, finite
 from abs_dssp.training.evaluation import History
@@ -26,7 +27,8 @@ _MEASURES: dict[str, Callable[[Trace, History], Any]] = {
     "discarded_share": lambda trace, _: trace.discarded_share,
 }
 _TO_TARGET = {"seconds": "seconds", "pushes": "push", "commits": "version"}
-FIELDS = (*(f"{name}_to_target" for name in _TO_TARGET), *_MEASURES, "bytes_sent")
+_BYTES = ("bytes_sent", "peak_bytes_per_second")
+FIELDS = (*(f"{name}_to_target" for name in _TO_TARGET), *_MEASURES, *_BYTES)
 
 _TABLE = (  # field, heading, format
     ("seconds_to_target", "s to target", "{:.1f}"),
@@ -41,13 +43,15 @@ _TABLE = (  # field, heading, format
     ("cancelled_share", "cancelled", "{:.1%}"),
     ("discarded_share", "discarded", "{:.1%}"),
     ("bytes_sent", "MB sent", "{:.1f}"),
+    ("peak_bytes_per_second", "MB/s at most", "{:.3g}"),
 )
 
 
 def summarise(result: Result, target_accuracy: float | None) -> dict[str, Any]:
     """The fields of `summary.json` for one run; None where there is no value.
 
-    Bytes count every push and pull, at the size of the parameters and statistics.
+    Bytes count every push and pull, at the size of the parameters and statistics; their
+    peak is that of any second, see `traffic.moved`.
     """
     trace, history = result.trace, result.history
     size = sum(leaf.nbytes for leaf in jax.tree.leaves(result.variables))
@@ -55,7 +59,8 @@ def summarise(result: Result, target_accuracy: float | None) -> dict[str, Any]:
     for name, measure in _MEASURES.items():
         known = len(trace) or not name.endswith("_staleness")
         values[name] = finite(measure(trace, history)) if known else None
-    return values | {"bytes_sent": trace.bytes_sent(size)}
+    peak = traffic.peak_bytes_per_second(trace, size)
+    return values | dict(zip(_BYTES, (trace.bytes_sent(size), peak), strict=True))
 
 
 def _last(history: History, name: str) -> float:
@@ -127,7 +132,7 @@ def table(entries: Sequence[Mapping[str, Any]]) -> str:
         row = [str(entry["policy"])]
         for name, _, form in _TABLE:
             value, spread = entry[name], entry["spread"][name]
-            if name == "bytes_sent":
+            if name in _BYTES:
                 value, spread = (x and x / 1e6 for x in (value, spread))
             if value is None:
                 row.append("-")

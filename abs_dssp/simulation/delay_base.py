@@ -7,6 +7,7 @@ still lets every sampler of `jax.random` be used.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -85,7 +86,15 @@ def table(delays: Delays, count: int, seed: int = 0) -> Float64[np.ndarray, "N M
     """
     checks.kind("table", "delays", delays, Delays, "delays.constant([1.0, 2.5])")
     count = checks.whole("table", "count", count)
-    blocks = -(-count // BLOCK)
+    with jax.enable_x64(True):
+        given = jax.tree.map(jnp.asarray, delays)
+        keys = worker_keys(seed, delays.num_workers)
+        return np.asarray(_drawn(given, keys, -(-count // BLOCK)))[:, :count]
+
+
+@functools.partial(jax.jit, static_argnums=(2,))
+def _drawn(delays: Delays, keys, blocks: int):
+    """The first blocks of every worker's durations, (N, blocks * BLOCK)."""
 
     def worker(parameters, key):
         def step(chain, index):
@@ -94,12 +103,9 @@ def table(delays: Delays, count: int, seed: int = 0) -> Float64[np.ndarray, "N M
 
         indices = jnp.arange(blocks, dtype=jnp.int32)
         _, drawn = jax.lax.scan(step, delays.start(parameters), indices)
-        return drawn.reshape(-1)[:count]
+        return drawn.reshape(-1)
 
-    with jax.enable_x64(True):
-        parameters = jax.tree.map(jnp.asarray, delays.parameters)
-        keys = worker_keys(seed, delays.num_workers)
-        return np.asarray(jax.jit(jax.vmap(worker))(parameters, keys))
+    return jax.vmap(worker)(delays.parameters, keys)
 
 
 def worker_keys(

@@ -186,6 +186,7 @@ def table(
 def require_pushes(trace: Trace) -> None:
     """Refuses what is no trace, and a trace without pushes."""
     checks.kind("whatif", "trace", trace, Trace, "traces.Trace.load('trace.npz')")
+    traces.require_one_history("whatif", trace)
     if not len(trace):
         raise ValueError("whatif: the trace has no pushes.")
 

@@ -17,7 +17,7 @@ from abs_dssp.policies import Policy
 from abs_dssp.simulation import absences as absences_lib
 from abs_dssp.simulation import communication as communication_lib
 from abs_dssp.simulation import delays as delays_lib
-from abs_dssp.simulation import event_loop, event_rows
+from abs_dssp.simulation import event_loop, event_rows, fragment_schedule
 from abs_dssp.simulation import presence as presence_lib
 from abs_dssp.simulation.absences import Absences
 from abs_dssp.simulation.communication import Communication
@@ -39,6 +39,7 @@ def schedule(
     absences: Absences | str | None = None,
     local_steps: int = 1,
     task: str = "",
+    fragments: int = 1,
 ) -> Trace:
     """Runs a policy in virtual time.
 
@@ -54,14 +55,20 @@ def schedule(
       absences: when workers die and return, or its text; nobody dies by default.
       local_steps: U, written into the trace; a duration is that of all U steps.
       task: name of the task, written into the trace.
+      fragments: F, parts of the parameters that are pushed in turn, each with a history
+        of its own; see `traces.FragmentedTrace`. The time of a push on its way is then
+        that of one fragment.
 
     Returns:
-      A validated `Trace` of `num_pushes` rows.
+      A validated `Trace` of `num_pushes` rows; a `FragmentedTrace` for more than one
+      fragment.
 
     Raises:
       TypeError: for an argument of another kind.
       ValueError: if `num_pushes` is not at least 1, for a number out of range, a text
-        that cannot be read, or a policy for another number of workers.
+        that cannot be read, a policy for another number of workers, or one that
+        fragments cannot have (`fragment_schedule.require_policy`), as they cannot have
+        absences.
       DeadlockError: if at some push every worker waits and nobody computes, or all
         have died and none returns.
 
@@ -72,6 +79,8 @@ def schedule(
       ([1.0, 2.0, 3.0, 3.0], [0, 0, 0, 1])
     """
     same = (communication, absences, local_steps, task)
+    if checks.whole("schedule", "fragments", fragments, least=1) > 1:
+        return _of_fragments(policy, delays, num_pushes, seed, *same, fragments)
     return _schedule(policy, delays, num_pushes, [seed], *same)[0]
 
 
@@ -143,7 +152,7 @@ class Source:
         self.policy, self.delays, self.communication = policy, delays, communication
         self.absences = absences
         self.pushes, self.until, self.seed = pushes, until, seed
-        self.settings = _settings(policy, delays, local_steps, task)
+        self.settings = settings_of(policy, delays, local_steps, task)
         self.settings["seed"] = seed
         self.ended = False
         self._times = np.empty(0)  # of the pushes among the rows
@@ -221,6 +230,32 @@ class Source:
         return int(pulled.min(initial=int(clocks.version)))
 
 
+def _of_fragments(
+    policy,
+    delays,
+    num_pushes,
+    seed,
+    communication,
+    absences,
+    local_steps,
+    task,
+    count,
+):
+    where = "schedule"
+    num_pushes = checks.whole(where, "num_pushes", num_pushes, least=1)
+    seed = checks.whole(where, "seed", seed)
+    local_steps = checks.whole(where, "local_steps", local_steps, least=1)
+    delays = delays_lib.resolve(delays, policies.workers(policy), where)
+    policy = policies.resolve(policy, delays.num_workers, where)
+    absences = absences_lib.resolve(absences, delays.num_workers, where)
+    fragment_schedule.require_no_absences(where, absences)
+    links = [communication_lib.resolve(communication, None, where)] * count
+    settings = settings_of(policy, delays, local_steps, task)
+    return fragment_schedule.schedule(
+        policy, delays, links, num_pushes, None, seed, settings
+    )
+
+
 def _schedule(
     policy, delays, num_pushes, seeds, communication, absences, local_steps, task
 ):
@@ -232,7 +267,7 @@ def _schedule(
     policy = policies.resolve(policy, delays.num_workers, where)
     communication = communication_lib.resolve(communication, None, where)
     absences = absences_lib.resolve(absences, delays.num_workers, where)
-    settings = _settings(policy, delays, local_steps, task)
+    settings = settings_of(policy, delays, local_steps, task)
     model = (policy, delays, communication)
     with jax.enable_x64(True):
         if len(seeds) == 1 or not _only_pushes(policy, absences):
@@ -283,7 +318,10 @@ def _require_progress(times) -> None:
         )
 
 
-def _settings(policy, delays, local_steps, task) -> dict[str, Any]:
+def settings_of(
+    policy: Policy, delays: Delays, local_steps: int, task: str
+) -> dict[str, Any]:
+    """What the trace of a run says of it, but for the seed."""
     return {
         "num_workers": delays.num_workers,
         "policy": policies.describe(policy),

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float64
 
+from abs_dssp.history import traces
 from abs_dssp.history.traces import Trace
 
 __all__ = ["Columns", "columns", "measured_scale"]
@@ -54,6 +55,7 @@ def columns(trace: Trace, aggregate: str = "mean") -> Columns:
       >>> theory.columns(trace).delayed.tolist()  # staleness 0, 1, 2, 2, 2, 2
       [3.0, 4.0, 4.0, 4.0, 2.0, 0.0]
     """
+    traces.require_one_history("theory", trace)
     if aggregate not in ("mean", "sum"):
         raise ValueError(f"columns: unknown aggregate {aggregate!r}; known: mean, sum.")
     rounds = np.cumsum(trace.committed) - trace.committed

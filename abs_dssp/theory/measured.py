@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from abs_dssp import policies
+from abs_dssp.history import traces
 from abs_dssp.history.traces import Trace
 from abs_dssp.policies import Policy
 from abs_dssp.theory import convergence
@@ -97,6 +98,7 @@ def kappa_1(trace: Trace) -> float:
 
 def _rounds(trace: Trace) -> tuple[np.ndarray, np.ndarray]:
     """Commit number and staleness of every accepted push that was committed."""
+    traces.require_one_history("theory", trace)
     commit = np.cumsum(trace.committed) - trace.committed  # the version on arrival
     accepted = trace.accepted & (commit < trace.commits)
     return commit[accepted].astype(int), trace.staleness[accepted].astype(float)

@@ -67,7 +67,7 @@ class Store:
         self.damaged: list[str] = []  # sentences about checkpoints that were passed by
         files.makedirs(folder, exist_ok=True)
         names = files.listdir(folder)
-        if any(name.isdecimal() for name in names) and not self._steps():
+        if any(name.isdecimal() for name in names) and not self.steps():
             raise ValueError(
                 f"{folder} holds checkpoints of an earlier version; choose another "
                 "folder or remove it."
@@ -91,7 +91,7 @@ class Store:
         Raises:
           ValueError: if one belongs to another run.
         """
-        for step in reversed(self._steps()):
+        for step in reversed(self.steps()):
             path = self._path(step)
             try:
                 found = self._read(path, step)
@@ -109,7 +109,7 @@ class Store:
 
     def latest_step(self) -> int | None:
         """The number under which the newest checkpoint was saved, if there is one."""
-        return max(self._steps(), default=None)
+        return max(self.steps(), default=None)
 
     def set_aside(self, step: int) -> None:
         """Renames a checkpoint so that nobody resumes from it."""
@@ -144,7 +144,7 @@ class Store:
         except BaseException:
             self._remove(partial)
             raise
-        for old in self._steps()[:-_KEPT]:
+        for old in self.steps()[:-_KEPT]:
             self._remove(self._path(old))
 
     def _read(self, path: Path, step: int) -> Checkpoint:
@@ -158,7 +158,7 @@ class Store:
             ]
         return Checkpoint(leaves, {"run": about["run"], "note": about["note"]}, step)
 
-    def _steps(self) -> list[int]:
+    def steps(self) -> list[int]:
         """The numbers of all checkpoints, smallest first."""
         found = [Path(name) for name in self._os.listdir(self._folder)]
         return sorted(

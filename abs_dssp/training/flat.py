@@ -96,7 +96,43 @@ class Travel(NamedTuple):
     pull: str  # of pulls
 
 
-class Functions:
+class ServerFunctions:
+    """What a server computes, compiled. Stateless; shared by threads.
+
+    Every vector has length `layout.size`. A donated argument is used up.
+
+    Attributes:
+      fragments: F, of which this is one; 1 for a server of all parameters.
+      keeps_every_push: whether pushes that the policy discards matter too.
+      copy: `(vector) -> vector`.
+      start_optimizer: `(vector) -> state`.
+      init: `(vector) -> accumulator`, see `aggregators.Aggregator`.
+      accumulate: `(accumulator, arrival) -> accumulator`, donating the first. The
+        arrival's `gradient`, `present` and `pulled` are whole vectors, its `stats` ().
+      commit: `(vector, state, accumulator, epoch, version)`, donating the first three,
+        gives the next three.
+      commit_single: `(vector, state, push, numbers)`, donating the first two, gives the
+        next two: the commit of a single push. Numbers are those of `packed`.
+      commit_singles: `(vector, state, pushes, numbers)`: several such commits in one
+        call; gives every vector, and the last state.
+    """
+
+    fragments = 1
+    keeps_every_push = False
+
+    def __init__(self, config: UpdateConfig, layout: Layout, num_workers: int):
+        self.config, self.layout = config, layout
+        plan = Plan(config, layout, is_elementwise(config.optimizer), num_workers)
+        self.copy = _copy
+        self.start_optimizer = functools.partial(_start_optimizer, plan)
+        self.init = functools.partial(_init, plan)
+        self.accumulate = functools.partial(_accumulate, plan)
+        self.commit = functools.partial(_commit, plan)
+        self.commit_single = _commit_single(plan)
+        self.commit_singles = _commit_singles(plan)
+
+
+class Functions(ServerFunctions):
     """The compiled functions of a task. Stateless; shared by threads.
 
     Pushes are computed on one device; `mesh.functions` has those for several.
@@ -114,31 +150,19 @@ class Functions:
       begin, step, finish: the same for several, as in `update`.
       start_local: `(vector) -> (S,)`, a local optimiser at its start.
       pulled: `(vector) -> vector`, a copy of a version in the format of pulls.
-      copy: `(vector) -> vector`.
-      start_optimizer: `(vector) -> state`.
-      init: `(vector) -> accumulator`, see `aggregators.Aggregator`.
-      accumulate: `(accumulator, arrival) -> accumulator`, donating the first. The
-        arrival's `gradient`, `present` and `pulled` are whole vectors, its `stats` ().
-      commit: `(vector, state, accumulator, epoch, version)`, donating the first three,
-        gives the next three.
-      commit_single: `(vector, state, push, numbers)`, donating the first two, gives the
-        next two: the commit of a single push. Numbers are those of `packed`.
-      commit_singles: `(vector, state, pushes, numbers)`: several such commits in one
-        call; gives every vector, and the last state.
       evaluate, objective: `(data, vector)`, as in the task.
     """
 
     split: Split | None = None
 
     def __init__(self, task: Task, config: UpdateConfig, formats: Wire = Wire()):  # noqa: B008
+        super().__init__(config, layout(task), task.num_workers)
         functions = task._replace(data=None, constants=None)  # hashable
-        self.task, self.config, self.wire = functions, config, formats
-        self.layout = layout(task)
-        whole = is_elementwise(config.optimizer)
-        plan = Plan(config, self.layout, whole, task.num_workers)
+        self.task, self.wire = functions, formats
         kept = local_vectors.layout(task, config)
         local_vectors.require_exact(kept, formats)
         self.local_size = 0 if kept is None else kept.size
+        self.keeps_every_push = self.local_size > 0
         travel = Travel(config, self.layout, kept, *formats)
         self.travel = travel
         self.initial = functools.partial(_initial, functions)
@@ -146,15 +170,9 @@ class Functions:
         self.begin = functools.partial(_begin, travel)
         self.step = functools.partial(_step, functions, config)
         self.finish = functools.partial(_finish, travel)
+        self._arrive = functools.partial(_arrive, travel)
         self.start_local = functools.partial(_start_local, travel)
         self.pulled = functools.partial(_pulled, formats.pull)
-        self.copy = _copy
-        self.start_optimizer = functools.partial(_start_optimizer, plan)
-        self.init = functools.partial(_init, plan)
-        self.accumulate = functools.partial(_accumulate, plan)
-        self.commit = functools.partial(_commit, plan)
-        self.commit_single = _commit_single(plan)
-        self.commit_singles = _commit_singles(plan)
         self.evaluate = functools.partial(_evaluate, functions, self.layout)
         self.objective = functools.partial(_objective, functions, self.layout)
 
@@ -190,11 +208,37 @@ class Functions:
           Push, (D + S,) in the format of pushes, and mean loss, float32, both on the
           device; None if cancelled.
         """
-        integers = (np.int32(worker), np.int32(clock), np.int32(version))
-        context: Any = update.PushContext._make((*integers, np.float32(epoch)))
-        steps, programs = self.config.local_steps, self.programs(key)
-        if steps == 1:
-            return programs.push(vector, data, key, context)
+        context = _context(worker, clock, version, epoch)
+        if self.config.local_steps == 1:
+            return self.programs(key).push(vector, data, key, context)
+        state = self._stepped(vector, data, key, context, pause)
+        return None if state is None else self.programs(key).finish(state)
+
+    def walk(self, vector, data, key, worker, clock, version, epoch, pause=None):
+        """Where the local steps of a push lead; for one device of a worker.
+
+        Args:
+          vector: the worker's own variables, float32, and behind them its local
+            optimiser, if that is kept: (D + S,).
+          data: see `compute`, as for the rest.
+          key: see `compute`.
+          worker: see `compute`.
+          clock: see `compute`.
+          version: see `compute`.
+          epoch: see `compute`.
+          pause: see `compute`.
+
+        Returns:
+          The variables after the last step with the local optimiser behind them,
+          (D + S,), and mean loss, float32, both on the device; None if cancelled.
+        """
+        context = _context(worker, clock, version, epoch)
+        state = self._stepped(vector, data, key, context, pause)
+        return None if state is None else self._arrive(state)
+
+    def _stepped(self, vector, data, key, context, pause):
+        """The state after all local steps; None if it was cancelled between two."""
+        programs, steps = self.programs(key), self.config.local_steps
         state = programs.begin(vector)
         for number in range(steps):
             state = programs.step(data, key, state, context, np.int32(number))
@@ -202,7 +246,12 @@ class Functions:
                 jax.block_until_ready(state.losses)
                 if pause():
                     return None
-        return programs.finish(state)
+        return state
+
+
+def _context(worker, clock, version, epoch) -> Any:
+    integers = (np.int32(worker), np.int32(clock), np.int32(version))
+    return update.PushContext._make((*integers, np.float32(epoch)))
 
 
 @functools.partial(jax.jit, static_argnums=(0,))
@@ -235,6 +284,14 @@ def _step(functions, config, data, key, state, context, number):
 @functools.partial(jax.jit, static_argnums=(0,))
 def _finish(travel, state):
     return _packed(travel, update.finish(travel.config, state))
+
+
+@functools.partial(jax.jit, static_argnums=(0,))
+def _arrive(travel, state):
+    vector = flatten(state.variables)
+    if travel.local is not None:
+        vector = jnp.concatenate([vector, local_vectors.flatten(state.optimizer)])
+    return vector, jnp.mean(state.losses)
 
 
 @functools.partial(jax.jit, static_argnums=(0,))

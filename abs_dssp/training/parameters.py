@@ -14,7 +14,7 @@ import numpy as np
 from abs_dssp.history.machine import TOGETHER
 from abs_dssp.training.aggregators import Arrival
 from abs_dssp.training.config import DTYPES
-from abs_dssp.training.flat import Functions, packed
+from abs_dssp.training.flat import Functions, ServerFunctions, packed
 
 _TRIED = 16384  # values
 
@@ -31,7 +31,7 @@ class Parameters:
       accumulator: the aggregator's; None until a push goes into it.
     """
 
-    def __init__(self, functions: Functions, vector: Any):
+    def __init__(self, functions: ServerFunctions, vector: Any):
         self.functions = functions
         # On one device from the start: jit compiles anew for arrays that are not.
         self._device = jax.local_devices()[0]

@@ -18,10 +18,17 @@ from jaxtyping import Bool
 
 from abs_dssp import checks, markup, tasks
 from abs_dssp.history import traces
+from abs_dssp.history.fragments import FragmentedTrace
 from abs_dssp.history.traces import Trace
-from abs_dssp.tasks import splitting
+from abs_dssp.tasks import fragmenting, splitting
 from abs_dssp.tasks.base import Task, Variables, require_accuracy
-from abs_dssp.training import engines, evaluation, identity, named_optimizers
+from abs_dssp.training import (
+    engines,
+    evaluation,
+    fragmented,
+    identity,
+    named_optimizers,
+)
 from abs_dssp.training.checkpoints import Checkpoint, Store
 from abs_dssp.training.compiled import CompiledEngine
 from abs_dssp.training.config import (
@@ -34,6 +41,7 @@ from abs_dssp.training.config import (
     Wire,
 )
 from abs_dssp.training.evaluation import History
+from abs_dssp.training.fragment_engine import FragmentEngine
 
 Progress = Callable[[int, int, Mapping[str, float]], None]  # done, total, last record
 
@@ -97,7 +105,7 @@ def replay(
         as the trace.
       optimizer: the server's, or its text, such as `"sgd(0.1)"`; `optimizers.sgd` has
         schedules on either clock.
-      trace: who pushed what when.
+      trace: who pushed what when; one of fragments says what they are.
       seed: for the initial parameters, the batches and the tasks' noise.
       local_optimizer: makes the local steps of a push; the server's by default.
       local_steps: U; the trace's by default.
@@ -160,6 +168,8 @@ def run(
 ) -> Result:
     """`replay` with its settings as one value; keeps the versions the trace needs."""
     require_same_workers(task, trace)
+    if trace.num_fragments > 1:
+        return _run_fragments(task, trace, seed, config, progress)
     alone = commits_every_push(trace)
     needed = int(trace.staleness.max(initial=0)) + 1
     chosen = dataclasses.replace(
@@ -170,6 +180,31 @@ def run(
     )
     engine = engines.make(task, config.update, seed, len(trace), alone, chosen)
     known = (traces.fingerprint(trace), engine.loop, tuple(chosen.formats))
+    driver = Run(engine, config, progress)
+    driver.open(lambda: identity.of_run(task, config.update, seed, *known))
+    driver.follow(trace, total=len(trace), final=True)
+    return driver.result(trace)
+
+
+def _run_fragments(
+    task: Task,
+    trace: Trace,
+    seed: int,
+    config: ReplayConfig,
+    progress: Progress | None,
+) -> Result:
+    assert isinstance(trace, FragmentedTrace)
+    fragmented.require_displacement("replay", config.update)
+    if config.engine.loop == "compiled" or config.engine.width not in (None, 1):
+        raise ValueError(
+            "replay: fragments are computed row by row, with loop='host' and width 1, "
+            f"got {config.engine.loop!r} and {config.engine.width}."
+        )
+    names = trace.names or fragmenting.of_task(task, trace.num_fragments).names
+    division = fragmented.Division(task, config.update, names)
+    formats = config.engine.formats
+    engine = FragmentEngine(task, config.update, seed, division, formats)
+    known = (traces.fingerprint(trace), tuple(formats))
     driver = Run(engine, config, progress)
     driver.open(lambda: identity.of_run(task, config.update, seed, *known))
     driver.follow(trace, total=len(trace), final=True)
@@ -214,6 +249,7 @@ def trajectory(
       (6, 3)
     """
     task = fitting("trajectory", task, trace)
+    traces.require_one_history("trajectory", trace)
     require_origin("trajectory", seed, None)
     kinds = (aggregate, push, local_state)
     update = update_config(
@@ -277,10 +313,11 @@ def commits_every_push(trace: Trace) -> bool:
     return bool(np.all(trace.committed & trace.accepted))
 
 
-def columns(trace: Trace) -> dict[str, np.ndarray]:
+def columns(trace: Trace) -> dict[str, Any]:
     """What an engine loads of a trace."""
-    known = {name: getattr(trace, name) for name in traces.COLUMNS}
-    return known | {"begins": begins(trace)}
+    if isinstance(trace, FragmentedTrace):
+        return trace.columns | {"takes": trace.takes}
+    return trace.columns | {"begins": begins(trace)}
 
 
 def begins(trace: Trace) -> Bool[np.ndarray, " P"]:
@@ -316,7 +353,10 @@ class Run:
     """
 
     def __init__(
-        self, engine: engines.Engine, config: ReplayConfig, progress: Progress | None
+        self,
+        engine: engines.Engine | FragmentEngine,
+        config: ReplayConfig,
+        progress: Progress | None,
     ):
         self.engine, self.done, self.stopped = engine, 0, ""
         self.records: list[dict[str, float]] = []

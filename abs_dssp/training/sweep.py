@@ -18,6 +18,7 @@ import optax
 from jaxtyping import Float, Int
 
 from abs_dssp import checks, extras
+from abs_dssp.history import traces
 from abs_dssp.history.traces import Trace
 from abs_dssp.tasks.base import Task, variable_bytes
 from abs_dssp.training import compiled, evaluation, replayer
@@ -151,6 +152,7 @@ def sweep(
       [[0.09375, 0.09375], [0.0, 0.0]]
     """
     task = replayer.fitting("sweep", task, trace)
+    traces.require_one_history("sweep", trace)
     seeds = checks.seeds("sweep", seeds)
     if isinstance(make, optax.GradientTransformation) or not callable(make):
         raise TypeError(

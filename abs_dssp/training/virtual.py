@@ -1,20 +1,24 @@
 """Training in virtual time: a schedule and its replay, in segments if need be."""
 
+import dataclasses
 from pathlib import Path
 
 import optax
 
 from abs_dssp import checks, policies, tasks
+from abs_dssp.history.traces import Trace
 from abs_dssp.policies import Policy
 from abs_dssp.simulation import absences as absences_lib
 from abs_dssp.simulation import communication as communication_lib
 from abs_dssp.simulation import delays as delays_lib
+from abs_dssp.simulation import fragment_schedule, scheduling
 from abs_dssp.simulation.absences import Absences
 from abs_dssp.simulation.communication import Communication
 from abs_dssp.simulation.delays import Delays
 from abs_dssp.simulation.scheduling import Source
+from abs_dssp.tasks import fragmenting
 from abs_dssp.tasks.base import Task
-from abs_dssp.training import engines, identity, replayer
+from abs_dssp.training import engines, fragmented, identity, replayer
 from abs_dssp.training.config import (
     CheckpointConfig,
     EngineConfig,
@@ -43,6 +47,7 @@ def train(
     aggregate: str = "mean",
     push: str = "gradients",
     local_state: str = "fresh",
+    fragments: int = 1,
     width: int | None = None,
     slots: int | None = None,
     loop: str = "auto",
@@ -82,6 +87,9 @@ def train(
       aggregate: see `replay.replay`.
       push: see `replay.replay`.
       local_state: see `replay.replay`.
+      fragments: F, parts of the parameters that a worker pushes in turn, one every U
+        local steps, each with a history of its own: those of `fragmenting.of_task`.
+        More than 1 need displacements; see docs/fragments.md.
       width: see `replay.replay`.
       slots: see `replay.replay`.
       loop: see `replay.replay`.
@@ -117,10 +125,12 @@ def train(
     where = "train"
     local_steps = checks.whole(where, "local_steps", local_steps, least=1)
     task, policy, delays = _together(task, policy, delays)
+    given = communication
     if communication is not None:  # a push and the pull after it
         size = 2 * tasks.variable_bytes(task)
         communication = communication_lib.resolve(communication, size, where)
     absences = absences_lib.resolve(absences, delays.num_workers, where)
+    count = checks.whole(where, "fragments", fragments, least=1)
     limits = RunLimits(num_pushes, until_seconds, until_epochs)
     kinds = (aggregate, push, local_state)
     config = ReplayConfig(
@@ -131,6 +141,16 @@ def train(
     )
     replayer.require_origin(where, seed, progress)
     pushes, origin = limits.pushes(task, local_steps), (seed, local_steps, task.name)
+    if count > 1:
+        fragment_schedule.require_no_absences(where, absences)
+        fragmented.require_displacement(where, config.update)
+        settings = scheduling.settings_of(policy, delays, local_steps, task.name)
+        trace = _of_fragments(
+            fragmenting.of_task(task, count),
+            (policy, delays, given),
+            (pushes, until_seconds, seed, settings),
+        )
+        return replayer.run(task, trace, seed, config, progress)
     link = communication or communication_lib.none()
     source = Source(policy, delays, link, pushes, until_seconds, *origin, absences)
     if policies.reads_loss(policy, delays.num_workers):
@@ -139,6 +159,17 @@ def train(
             every = checks.whole(where, "loss_every", loss_every, least=1)
         return _alternate(task, source, every, config, progress)
     return replayer.run(task, source.all(), seed, config, progress)
+
+
+def _of_fragments(made: fragmenting.Fragments, model, limits) -> Trace:
+    """The schedule of a run, in which each fragment's bytes take their time."""
+    policy, delays, given = model
+    links = [
+        communication_lib.resolve(given, 2 * fragmenting.VALUE_BYTES * size, "train")
+        for size in made.sizes
+    ]
+    trace = fragment_schedule.schedule(policy, delays, links, *limits)
+    return dataclasses.replace(trace, **made._asdict())
 
 
 def _together(

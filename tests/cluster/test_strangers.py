@@ -22,12 +22,12 @@ from abs_dssp.cluster import (
     topology,
     transport,
 )
+from abs_dssp.cluster.connector import Connector
 from abs_dssp.cluster.core import Core, RunLimits
-from abs_dssp.cluster.local_workers import LocalWorkers
 from abs_dssp.cluster.messages import Kind, Message
 from abs_dssp.cluster.settings import Settings
 from abs_dssp.cluster.topology import Options
-from abs_dssp.cluster.worker import WorkerError
+from abs_dssp.cluster.worker import WorkerError, WorkerPlan
 from abs_dssp.history.events import Entry, Event
 from scripts import ROOT
 
@@ -227,10 +227,11 @@ def test_a_server_that_only_its_own_host_reaches_is_told_of():
         def lookup(self, seconds):
             return {"network": "tcp://127.0.0.1:5555", "boot": "another", "shared": ""}
 
-    workers = object.__new__(LocalWorkers)
-    workers.server, workers._cluster = None, Elsewhere(FAR, 1, 2, 2, {})
+    cluster = Elsewhere(FAR, 1, 2, 2, {})
+    plan = WorkerPlan(None, None, 0, {}, Settings())
+    connect = Connector(cluster, plan, cluster.lookup, "process 1")
     with pytest.raises(WorkerError, match="start process 0 with --listen=HOST"):
-        workers._connect()
+        connect()
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,122 @@
+"""A server of one fragment of the parameters: that of a whole model, and its pushes.
+
+It decides, logs and recovers as `Server` does. What differs: pushes are read again
+where a server of the whole model computes them again, and are on disk before the log
+says so (`push_store`).
+"""
+
+from typing import Any
+
+import numpy as np
+
+from abs_dssp.cluster import effects
+from abs_dssp.cluster.effects import Effect
+from abs_dssp.cluster.membership import Membership
+from abs_dssp.cluster.messages import Kind, Message
+from abs_dssp.cluster.push_store import PushStore, Turn, read_turn
+from abs_dssp.cluster.pushes import Session
+from abs_dssp.cluster.server import Server
+
+OVER = "over"  # in the text of an end that is the whole run's: of all fragments
+
+
+class FragmentMembership(Membership):
+    """Tells who comes how far the slowest is, which a worker's turn depends on."""
+
+    def _answer(self, session: Session, now: float) -> Effect:
+        answer = super()._answer(session, now)
+        assert isinstance(answer, effects.Send)
+        if answer.message.kind is Kind.GRANT and session.greeted:
+            answer.message.text = self.core.clock_of(session.index)
+        return answer
+
+    def farewell(self, resumes: bool) -> list[Effect]:
+        """Tells everybody that it is over for everybody."""
+        said = super().farewell(resumes)
+        for effect in said:
+            assert isinstance(effect, effects.Send)
+            effect.message.text[OVER] = True
+        return said
+
+    def _ready(self, session: Session, now: float) -> list[Effect]:
+        session.greeted = True
+        return super()._ready(session, now)
+
+
+class FragmentServer(Server):
+    """Serves one fragment; see `Server`."""
+
+    membership_class = FragmentMembership
+
+    def __init__(self, training, config, log, pushes: PushStore, **settings: Any):
+        """Prepares a run, or recovers one.
+
+        Args:
+          training: see `Server`; its functions are `fragmented.PartFunctions`.
+          config: see `Server`.
+          log: see `Server`.
+          pushes: opened.
+          **settings: see `Server`.
+
+        Raises:
+          ServerError: see `Server`.
+          LogError: if a push that must be read again is not there.
+        """
+        self._pushes = pushes
+        self._turns: dict[int, Turn] = {}  # of the latest message, by worker
+        super().__init__(training, config, log, **settings)
+
+    def _receive(self) -> list[tuple[Any, Any]]:
+        arrivals = []
+        for peer, message in super()._receive():
+            if message is None or self._noted(peer, message):
+                arrivals.append((peer, message))
+        return arrivals
+
+    def _noted(self, peer: Any, message: Message) -> bool:
+        """Whether a message is one; keeps what a push says beside its vector."""
+        if message.kind is Kind.BYE and isinstance(message.text, dict):
+            text = message.text
+            self.stop(str(text.get(OVER)), resumes=bool(text.get("resumes")))
+        if message.kind is Kind.PUSH:
+            sessions = self.membership.sessions
+            known = 0 <= message.worker < len(sessions)
+            if not known or sessions[message.worker].peer is not peer:
+                return True  # refused there
+            try:
+                self._turns[message.worker] = read_turn(message.text)
+            except ValueError:
+                return False
+            sessions[message.worker].greeted = False
+        return True
+
+    def execute(self, wanted: list[Effect]) -> list[float]:
+        """Does it, in order; the vectors of pushes are written first."""
+        return super().execute([self._with_vector(effect) for effect in wanted])
+
+    def _with_vector(self, effect: Effect) -> Effect:
+        if isinstance(effect, effects.Accumulate):
+            return self._kept(effect)
+        if isinstance(effect, effects.Advance):
+            pairs = tuple((self._kept(push), made) for push, made in effect.pushes)
+            return effects.Advance(pairs)
+        return effect
+
+    def _kept(self, push: effects.Accumulate) -> effects.Accumulate:
+        if push.vector is None:
+            vector = self._pushes.vector(push.worker, push.clock)
+            return push._replace(vector=vector)
+        turn = self._turns[push.worker]
+        self._pushes.add(push.worker, push.clock, turn, np.asarray(push.vector))
+        return push
+
+    def saving(self, records: int) -> None:
+        """The vectors of later pushes go into another file."""
+        self._pushes.begin(records)
+
+    def saved(self) -> None:
+        """Vectors that no kept checkpoint needs are given up."""
+        steps = self._store.steps()
+        # The older of two serves if the newer is damaged; before there are two, the
+        # beginning of the log does.
+        self._pushes.give_up(steps[0] if len(steps) > 1 else 0)

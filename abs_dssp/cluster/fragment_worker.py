@@ -1,0 +1,429 @@
+"""A worker of a run of several fragments, each with a server of its own.
+
+It computes, pushes the next fragment, waits until that fragment's server grants a newer
+version of it, takes this one fragment, and computes again. Whatever a server grants at
+another time (it had taken the worker for dead, or was started again without the end of
+its log) is taken before the next computation. With every push the worker tells what it
+has taken since the one before, so that a replay needs to know nothing else.
+"""
+
+import contextlib
+import functools
+import random
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from abs_dssp.cluster.fragment_server import OVER
+from abs_dssp.cluster.messages import Kind, Message, MessageError, push_for
+from abs_dssp.cluster.push_store import Turn
+from abs_dssp.cluster.system import REAL, System
+from abs_dssp.cluster.transport import Channel, ClosedError, Sizes
+from abs_dssp.cluster.worker import (
+    Connect,
+    Heartbeats,
+    LostError,
+    OverError,
+    StragglerInjection,
+    WorkerError,
+    WorkerPlan,
+)
+from abs_dssp.training import flat
+from abs_dssp.training.fragmented import Division
+
+_TEND = 0.5  # seconds between two looks at the servers that are not waited for
+
+
+class StoppedError(Exception):
+    """A server says that it is over: for everybody, or for this worker alone."""
+
+    def __init__(self, reason: str, resumes: bool, everybody: bool = False):
+        super().__init__(reason)
+        self.resumes, self.everybody = resumes, everybody
+
+
+class Link:
+    """A worker's connection to the server of one fragment.
+
+    Attributes:
+      fragment: 0..F-1.
+      grant: the latest, without its vector; None before the first.
+      part: its vector, a copy; None once it has been taken.
+      acknowledged: whether the server has logged the push that answers it.
+      introduced: whether the server knows this worker.
+      clock: the worker's clock as the server's rule saw it when it came.
+    """
+
+    def __init__(
+        self,
+        fragment: int,
+        worker: "FragmentWorker",
+        connect: Connect,
+        identity: dict[str, Any],
+        heartbeats: Heartbeats,
+        sizes: Sizes,
+    ):
+        self.fragment, self._worker, self._connect = fragment, worker, connect
+        self._identity, self._heartbeats, self._sizes = identity, heartbeats, sizes
+        self._channel: Channel | None = None
+        self._generation = 0
+        self.grant: Message | None = None
+        self.part: np.ndarray | None = None
+        self.acknowledged = self.introduced = False
+        self.clock = 0
+        self._idle = 0
+
+    # What a heartbeat says of the worker to this fragment's server.
+
+    @property
+    def index(self) -> int:
+        """0..N-1."""
+        return self._worker.index
+
+    @property
+    def grant_id(self) -> int:
+        """Of the latest grant; 0 before the first."""
+        return 0 if self.grant is None else self.grant.grant_id
+
+    @property
+    def waiting(self) -> bool:
+        """Whether this server is waited for."""
+        return self._worker.waits_at == self.fragment
+
+    @property
+    def steps(self) -> int:
+        """Grows while the worker computes, and while it waits for another server."""
+        self._idle += self._worker.waits_at not in (None, self.fragment)
+        return self._worker.steps + self._idle
+
+    def open(self, seconds: float) -> None:
+        """Connects and introduces the worker, unless that is done.
+
+        Raises:
+          OSError: if the server does not answer within so many seconds.
+          WorkerError: if it refuses this worker.
+        """
+        if self._channel is not None and self._generation != (
+            self._heartbeats.generation
+        ):
+            self.close()  # the server does not know this worker any more
+        if self._channel is not None:
+            return
+        self._generation = self._heartbeats.generation
+        self._channel = self._connect()
+        try:
+            self._introduce(seconds)
+        except BaseException:
+            self.close()
+            raise
+
+    def _introduce(self, seconds: float) -> None:
+        assert self._channel is not None
+        self._channel.send(Message(Kind.HELLO, self.index, text=self._identity))
+        end = self._worker.now() + seconds
+        while (left := end - self._worker.now()) > 0:
+            answer = self._channel.receive(min(left, 0.2))
+            if answer is not None and answer.kind is Kind.WELCOME:
+                break
+            self._look(answer)
+        else:
+            raise ClosedError(self._channel.silence)
+        self._channel.expect(self._sizes)
+        self.acknowledged, self.introduced = False, True
+        self._channel.send(Message(Kind.READY, self.index))
+
+    def close(self) -> None:
+        """Ends the connection."""
+        self.introduced = False
+        if self._channel is not None:
+            self._channel.close()
+            self._channel = None
+
+    def send(self, message: Message, vector: Any = None) -> None:
+        """Sends.
+
+        Raises:
+          OSError: if the connection has ended.
+        """
+        if self._channel is None:
+            raise ClosedError("there is no connection")
+        self._channel.send(message, vector)
+
+    def poll(self, seconds: float) -> bool:
+        """Reads what comes within some seconds; whether a newer grant has come.
+
+        Raises:
+          OSError: if the connection has ended.
+          StoppedError: if the run has.
+        """
+        if self._channel is None:
+            raise ClosedError("there is no connection")
+        return self._look(self._channel.receive(seconds))
+
+    def _look(self, message: Message | None) -> bool:
+        if message is None:
+            return False
+        self._heartbeats.answered = self._worker.now()
+        if message.kind is Kind.STOP:
+            text = message.text or {}
+            raise StoppedError(
+                str(text.get("reason")), bool(text.get("resumes")), OVER in text
+            )
+        if message.kind is Kind.REFUSED:
+            raise WorkerError(f"worker {self.index}: {message.text}")
+        if message.kind is Kind.HELLO:
+            raise ClosedError("the server asks who this is")
+        if message.kind is Kind.WAIT:
+            self.acknowledged = True
+        if message.kind is not Kind.GRANT:
+            return False
+        held = self.grant
+        if held is not None:
+            same = (held.grant_id, held.mark) == (message.grant_id, message.mark)
+            if same:
+                return False
+        # A channel has but a few vectors, and reuses them.
+        self.part = np.array(message.payload)
+        message.payload = None
+        if message.text is not None:
+            self.clock = int(message.text)
+        self.grant, self.acknowledged = message, False
+        return True
+
+
+class FragmentWorker:
+    """The work of one device; `run` in a thread of its own."""
+
+    def __init__(
+        self,
+        index: int,
+        devices: Sequence[Any],
+        plan: WorkerPlan,
+        parts: Division,
+        injection: StragglerInjection,
+        system: System = REAL,
+    ):
+        """Prepares a worker; `links` come before `run`.
+
+        Args:
+          index: 0..N-1.
+          devices: the first computes.
+          plan: what is computed.
+          parts: the fragments.
+          injection: straggling.
+          system: has the clock.
+        """
+        self.index, self.settings, self._injection = index, plan.settings, injection
+        self._time, self.now = system.time, system.time.perf_counter
+        self._functions, self._parts = plan.functions, parts
+        self._device = devices[0]
+        self._data = self._functions.placed(plan.task.data, devices)
+        self._key = self._functions.placed(jax.random.key(plan.seed), devices)
+        self._random = random.Random(f"{plan.seed} {index}")
+        self.links: list[Link] = []  # by fragment
+        self.steps = 0  # finished steps: progress
+        self.waits_at: int | None = None  # whose server is waited for
+        self.reason = ""  # why the run is over
+        self.resumes = False  # whether it may go on later
+        self.leaving = False  # set from outside: end soon
+        self._computed = 0
+        self._lost = 0.0  # since when a server that is waited for cannot be found
+        self._tended = 0.0
+
+    def run(self) -> None:
+        """Works until a server says that the run is over.
+
+        Raises:
+          WorkerError: if one refuses this worker, or cannot be found for too long.
+        """
+        over: dict[str, Any] | None = None  # what the other servers are told
+        try:
+            self._compile()
+            self._work()
+        except StoppedError as stop:
+            self.reason, self.resumes = str(stop), stop.resumes
+            if stop.everybody:
+                over = {OVER: self.reason, "resumes": self.resumes}
+        except OverError as stop:
+            self.reason = str(stop)
+            over = {OVER: self.reason, "resumes": False}
+        finally:
+            for link in self.links:
+                with contextlib.suppress(OSError, MessageError):  # it has ended, too
+                    link.send(Message(Kind.BYE, self.index, text=over))
+                link.close()
+
+    def _compile(self) -> None:
+        """Compiles everything before the clock starts."""
+        vector = self._functions.initial(self._key)
+        own, _ = self._walk(self._whole(jax.numpy.copy(vector)), 1, 0, 0.0)
+        for link in self.links:
+            base = self._functions.pulled(self._parts.part(vector, link.fragment))
+            self._push(base, own, link.fragment).block_until_ready()
+            self._parts.put(own, link.fragment, base)
+        self.steps += 1
+
+    def _walk(self, own: Any, number: int, version: int, epoch: float) -> Any:
+        def paused() -> bool:
+            self.steps += 1
+            return self.leaving
+
+        return self._functions.walk(
+            own, self._data, self._key, self.index, number, version, epoch, paused
+        )
+
+    def _push(self, base: Any, own: Any, fragment: int) -> Any:
+        return self._parts.push(base, own, fragment, self._functions.wire.push)
+
+    def _whole(self, own: Any) -> Any:
+        """All variables, and behind them the local optimiser at its start."""
+        if not self._functions.config.keeps_local_state:
+            return own
+        return jax.numpy.concatenate([own, self._functions.start_local(own)])
+
+    def _work(self) -> None:
+        count, links = len(self.links), self.links
+        for link in links:
+            self._await(link, functools.partial(_granted, link))
+        bases: list[Any] = [self._taken(link) for link in links]
+        own = self._whole(self._parts.join(bases))
+        number, turn, begins = 0, 0, True
+        took: dict[int, int] = {}
+        for link in links:
+            assert link.grant is not None
+            number += link.grant.clock - 1
+            turn += link.clock
+            took[link.fragment] = link.grant.version
+        while True:
+            for link in links:  # what servers grant at another time
+                if link.part is not None:
+                    assert link.grant is not None
+                    base = bases[link.fragment] = self._taken(link)
+                    own = self._parts.put(own, link.fragment, base)
+                    took[link.fragment] = link.grant.version
+            link = links[turn % count]
+            grant = link.grant
+            assert grant is not None
+            made = self._compute(own, number + 1, grant)
+            moved, loss, seconds = made
+            told = Turn(number + 1, begins, tuple(sorted(took.items())))
+            vector = self._push(bases[link.fragment], moved, link.fragment)
+            message = push_for(grant, seconds=seconds, loss=loss, text=list(told))
+            self._exchange(link, message, vector)
+            assert link.grant is not None
+            if link.grant.clock > grant.clock:  # the push counts, or else never was
+                own, number, turn, begins = moved, number + 1, turn + 1, False
+                took = {}
+
+    def _taken(self, link: Link) -> Any:
+        """A fragment that was granted, on the device."""
+        part, link.part = jax.device_put(link.part, self._device), None
+        jax.block_until_ready(part)
+        return part
+
+    def _compute(self, own: Any, number: int, grant: Message):
+        """Variables after the local steps, their loss, and the seconds they took."""
+        begun = self.now()
+        made = self._walk(own, number, grant.version, grant.epoch)
+        if made is None:
+            self._leave()
+        moved, loss = made
+        moved.block_until_ready()
+        self.steps += 1
+        self._computed += 1
+        took = self.now() - begun
+        end = self.now() + self._injection.missing(self._computed - 1, took)
+        while (missing := end - self.now()) > 0:
+            self.steps += 1  # asleep on purpose is not stuck
+            self._time.sleep(min(missing, 0.2))
+            if self.leaving:
+                self._leave()
+        return moved, float(loss), self.now() - begun
+
+    def _exchange(self, link: Link, message: Message, vector: Any) -> None:
+        """Pushes, until the fragment's server grants something else to compute from."""
+        before, sent = link.grant, -1.0
+
+        def granted() -> bool:
+            nonlocal sent
+            if link.grant is not before:
+                return True
+            late = self.now() - sent > self.settings.resend
+            if sent < 0 or (late and not link.acknowledged):
+                link.send(message, vector)
+                sent = self.now()
+            return False
+
+        def again() -> None:
+            nonlocal sent
+            sent = -1.0  # a new connection has not seen it
+
+        self._await(link, granted, again)
+
+    def _await(
+        self,
+        link: Link,
+        done: Callable[[], bool],
+        again: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Talks to a server until something is so, whatever becomes of connections."""
+        self.waits_at, self._lost, wait = link.fragment, self.now(), 0.05
+        while True:
+            if self.leaving:
+                self._leave()
+            try:
+                fresh = not link.introduced
+                link.open(self.settings.lease)
+                if fresh:
+                    again()
+                if done():
+                    break
+                link.poll(min(0.2, self.settings.resend))
+                self._lost, wait = self.now(), 0.05
+            except (OSError, MessageError) as error:  # ClosedError is an OSError
+                link.close()
+                self._require_found(link, error)
+                self._time.sleep(wait * (0.5 + self._random.random()))
+                wait = min(2 * wait, 2.0)
+            self._tend(link)
+        self.waits_at = None
+        self._tend(link, now=True)
+
+    def _tend(self, waited_for: Link, now: bool = False) -> None:
+        """Looks after the other servers now and then: what they grant, or the end."""
+        if not now and self.now() - self._tended < _TEND:
+            return
+        self._tended = self.now()
+        for link in self.links:
+            if link is waited_for or link.grant is None:
+                continue
+            try:
+                link.open(1.0)
+                while link.poll(0.0):
+                    pass
+            except (OSError, MessageError):
+                link.close()  # found again when it is waited for, or at the next look
+
+    def _require_found(self, link: Link, error: Exception) -> None:
+        gone = self.now() - self._lost
+        if gone > self.settings.reconnect:
+            raise LostError(
+                f"worker {self.index}: no server of fragment {link.fragment} for "
+                f"{gone:.0f} s ({error}); look at the log of its process."
+            ) from None
+
+    def _leave(self) -> None:
+        raise StoppedError("interrupted by SIGTERM", True)
+
+
+def _granted(link: Link) -> bool:
+    return link.part is not None
+
+
+def sizes(parts: Division, fragment: int, wire: flat.Wire) -> Sizes:
+    """Bytes of a fragment's vectors, and their formats."""
+    size = parts.sizes[fragment]
+    push, pull = (np.dtype(flat.DTYPES[name]) for name in wire)
+    return Sizes(size * push.itemsize, push, size * pull.itemsize, pull)

@@ -1,0 +1,242 @@
+"""Servers of fragments: their logs become one trace, which replays to the same bits."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import fragment_program as program
+import harness
+import numpy as np
+import pytest
+
+from abs_dssp import policies, replay
+from abs_dssp.cluster import fragment_log, push_store, topology
+from abs_dssp.cluster import log as logs
+from abs_dssp.cluster.log import LogError
+from abs_dssp.cluster.push_store import PushStore, Turn
+from abs_dssp.history import rederivation
+from abs_dssp.traces import Trace
+from scripts import one_device
+
+N, F = 3, 3
+ALONE = topology.Options()
+
+
+def replayed(trace):
+    """What the trace leads to."""
+    found = replay.replay(
+        harness.divisible(trace.num_workers), program.OUTER, trace, program.SEED,
+        **program.DILOCO,
+    )  # fmt: skip
+    return harness.vector(found), found.history.push_loss
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """Folder and result of a run within this process."""
+    out = tmp_path_factory.mktemp("run")
+    cluster = topology.alone(ALONE, N)
+    return out, program.train(out, "ssp(s=1)", F, 1, cluster, 60)
+
+
+def test_a_run_ends_with_the_bits_of_its_replay(made):
+    out, result = made
+    trace = Trace.load(result.trace.save(out / "trace.npz"))
+    assert result.stopped == "end" and 55 <= len(trace) <= 60 and trace.recorded
+    vector, losses = replayed(trace)
+    np.testing.assert_array_equal(vector, harness.vector(result))
+    np.testing.assert_array_equal(losses, result.history.push_loss)
+    start, _ = replayed(trace[:0])
+    assert (start != vector).all(), "every fragment has moved"
+
+
+def test_each_server_decided_as_its_rule_does(made):
+    trace = made[1].trace
+    for fragment in range(F):
+        mine = trace.of_fragment(fragment)
+        again = rederivation.rederive(policies.ssp(N, s=1), mine)
+        assert len(mine) >= 18 and rederivation.first_difference(mine, again) == ""
+
+
+def test_the_same_command_again_finds_the_run_done(made):
+    out, result = made
+    again = program.train(out, "ssp(s=1)", F, 1, topology.alone(ALONE, N), 60)
+    assert again.trace.header == result.trace.header
+    np.testing.assert_array_equal(harness.vector(again), harness.vector(result))
+
+
+def test_logs_that_do_not_fit_each_other_are_told_of(made):
+    out, result = made
+    trace = result.trace
+    same = {"num_workers": N, "policy": trace.policy, "local_steps": 2}
+    whole = [int((trace.fragment == f).sum()) for f in range(F)]
+    entries = [
+        len(logs.read(fragment_log.folder_of(out, f) / logs.NAME)[1]) for f in range(F)
+    ]
+    assert entries[0] >= whole[0]
+    cut = [entries[0] - whole[0] + 4, *entries[1:]]  # as after a loss of power
+    with pytest.raises(LogError, match="one of them has lost its end"):
+        fragment_log.read(out, trace.names, trace.sizes, same, cut)
+
+
+@pytest.mark.parametrize(
+    ("settings", "complaint"),
+    [
+        ({"text": "k_sync(k=2)"}, "which may cancel computations"),
+        ({"text": "k_async(k=2)"}, "waits for a number of pushes may then wait"),
+        ({"servers": 2}, "--servers: must be 1 to 1, as many as"),
+        ({"target_accuracy": 0.5}, "no server of a run with --fragments sees all"),
+        ({"push": "gradients", "local_state": "fresh"}, "need push='displacement'"),
+        ({"fragments": 9}, "fragments must be at most 6"),
+    ],
+)
+def test_what_it_cannot_be_is_refused(settings, complaint, tmp_path):
+    given = {"text": "asp()", "fragments": F, "servers": 1} | settings
+    cluster = topology.alone(ALONE, N)
+    with pytest.raises(ValueError, match=complaint):
+        program.train(tmp_path, cluster=cluster, pushes=9, **given)
+
+
+# The files beside a log.
+
+
+def test_pushes_are_found_again_until_two_checkpoints_hold_them(tmp_path):
+    def vector(number):
+        return np.arange(4, dtype=np.float32) + number
+
+    def turn(number):
+        return Turn(number, number == 1, ((0, number), (1, 7)))
+
+    store = PushStore(tmp_path, 4, np.float32)
+    for number in (1, 2):
+        store.add(0, number, turn(number), vector(number))
+    store.begin(10)
+    store.add(0, 3, turn(3), vector(3))
+    store.add(0, 3, turn(4), vector(4))  # again: the latest counts
+    store.begin(20)
+    store.add(1, 1, turn(5), vector(5))
+    store.close()
+    with open(tmp_path / "20.vectors", "ab") as file:
+        file.write(b"half a record")
+    with open(tmp_path / push_store.TURNS, "ab") as file:
+        file.write(b"0badc0de [0, 9")
+    store = PushStore(tmp_path, 4, np.float32)
+    expected = {(0, 1): 1, (0, 2): 2, (0, 3): 4, (1, 1): 5}
+    for key, number in expected.items():
+        np.testing.assert_array_equal(store.vector(*key), vector(number))
+        assert store.turns[key] == turn(number)
+    store.add(1, 2, turn(6), vector(6))
+    np.testing.assert_array_equal(store.vector(1, 2), vector(6))
+    store.give_up(10)
+    with pytest.raises(LogError, match="push 2 of worker 0 is not there"):
+        store.vector(0, 2)
+    np.testing.assert_array_equal(store.vector(0, 3), vector(4))
+    assert store.turns.keys() == {*expected, (1, 2)}  # these stay for good
+    store.close()
+
+
+def test_damaged_bytes_are_named(tmp_path):
+    store = PushStore(tmp_path, 4, np.float32)
+    store.add(0, 1, Turn(1, True, ()), np.ones(4, np.float32))
+    store.add(0, 2, Turn(2, False, ()), np.ones(4, np.float32))
+    store.close()
+    path, turns = tmp_path / "0.vectors", tmp_path / push_store.TURNS
+    data = bytearray(path.read_bytes())
+    data[20] ^= 1
+    path.write_bytes(data)
+    store = PushStore(tmp_path, 4, np.float32)
+    with pytest.raises(LogError, match="push 1 of worker 0 is damaged"):
+        store.vector(0, 1)
+    store.close()
+    turns.write_bytes(turns.read_bytes().replace(b"[0, 1", b"[0, 7"))
+    with pytest.raises(LogError, match="damaged at line 1"):
+        PushStore(tmp_path, 4, np.float32)
+
+
+# Processes that are killed.
+
+
+class Processes:
+    """Three processes, each with a worker; the first two with servers."""
+
+    def __init__(self, out, *settings):
+        self._command = [sys.executable, program.__file__, out, *settings]
+        self._out, self._running = out, {}
+
+    def start(self, index, pushes):
+        more = [index, pushes, 0.1]
+        log = open(self._out / f"{index}.log", "ab")
+        self._running[index] = subprocess.Popen(
+            [*map(str, [*self._command, *more])], stdout=log, stderr=log,
+            env=os.environ | one_device(),
+        )  # fmt: skip
+
+    def kill(self, index):
+        self._running[index].send_signal(signal.SIGKILL)
+        self._running[index].wait()
+
+    def wait(self, seconds):
+        codes = [process.wait(seconds) for process in self._running.values()]
+        logs = [(self._out / f"{i}.log").read_text()[-2000:] for i in range(3)]
+        assert codes == [0, 0, 0], "\n".join(logs)
+
+    def close(self):
+        for process in self._running.values():
+            process.kill()
+            process.wait()
+
+
+def pushes_logged(out, fragment):
+    path = fragment_log.folder_of(out, fragment) / push_store.TURNS
+    return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
+def await_pushes(out, fragment, count):
+    end = time.monotonic() + 300
+    while pushes_logged(out, fragment) < count:
+        assert time.monotonic() < end, (out / "0.log").read_text()[-2000:]
+        time.sleep(0.05)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("text", ["bsp()", "ssp(s=2)", "k_batch_async(k=2)"])
+def test_killed_workers_and_servers_leave_one_exact_history(text, tmp_path):
+    """A worker dies, then a server with a worker, then the other two servers."""
+    processes = Processes(tmp_path, text, F, 2, N)
+    try:
+        for index in range(N):
+            processes.start(index, 200)
+        for count, victim in ((8, 2), (18, 1), (30, 0), (40, 2)):
+            await_pushes(tmp_path, 0, count)
+            processes.kill(victim)
+            processes.start(victim, 200)
+        processes.wait(300)
+    finally:
+        processes.close()
+    said = "".join((tmp_path / f"{i}.log").read_text() for i in range(3))
+    assert said.count("recovered") == 3  # one fragment of process 1, two of process 0
+    trace = Trace.load(tmp_path / "trace.npz")
+    assert len(trace) >= 190 and sum(take.begins for take in trace.takes) >= 3
+    assert {event.kind for events in trace.beside for event in events} >= {"join"}
+    vector, _ = replayed(trace)
+    np.testing.assert_array_equal(vector, np.load(tmp_path / "result.npy"))
+    for fragment in range(F):
+        mine = trace.of_fragment(fragment)
+        again = rederivation.rederive(policies.parse(text, N), mine)
+        assert rederivation.first_difference(mine, again) == ""
+
+
+def test_recovery_without_a_checkpoint_reads_every_push(made, tmp_path):
+    """As if a server had been killed before its first checkpoint."""
+    out, result = made
+    copy = tmp_path / "copy"
+    subprocess.run(["cp", "-r", out, copy], check=True)
+    for fragment in range(F):
+        folder = fragment_log.folder_of(copy, fragment)
+        for path in (folder / "checkpoints").iterdir():
+            path.unlink()
+    cluster = topology.alone(ALONE, N)
+    again = program.train(copy, "ssp(s=1)", F, 1, cluster, 60)
+    np.testing.assert_array_equal(harness.vector(again), harness.vector(result))
