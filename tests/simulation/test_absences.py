@@ -98,7 +98,7 @@ def agree(case, table, away, detection, transfers):
 def test_deaths_at_random_agree_with_the_oracle(case):
     left = []
 
-    @hypothesis.settings(max_examples=40, phases=(hypothesis.Phase.generate,))
+    @hypothesis.settings(max_examples=25, phases=(hypothesis.Phase.generate,))
     @hypothesis.given(TABLES, moments(), st.sampled_from([0.0, 1.0, 2.5]))
     def check(table, away, detection):
         trace = agree(case, table, away, detection, {})
@@ -115,7 +115,7 @@ def test_deaths_of_senders_agree_with_the_oracle(shared, update):
     case = next(case for case in support.CASES if case.text == "quorum(k=2)")
     transfers = {"seconds": 0.5, "shared": shared, "update": update or 0.0}
 
-    @hypothesis.settings(max_examples=40, phases=(hypothesis.Phase.generate,))
+    @hypothesis.settings(max_examples=25, phases=(hypothesis.Phase.generate,))
     # Also in the middle of the half second for which a push is on its way.
     @hypothesis.given(TABLES, moments(parts=4), st.sampled_from([0.0, 1.0]))
     def check(table, away, detection):
@@ -124,7 +124,16 @@ def test_deaths_of_senders_agree_with_the_oracle(shared, update):
     check()
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(
+            case, id=case.text, marks=[] if "k_sync" in case.text else pytest.mark.slow
+        )
+        for case in support.CASES
+        if case.least <= N
+    ],
+)
 def test_recorded_times_and_absences_give_the_run_back(case):
     policy = policies.parse(case.text, N)
     left = []
