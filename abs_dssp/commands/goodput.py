@@ -58,10 +58,11 @@ WORDS = (
     "report) are of another setting.",
     "Whoever waits for everybody waits for a dead worker until it is missed, and for "
     "one that has returned until it has computed. With enough workers there is always "
-    "one of either; rules that wait for some part of them, and those that wait for "
-    "nobody, lose little more than the dead do. Above the share of time that workers "
-    "are alive are rules that discard fewer pushes when there are fewer workers, and "
-    "rounds of a fixed size that have fewer of them to wait for.",
+    "one of either. Rules that wait for few enough of them, or for nobody, lose little "
+    "more than the dead do; backup workers are used up by those that are away. Above "
+    "the share of time that workers are alive are rules that discard fewer pushes when "
+    "there are fewer workers, and rounds of a fixed size that have fewer of them to "
+    "wait for. All runs begin with everybody there, so that short ones see fewer away.",
     "How good a push is, is not measured here: a rule that uses stale pushes has more "
     "of them, and each may be worth less (see the comparison of times to a target).",
 )
@@ -86,7 +87,9 @@ def main(argv):
         title = f"A death every {failures.mean_up + failures.mean_down:g} s per worker"
         sections.append(Section(title, parts))
     seeds = f"Means over {_SEEDS.value} seeds up to {_ONE_SEED} workers, one above."
-    note = f"Made on {outputs.today()}, {outputs.machine(jax.devices()[0])}. {seeds}"
+    lengths = ", ".join(f"{_seconds(count):g} s with {count}" for count in counts)
+    note = f"Made on {outputs.today()}, {outputs.machine(jax.devices()[0])}. {seeds} "
+    note += f"Length of the runs: {lengths} workers."
     sections = [Section("What is measured", [*WORDS, note]), *sections]
     sections += [_real(Path(path)) for path in _REAL.value]
     title = "Goodput under deaths and returns"
@@ -98,7 +101,7 @@ def _measured(
     count: int, failures: Failures, kept: goodput.Kept
 ) -> dict[str, goodput.Goodput]:
     """Every rule with so many workers."""
-    seconds = max(_SHORTEST, min(_LONGEST, _PUSHES.value / count))
+    seconds = _seconds(count)
     seeds = range(_SEEDS.value if count <= _ONE_SEED else 1)
     found = {}
     for rule in goodput.rules(count):
@@ -110,6 +113,11 @@ def _measured(
     if not found:
         raise ValueError(f"--only: no rule's text contains {_ONLY.value}.")
     return found
+
+
+def _seconds(count: int) -> float:
+    """How long a run with so many workers is."""
+    return max(_SHORTEST, min(_LONGEST, _PUSHES.value / count))
 
 
 def _real(path: Path) -> Section:
