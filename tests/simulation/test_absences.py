@@ -298,7 +298,7 @@ def test_runs_that_cannot_go_on_are_named(gone, sentence):
         ([(0, 3.0, 2.0)], "must not return before it dies at 3 s, got 2 s"),
         ([(0, 1.0, 5.0), (0, 4.0, 6.0)], "dies at 4 s while it is away until 5 s"),
         ([(0, -1.0, 5.0)], "dies must be at least 0, got -1.0"),
-        ([(0, 1.0)], "an absence is .worker, dies, returns., got .0, 1.0."),
+        ([[0, 1.0]], "an absence is .worker, dies, returns., got .0, 1.0."),
     ],
 )
 def test_absences_that_make_no_sense_are_refused(intervals, sentence):
