@@ -200,13 +200,15 @@ class Worker:
                 channel = self._connect()
                 self._generation = self._heartbeats.generation
                 self._introduce(channel)
-                lost, wait = self._now(), 0.05
+                wait = 0.05
                 self._work(channel)
                 return
             except OverError as over:
                 self.reason = str(over)
                 return
             except (OSError, MessageError) as error:
+                if self.introduced:  # the server was there until now
+                    lost = self._now()
                 gone = self._now() - lost
                 if gone > self.settings.reconnect:
                     raise LostError(

@@ -8,7 +8,6 @@ measured: the same command again measures only what is missing there.
 """
 
 import sys
-import time
 from pathlib import Path
 
 import jax
@@ -35,6 +34,7 @@ _REAL = flags.DEFINE_multi_string(
     "real", [], "A result.json of scripts/chaos, which gets a section; repeatable."
 )
 _PUBLISH = flags.DEFINE_string("publish", None, "Also write the report to this file.")
+_ONE_SEED = 100  # workers; with more there is one seed
 _SHORTEST, _LONGEST = 200.0, 4000.0  # seconds
 
 WORDS = (
@@ -58,10 +58,11 @@ WORDS = (
     "report) are of another setting.",
     "Whoever waits for everybody waits for a dead worker until it is missed, and for "
     "one that has returned until it has computed. With enough workers there is always "
-    "one of either; rules that wait for some part of them, and those that wait for "
-    "nobody, lose little more than the dead do. Above the share of time that workers "
-    "are alive are rules that discard fewer pushes when there are fewer workers, and "
-    "rounds of a fixed size that have fewer of them to wait for.",
+    "one of either. Rules that wait for few enough of them, or for nobody, lose little "
+    "more than the dead do; backup workers are used up by those that are away. Above "
+    "the share of time that workers are alive are rules that discard fewer pushes when "
+    "there are fewer workers, and rounds of a fixed size that have fewer of them to "
+    "wait for. All runs begin with everybody there, so that short ones see fewer away.",
     "How good a push is, is not measured here: a rule that uses stale pushes has more "
     "of them, and each may be worth less (see the comparison of times to a target).",
 )
@@ -71,7 +72,6 @@ def main(argv):
     del argv
     kinds = [_failures(text) for text in _FAILURES.value]
     counts = [_count(text) for text in _WORKERS.value]
-    begun = time.monotonic()
     out = outputs.folder(_OUT.value)
     kept = goodput.Kept(out / "goodput.jsonl")
     sections = []
@@ -86,10 +86,10 @@ def main(argv):
         parts += [goodput.table(count, failures, rows) for count, rows in found.items()]
         title = f"A death every {failures.mean_up + failures.mean_down:g} s per worker"
         sections.append(Section(title, parts))
-    note = (
-        f"Made on {outputs.today()}, {outputs.machine(jax.devices()[0])}, in "
-        f"{time.monotonic() - begun:.0f} s."
-    )
+    seeds = f"Means over {_SEEDS.value} seeds up to {_ONE_SEED} workers, one above."
+    lengths = ", ".join(f"{_seconds(count):g} s with {count}" for count in counts)
+    note = f"Made on {outputs.today()}, {outputs.machine(jax.devices()[0])}. {seeds} "
+    note += f"Length of the runs: {lengths} workers."
     sections = [Section("What is measured", [*WORDS, note]), *sections]
     sections += [_real(Path(path)) for path in _REAL.value]
     title = "Goodput under deaths and returns"
@@ -101,8 +101,8 @@ def _measured(
     count: int, failures: Failures, kept: goodput.Kept
 ) -> dict[str, goodput.Goodput]:
     """Every rule with so many workers."""
-    seconds = max(_SHORTEST, min(_LONGEST, _PUSHES.value / count))
-    seeds = range(_SEEDS.value if count <= 100 else 1)
+    seconds = _seconds(count)
+    seeds = range(_SEEDS.value if count <= _ONE_SEED else 1)
     found = {}
     for rule in goodput.rules(count):
         if _ONLY.value and not any(word in rule for word in _ONLY.value):
@@ -113,6 +113,11 @@ def _measured(
     if not found:
         raise ValueError(f"--only: no rule's text contains {_ONLY.value}.")
     return found
+
+
+def _seconds(count: int) -> float:
+    """How long a run with so many workers is."""
+    return max(_SHORTEST, min(_LONGEST, _PUSHES.value / count))
 
 
 def _real(path: Path) -> Section:

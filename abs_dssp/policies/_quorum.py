@@ -2,8 +2,8 @@
 
 Our reading of a general idea of decoupled training, for which "Decoupled DiLoCo" (arXiv
 2604.21428) is a recent name. Its abstract names a minimum quorum, an adaptive grace
-window and token-weighted merging; how these are defined was not available, and nothing
-here is claimed to be its rule.
+window and token-weighted merging (tokens times tokens per step, as a summary has it);
+how the window is defined was not available, and nothing here is claimed to be its rule.
 """
 
 from typing import NamedTuple

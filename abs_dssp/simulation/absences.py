@@ -20,7 +20,7 @@ from abs_dssp.history.traces import Trace
 from abs_dssp.simulation import delay_base
 from abs_dssp.simulation.delay_base import Seconds
 
-__all__ = ["Absences", "Interval", "exponential", "given", "none", "parse"]
+__all__ = ["Absences", "exponential", "given", "none", "parse"]
 __all__ += ["recorded", "resolve", "table"]
 
 # Worker, seconds of its death, seconds of its return; None: it never returns.

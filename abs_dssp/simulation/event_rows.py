@@ -21,7 +21,14 @@ def width(with_absences: bool) -> int:
 
 
 def kinds(rows: Float[np.ndarray, "E W"]) -> Int[np.ndarray, " E"]:
-    """The kind of each row, as a number of `events.KINDS`."""
+    """The kind of each row, as a number of `events.KINDS`.
+
+    Example:
+      >>> rows = np.zeros((2, width(with_absences=False)))
+      >>> rows[1, builder.ROW.index("worker")] = -1  # NOBODY
+      >>> [KINDS[number] for number in kinds(rows)]
+      ['push', 'timer']
+    """
     if rows.shape[1] > len(builder.ROW):
         return rows[:, -1].astype(np.int64)
     by_timer = rows[:, builder.ROW.index("worker")] < 0

@@ -56,7 +56,20 @@ def start(absences: Absences, seed) -> Presence:
 
 
 def upcoming(presence: Presence) -> Change:
-    """What comes next; of a worker whose leave and return coincide, the leave."""
+    """What comes next; of a worker whose leave and return coincide, the leave.
+
+    Example:
+      >>> from abs_dssp import absences
+      >>> model = absences.given([(1, 2.0, 3.0)], detection=5.0, num_workers=2)
+      >>> with jax.enable_x64(True):
+      ...     presence, told = start(model, 0), []
+      ...     for _ in ENDS:  # the death, and at the return that it is noticed
+      ...         change = upcoming(presence)
+      ...         told.append((ENDS[int(change.stage)], float(change.moment)))
+      ...         presence = passed(model, presence, change)
+      >>> told, there(presence).tolist()
+      ([('death', 2.0), ('leave', 3.0), ('join', 3.0)], [True, True])
+    """
     ends = jnp.stack([presence.dies, presence.noticed, presence.returns])
     moments = jnp.take_along_axis(ends, presence.stage[None, :], axis=0)[0]
     worker = jnp.argmin(moments).astype(jnp.int32)

@@ -376,15 +376,19 @@ def _events(
         pushes = jnp.int32(num_pushes)
         simulation, rows = _advance(*model, simulation, pushes, capacity)
         return simulation, np.asarray(rows)[:num_pushes]
-    made, left, count = [], num_pushes, capacity
+    made, left = [], num_pushes
     run = _jitted(event_loop.advance_events, 0, 5)
-    while count == capacity:  # or else there were not so many events
+    full = True
+    while full:
         simulation, rows, count, pushes = run(
             *model, simulation, jnp.int32(left), capacity, jnp.bool_(settle), absences
         )
         made.append(np.asarray(rows)[: int(count)])
+        full = int(count) == capacity  # or else there were not so many events
         left -= int(pushes)
         _require_pushes(policy, made)
+        if not pushes:  # perhaps none ever comes: that is soon found out
+            capacity = max(capacity, _MOST_OTHERS // 4)
     return simulation, np.concatenate(made)
 
 

@@ -32,7 +32,8 @@ What is tried, and told by `Report.text`:
   one: while there is, it may come after any of the intervals, so also sooner or later
   than at the time that was set, and before or after any push. This is more than a run
   shows, and fewer states; a rule must do right by a deadline whenever it comes.
-  Progress that a deadline brings is therefore shown for some time of it (`progress`).
+  Progress that a deadline brings is therefore shown for some time of it (`progress`);
+  whether pushes put it off for ever is tried at the rule's own times (`postponement`).
 * Thin schedules (`schedules`), from the start and without any reduction: some hundred
   of 40 events, with all of these intervals and some more estimates.
 

@@ -1,5 +1,6 @@
 """Time to a target: what can be said by hand, or by a slower program."""
 
+import dataclasses
 import json
 import math
 
@@ -85,6 +86,13 @@ def test_lockstep_takes_what_its_slowest_worker_takes(round_bowl):
     assert made.inside and not made.falls and made.tau_max == 0
     for times in (made.recommended, made.best):
         assert times.first == times.sustained == (4.0, 4.0)
+
+
+def test_workers_of_a_regime_may_die(round_bowl):
+    """Nobody waits any more for the one that takes 4 s."""
+    gone = dataclasses.replace(unequal(), absences="given([(1, 0.5, None)])")
+    made = measure.compete(BSP, gone, round_bowl, LIMITS)
+    assert made.best.first == (1.0, 1.0)
 
 
 def test_a_stale_rule_needs_a_shorter_step(round_bowl):

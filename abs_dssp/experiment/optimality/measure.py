@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import jax.numpy as jnp
 import numpy as np
 
-from abs_dssp import optimizers, policies, replay, simulate, theory
+from abs_dssp import absences, optimizers, policies, replay, simulate, theory
 from abs_dssp.experiment import advice
 from abs_dssp.experiment.methods import Method, Step
 from abs_dssp.experiment.optimality.problems import Problem
@@ -85,12 +85,13 @@ def compete(
       limits: workers, seeds, and pushes at most.
     """
     n = limits.num_workers
-    policy, model = policies.parse(method.text, n), regime.model(n)
+    policy = policies.parse(method.text, n)
+    world = (regime.model(n), absences.parse(regime.absences, n))
     if policies.reads_loss(policy, n):
-        return _follow_the_loss(method, policy, model, problem, limits)
-    step, pushes = _plan(method, policy, model, problem, limits.max_pushes)
+        return _follow_the_loss(method, policy, world, problem, limits)
+    step, pushes = _plan(method, policy, world, problem, limits.max_pushes)
     draws = range(limits.seeds) if regime.chance else [0]
-    traces = [simulate.schedule(policy, model, pushes, seed=seed) for seed in draws]
+    traces = [_schedule(policy, world, pushes, seed) for seed in draws]
     weight = float(np.mean([method.weight(trace) for trace in traces]))
     own = _measure(method, problem, traces, limits, [[step.learning_rate], [1.0], [0]])
     # No step of the grid counts that takes longer, so the schedules may end there.
@@ -272,12 +273,18 @@ def guess(problem: Problem, step: Step, trace: Trace) -> float:
     return float(trace.seconds / max(trace.commits, 1) / tuned)
 
 
+def _schedule(policy, world, pushes: int, seed: int = 0) -> Trace:
+    """The rule with the workers of a regime: their speed, and when they die."""
+    model, gone = world
+    return simulate.schedule(policy, model, pushes, seed, absences=gone)
+
+
 def _plan(
-    method: Method, policy, model, problem: Problem, max_pushes: int
+    method: Method, policy, world, problem: Problem, max_pushes: int
 ) -> tuple[Step, int]:
     """Step and pushes of a run, from schedules, each as long as the last one asks."""
     known = (problem.smoothness, problem.variance, problem.target)
-    trace = simulate.schedule(policy, model, _PILOT)
+    trace = _schedule(policy, world, _PILOT)
     pushes = _PILOT
     for _ in range(3):  # a longer run may meet a staler push, which asks for less
         step = method.step(trace, *known)
@@ -285,17 +292,18 @@ def _plan(
         # The noise slows the descent; from experience by less than a factor of 3.
         commits = 3 * problem.steps / (step.effective * problem.smoothness) + 20
         pushes = int(min(max_pushes, max(500, commits * per_commit)))
-        trace = simulate.schedule(policy, model, pushes)
+        trace = _schedule(policy, world, pushes)
     return method.step(trace, *known), pushes
 
 
 def _follow_the_loss(
-    method: Method, policy, model, problem: Problem, limits: Limits
+    method: Method, policy, world, problem: Problem, limits: Limits
 ) -> Outcome:
     """The same where K follows the loss, so that every run has a trace of its own: the
     theory's step is that of the rule at K = 1, and the grid's best that of seed 0."""
     n = limits.num_workers
-    trace = simulate.schedule(policies.k_async(n, k=1), model, _PILOT)
+    model, gone = world
+    trace = _schedule(policies.k_async(n, k=1), world, _PILOT)
     known = (problem.smoothness, problem.variance, problem.target)
     step = float(theory.target_step(*known, theory.schedule_of(trace)))
     own = step * problem.smoothness
@@ -313,6 +321,7 @@ def _follow_the_loss(
                 optimizers.sgd(step / problem.smoothness),
                 pushes,
                 seed=seed,
+                absences=gone,
                 eval_every_commits=points(pushes),
                 aggregate=method.aggregate,
             )

@@ -10,6 +10,8 @@ from abs_dssp import delays
 from abs_dssp.simulation import public_times
 
 _CHAIN = {"slow": 20.0, "slows": 0.01, "recovers": 0.02}  # a third of it slow
+# Workers are there four fifths of the time, and compute so much less.
+_DEATHS = "exponential(mean_up=80,mean_down=20,detection=2)"
 _COMMON = 4000  # computations until a chain that all have begins again
 
 
@@ -21,6 +23,7 @@ class Regime:
     model: Callable[[int], delays.Delays]  # of N workers
     mean: Callable[[int], np.ndarray]  # seconds per gradient, for the lower bound
     chance: bool = False  # whether each seed draws times of its own
+    absences: str = "none()"  # when workers die and return, for `absences.parse`
 
 
 def every(n: int, data_dir: str | None = None) -> list[Regime]:
@@ -33,8 +36,9 @@ def every(n: int, data_dir: str | None = None) -> list[Regime]:
     """
     return [
         *(_fixed(label, times) for label, times in fixed_times(n).items()),
-        Regime("exponential", lambda n: delays.exponential(1.0, n), np.ones, True),
+        Regime("exponential", _exponential, np.ones, True),
         Regime("heavy-tailed", _heavy_tailed, lambda n: np.full(n, 1.2), True),
+        Regime("exponential, deaths", *_DYING, absences=_DEATHS),
         Regime("slow, then fast", _turning, np.ones),
         Regime("alternating", lambda n: _alternating(n, 1), _of_both),
         Regime("alternating in threes", lambda n: _alternating(n, 3), _of_both),
@@ -53,6 +57,13 @@ def fixed_times(n: int) -> dict[str, np.ndarray]:
         "i": index,
         "one straggler, 100 x": np.append(np.ones(n - 1), 100.0),
     }
+
+
+def _exponential(n: int) -> delays.Delays:
+    return delays.exponential(1.0, n)
+
+
+_DYING = (_exponential, lambda n: np.full(n, (80 + 20) / 80), True)
 
 
 def _fixed(label: str, times: np.ndarray) -> Regime:

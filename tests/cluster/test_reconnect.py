@@ -1,0 +1,53 @@
+"""How long a worker looks for a server that is gone: from when it was lost."""
+
+import random
+import types
+
+import pytest
+
+from abs_dssp.cluster import settings, worker
+
+RECONNECT = 10.0
+
+
+class Clock:
+    def __init__(self):
+        self.now = 0.0
+
+    def sleep(self, seconds):
+        self.now += seconds
+
+
+def made(clock, connect, works):
+    """A worker that only connects, is welcomed, and works as `works` says."""
+    it = object.__new__(worker.Worker)
+    it.index, it.introduced, it.reason = 0, False, ""
+    it.settings = settings.Settings(reconnect=RECONNECT)
+    it._time, it._now, it._random = clock, lambda: clock.now, random.Random(0)
+    it._connect, it._heartbeats = connect, types.SimpleNamespace(generation=0)
+    it._introduce = lambda channel: setattr(it, "introduced", True)
+    it._work = lambda channel: next(works)()
+    return it
+
+
+def test_a_server_that_was_there_for_long_may_be_gone_as_long_as_any():
+    clock = Clock()
+
+    def for_long_then_lost():
+        clock.now += 30 * RECONNECT
+        raise OSError("the server has closed the connection")
+
+    works = iter([for_long_then_lost, for_long_then_lost, lambda: None])
+    channel = types.SimpleNamespace(close=lambda: None)
+    made(clock, lambda: channel, works).run()
+    assert 60 * RECONNECT < clock.now < 61 * RECONNECT
+
+
+def test_a_server_that_does_not_come_back_is_given_up():
+    clock = Clock()
+
+    def nobody():
+        raise OSError("connection refused")
+
+    with pytest.raises(worker.LostError, match="no server for 1[0-2] s"):
+        made(clock, nobody, iter([])).run()
