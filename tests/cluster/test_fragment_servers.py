@@ -53,6 +53,16 @@ def test_a_run_ends_with_the_bits_of_its_replay(made):
     assert (start != vector).all(), "every fragment has moved"
 
 
+def test_pushes_that_the_rule_discards_are_replayed_too(tmp_path):
+    """Their workers have gone on from them all the same."""
+    rule, cluster = "ringmaster(threshold=1)", topology.alone(ALONE, N)
+    result = program.train(tmp_path, rule, 2, 1, cluster, 40, 0.02)
+    assert 0 < result.trace.accepted.sum() < len(result.trace)
+    vector, losses = replayed(result.trace)
+    np.testing.assert_array_equal(vector, harness.vector(result))
+    np.testing.assert_array_equal(losses, result.history.push_loss)
+
+
 def test_each_server_decided_as_its_rule_does(made):
     trace = made[1].trace
     for fragment in range(F):
