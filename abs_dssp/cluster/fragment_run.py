@@ -258,6 +258,11 @@ class _Workers(WorkerThreads):
             beats.append(own)
         self._make(workers, _Beats(beats))
 
+    def stop(self) -> None:
+        """Ends the threads; who was not told of the run's end is not waited for."""
+        self._ask_to_leave()
+        super().stop()
+
 
 class _Beats:
     """The signs of life to all servers."""

@@ -258,7 +258,10 @@ class FragmentWorker:
     def _compile(self) -> None:
         """Compiles everything before the clock starts."""
         vector = self._functions.initial(self._key)
-        own, _ = self._walk(self._whole(jax.numpy.copy(vector)), 1, 0, 0.0)
+        made = self._walk(self._whole(jax.numpy.copy(vector)), 1, 0, 0.0)
+        if made is None:
+            self._leave()
+        own, _ = made
         for link in self.links:
             base = self._functions.pulled(self._parts.part(vector, link.fragment))
             self._push(base, own, link.fragment).block_until_ready()

@@ -45,11 +45,22 @@ def test_a_run_ends_with_the_bits_of_its_replay(made):
     out, result = made
     trace = Trace.load(result.trace.save(out / "trace.npz"))
     assert result.stopped == "end" and 55 <= len(trace) <= 60 and trace.recorded
+    assert not trace.takes, "everybody took what it was released with, and no more"
     vector, losses = replayed(trace)
     np.testing.assert_array_equal(vector, harness.vector(result))
     np.testing.assert_array_equal(losses, result.history.push_loss)
     start, _ = replayed(trace[:0])
     assert (start != vector).all(), "every fragment has moved"
+
+
+def test_pushes_that_the_rule_discards_are_replayed_too(tmp_path):
+    """Their workers have gone on from them all the same."""
+    rule, cluster = "ringmaster(threshold=1)", topology.alone(ALONE, N)
+    result = program.train(tmp_path, rule, 2, 1, cluster, 40, 0.02)
+    assert 0 < result.trace.accepted.sum() < len(result.trace)
+    vector, losses = replayed(result.trace)
+    np.testing.assert_array_equal(vector, harness.vector(result))
+    np.testing.assert_array_equal(losses, result.history.push_loss)
 
 
 def test_each_server_decided_as_its_rule_does(made):
@@ -128,6 +139,8 @@ def test_pushes_are_found_again_until_two_checkpoints_hold_them(tmp_path):
         np.testing.assert_array_equal(store.vector(*key), vector(number))
         assert store.turns[key] == turn(number)
     store.add(1, 2, turn(6), vector(6))
+    store.close()
+    store = PushStore(tmp_path, 4, np.float32)  # what was cut short is in nobody's way
     np.testing.assert_array_equal(store.vector(1, 2), vector(6))
     store.give_up(10)
     with pytest.raises(LogError, match="push 2 of worker 0 is not there"):

@@ -352,6 +352,7 @@ def test_fragments_out_of_turn_are_refused():
         ({"push": "gradients"}, "need push='displacement'.*got 'gradients'"),
         ({"count": 4}, "at most 3 for plain.*got 4"),
         ({"count": 0}, "fragments must be at least 1, got 0"),
+        ({"absences": "exponential(600, 30)"}, "fragments need workers that stay, got"),
         ({"loop": "compiled"}, "row by row, with loop='host' and width 1"),
     ],
 )
