@@ -21,7 +21,7 @@ import psutil
 from abs_dssp.traces import Trace
 
 _ROOT = Path(__file__).parents[2]
-_BEGUN = 600.0  # seconds that processes have to make their first push
+_BEGUN = 600.0  # seconds that processes have to begin
 
 
 def main(words: list[str] | None = None) -> int:
@@ -86,8 +86,10 @@ def _measured(folder: Path, options: argparse.Namespace, faults: bool):
             f"chaos: the run ended with {running.returncode}; look at {folder}.log."
         )
     trace = Trace.load(folder / "trace.npz")
-    # The run's own clock stands still while it has no server: hence that of the wall.
-    seconds = wall + float(trace.time[0])
+    # The run's own clock stands still while it has no server: hence that of the wall,
+    # from the first entry of the log, which may be a deadline at time 0.
+    first = min([float(trace.time[0]), *(event.seconds for event in trace.events)])
+    seconds = first + wall
     return _numbers(trace, seconds) | {
         "faults": faulty,
         "replay_equal": _replays(folder),
@@ -98,8 +100,8 @@ def _watch(running, folder: Path, options: argparse.Namespace, faults: bool):
     """Waits for the end of a run, and kills meanwhile.
 
     Returns:
-      Seconds from the first push to the last, and of every fault its time since the
-      first push and the index of the process.
+      Seconds from the first entry of the log to the last, and of every fault its time
+      since then and the index of the process.
     """
     log, choose = folder / "pushes.log", random.Random(options.seed)
     begun = grown = _first_push(running, log)
