@@ -187,10 +187,12 @@ class _Serving:
 def _serve(servings: list[_Serving], workers: "_Workers") -> None:
     """Serves, beside this process's workers, until all servers have ended."""
     workers.serves = True
+    over = all(serving.server.stopped for serving in servings)  # before it began
     with _stopper(servings):
         for serving in servings:
             serving.start()
-        workers.start()
+        if not over:
+            workers.start()
         try:
             while any(serving.alive for serving in servings):
                 time.sleep(0.05)
@@ -199,7 +201,8 @@ def _serve(servings: list[_Serving], workers: "_Workers") -> None:
         finally:
             for serving in servings:
                 serving.finish()
-            workers.stop()
+            if not over:
+                workers.stop()
 
 
 def _end_together(servings: list[_Serving]) -> None:

@@ -77,7 +77,7 @@ class FragmentedTrace(Trace):
           >>> from abs_dssp import simulate
           >>> trace = simulate.schedule("ssp(s=1)", "constant([1, 2])", 9, fragments=2)
           >>> trace.fragment.tolist()
-          [0, 1, 0, 0, 1, 0, 1, 1, 0]
+          [0, 1, 0, 0, 1, 1, 0, 0, 1]
           >>> trace.of_fragment(1).version.tolist()
           [0, 1, 2, 3]
         """

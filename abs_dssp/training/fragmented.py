@@ -145,7 +145,15 @@ class PartFunctions(flat.ServerFunctions):
 
 
 def division(task: Task, config: UpdateConfig, count: int) -> Division:
-    """The fragments of a task that `fragmenting.of_task` makes."""
+    """The fragments of a task that `fragmenting.of_task` makes.
+
+    Example:
+      >>> import optax
+      >>> from abs_dssp import tasks
+      >>> made = division(tasks.digits(2), UpdateConfig(optax.sgd(1.0)), 2)
+      >>> made.sizes, made.part(jnp.arange(4810.0), 1)[:2].tolist()
+      ((4160, 650), [4160.0, 4161.0])
+    """
     return Division(task, config, fragmenting.of_task(task, count).names)
 
 
