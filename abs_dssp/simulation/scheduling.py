@@ -158,8 +158,8 @@ class Source:
         self._times = np.empty(0)  # of the pushes among the rows
         self._count = 0  # pushes within the limits
         with jax.enable_x64(True):
-            model = (policy, delays, communication, absences)
-            self._simulation = _start(*model, seed)
+            model = (policy, delays, communication)
+            self._simulation = _start(*model, seed, absences)
         # Some may be past `until`.
         self._rows = np.empty((0, event_rows.width(absences is not None)))
 
@@ -291,9 +291,9 @@ def _schedule(
 
 def _alone(policy, delays, communication, absences, seed, num_pushes: int):
     """Rows and ending of one seed's schedule."""
-    model = (policy, delays, communication, absences)
-    simulation = _start(*model, seed)
-    simulation, rows = _events(*model, simulation, num_pushes, settle=False)
+    model = (policy, delays, communication)
+    simulation = _start(*model, seed, absences)
+    simulation, rows = _events(*model, absences, simulation, num_pushes, settle=False)
     return rows, builder.ending(simulation.server)
 
 
@@ -342,7 +342,7 @@ def _jitted(function: Callable[..., Any], *static: int) -> Callable[..., Any]:
     return jax.jit(function, static_argnums=static, compiler_options=options)
 
 
-def _start(policy, delays, communication, absences, seed):
+def _start(policy, delays, communication, seed, absences=None):
     """`event_loop.start`; its larger part is compiled once for all policies."""
     workers, keys = _jitted(event_loop.start_workers)(delays, communication, seed)
     presence = None
