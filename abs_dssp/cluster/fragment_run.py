@@ -187,7 +187,7 @@ class _Serving:
 def _serve(servings: list[_Serving], workers: "_Workers") -> None:
     """Serves, beside this process's workers, until all servers have ended."""
     workers.serves = True
-    over = all(serving.server.stopped for serving in servings)  # before it began
+    over = any(serving.server.stopped for serving in servings)  # before it began
     with _stopper(servings):
         for serving in servings:
             serving.start()

@@ -131,6 +131,7 @@ def test_a_summary_holds_what_a_schedule_worked_out_by_hand_gives():
         "cancelled_share": 0.0,
         "discarded_share": 0.0,
         "bytes_sent": 100 * (8 + 2 + 8),  # pushes, first pulls, releases
+        "peak_bytes_per_second": 300.0,  # the slow push, and both releases
     }
     assert tuple(found) == summary.FIELDS
     json.dumps(found, allow_nan=False)
