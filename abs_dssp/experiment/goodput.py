@@ -19,7 +19,7 @@ from abs_dssp.experiment import outputs
 from abs_dssp.history import attendance
 from abs_dssp.report import style
 from abs_dssp.report.document import Section, Table
-from abs_dssp.simulation.scheduling import Source
+from abs_dssp.simulation.running import Source
 from abs_dssp.traces import Trace
 
 STEP = "shifted_exponential(shift=0.8,mean=0.2)"  # of mean 1 s

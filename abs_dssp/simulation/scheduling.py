@@ -1,32 +1,25 @@
 """Virtual time: runs a policy over a model of worker speed and gives a trace."""
 
-import dataclasses
-import functools
-import math
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from abs_dssp import checks, compilation, policies
-from abs_dssp.history import builder, traces
+from abs_dssp import checks, policies
+from abs_dssp.history import builder
 from abs_dssp.history.traces import Trace
 from abs_dssp.policies import Policy
 from abs_dssp.simulation import absences as absences_lib
 from abs_dssp.simulation import communication as communication_lib
 from abs_dssp.simulation import delays as delays_lib
-from abs_dssp.simulation import event_loop, event_rows, fragment_schedule
-from abs_dssp.simulation import presence as presence_lib
+from abs_dssp.simulation import event_rows, fragment_schedule, running
 from abs_dssp.simulation.absences import Absences
 from abs_dssp.simulation.communication import Communication
-from abs_dssp.simulation.delays import BLOCK, Delays
-from abs_dssp.simulation.event_rows import PUSH, DeadlockError
+from abs_dssp.simulation.delays import Delays
+from abs_dssp.simulation.event_rows import DeadlockError
 
 __all__ = ["DeadlockError", "schedule", "sweep"]
-
-_MOST_OTHERS = 1 << 16  # events in a row, before it is thought that no push comes
 
 
 def schedule(
@@ -79,9 +72,8 @@ def schedule(
       ([1.0, 2.0, 3.0, 3.0], [0, 0, 0, 1])
     """
     same = (communication, absences, local_steps, task)
-    if checks.whole("schedule", "fragments", fragments, least=1) > 1:
-        return _of_fragments(policy, delays, num_pushes, seed, *same, fragments)
-    return _schedule(policy, delays, num_pushes, [seed], *same)[0]
+    count = checks.whole("schedule", "fragments", fragments, least=1)
+    return _schedule(policy, delays, num_pushes, [seed], *same, count)[0]
 
 
 def sweep(
@@ -127,137 +119,16 @@ def sweep(
     return _schedule(policy, delays, num_pushes, seeds, *same)
 
 
-class Source:
-    """A simulation that is asked for more pushes until a limit is reached.
-
-    Attributes:
-      pushes: in all; None where only time ends the run.
-      until: seconds; None where only the pushes end it.
-      settings: what the trace's header says, seed included.
-      ended: whether a limit is reached.
-    """
-
-    def __init__(
-        self,
-        policy: Policy,
-        delays: Delays,
-        communication: Communication,
-        pushes: int | None,
-        until: float | None,
-        seed: int,
-        local_steps: int,
-        task: str,
-        absences: Absences | None = None,
-    ):
-        self.policy, self.delays, self.communication = policy, delays, communication
-        self.absences = absences
-        self.pushes, self.until, self.seed = pushes, until, seed
-        self.settings = settings_of(policy, delays, local_steps, task)
-        self.settings["seed"] = seed
-        self.ended = False
-        self._times = np.empty(0)  # of the pushes among the rows
-        self._count = 0  # pushes within the limits
-        with jax.enable_x64(True):
-            model = (policy, delays, communication)
-            self._simulation = _start(*model, seed, absences)
-        # Some may be past `until`.
-        self._rows = np.empty((0, event_rows.width(absences is not None)))
-
-    def more(self, count: int, loss: float = math.nan) -> None:
-        """Adds up to `count` pushes, decided with this loss estimate."""
-        last = False
-        if self.pushes is not None:
-            count = min(count, self.pushes - len(self._times))
-            last = len(self._times) + count == self.pushes
-        model = (self.policy, self.delays, self.communication, self.absences)
-        with jax.enable_x64(True):
-            before = event_loop.with_loss(self._simulation, loss)
-            # Another event may still commit the last push, whose row then says so.
-            self._simulation, rows = _events(*model, before, count, settle=not last)
-        self._rows = np.concatenate([self._rows, rows])
-        self._times = self._rows[_of_pushes(self._rows), 0]
-        self._count = len(self._times)
-        if self.until is not None:
-            times = self._times
-            self._count = int(np.searchsorted(times, self.until, side="right"))
-            if self.pushes is None:
-                _require_progress(times)
-        self.ended = self._count < len(self._times) or self._count == self.pushes
-
-    def all(self) -> Trace:
-        """The whole trace.
-
-        Raises:
-          DeadlockError: if every worker waits before a limit is reached.
-        """
-        step = self.pushes or 64 * self.delays.num_workers
-        while not self.ended:
-            self.more(step)
-            step = min(2 * step, 1 << 20)
-        return self.trace().validate()
-
-    def trace(self) -> Trace:
-        """The pushes so far, within the limits.
-
-        Raises:
-          DeadlockError: as `all`.
-        """
-        rows, last = self._rows, builder.ending(self._simulation.server)
-        if self.until is not None:  # an event after it does not commit any more
-            late = ~_of_pushes(rows) & (rows[:, 0] > self.until)
-            rows = rows.copy()
-            rows[late, builder.ROW.index("committed")] = 0
-        past = self._times[self._count : self._count + 1]
-        if past.size and np.isfinite(past[0]):
-            # A deadlock after the limit is not this run's: from there on all wait.
-            stuck = np.isinf(rows[:, 0])
-            rows = rows[~stuck]
-            last = last._replace(waiting=last.waiting | stuck.any())
-        trace = event_rows.to_trace(rows, last, self.settings)[: self._count]
-        if self.until is None:
-            return trace
-        known = tuple(each for each in trace.events if each.seconds <= self.until)
-        return dataclasses.replace(trace, events=known)
-
-    def oldest(self) -> int:
-        """The oldest version that a worker is computing from.
-
-        It is the present version if everybody waits.
-        """
-        clocks = self._simulation.server.clocks
-        running = np.asarray(clocks.alive) & ~np.asarray(clocks.waiting)
-        pulled = np.asarray(clocks.pulled)[running]
-        return int(pulled.min(initial=int(clocks.version)))
-
-
-def _of_fragments(
+def _schedule(
     policy,
     delays,
     num_pushes,
-    seed,
+    seeds,
     communication,
     absences,
     local_steps,
     task,
-    count,
-):
-    where = "schedule"
-    num_pushes = checks.whole(where, "num_pushes", num_pushes, least=1)
-    seed = checks.whole(where, "seed", seed)
-    local_steps = checks.whole(where, "local_steps", local_steps, least=1)
-    delays = delays_lib.resolve(delays, policies.workers(policy), where)
-    policy = policies.resolve(policy, delays.num_workers, where)
-    absences = absences_lib.resolve(absences, delays.num_workers, where)
-    fragment_schedule.require_no_absences(where, absences)
-    links = [communication_lib.resolve(communication, None, where)] * count
-    settings = settings_of(policy, delays, local_steps, task)
-    return fragment_schedule.schedule(
-        policy, delays, links, num_pushes, None, seed, settings
-    )
-
-
-def _schedule(
-    policy, delays, num_pushes, seeds, communication, absences, local_steps, task
+    fragments=1,
 ):
     where = "schedule"
     num_pushes = checks.whole(where, "num_pushes", num_pushes, least=1)
@@ -267,14 +138,21 @@ def _schedule(
     policy = policies.resolve(policy, delays.num_workers, where)
     communication = communication_lib.resolve(communication, None, where)
     absences = absences_lib.resolve(absences, delays.num_workers, where)
-    settings = settings_of(policy, delays, local_steps, task)
+    settings = running.settings_of(policy, delays, local_steps, task)
+    if fragments > 1:
+        fragment_schedule.require_no_absences(where, absences)
+        links, limits = [communication] * fragments, (num_pushes, None)
+        return [
+            fragment_schedule.schedule(policy, delays, links, *limits, seed, settings)
+            for seed in seeds
+        ]
     model = (policy, delays, communication)
     with jax.enable_x64(True):
-        if len(seeds) == 1 or not _only_pushes(policy, absences):
-            made = [_alone(*model, absences, seed, num_pushes) for seed in seeds]
+        if len(seeds) == 1 or not running.only_pushes(policy, absences):
+            made = [running.alone(*model, absences, seed, num_pushes) for seed in seeds]
         else:
-            capacity = _capacity(num_pushes)
-            columns = _sweep(
+            capacity = running.capacity_for(num_pushes)
+            columns = running.many(
                 *model, jnp.asarray(seeds), jnp.int32(num_pushes), capacity
             )
             rows, *last = map(np.asarray, columns)
@@ -287,149 +165,3 @@ def _schedule(
         event_rows.to_trace(rows, ending, settings | {"seed": seed}).validate()
         for (rows, ending), seed in zip(made, seeds, strict=True)
     ]
-
-
-def _alone(policy, delays, communication, absences, seed, num_pushes: int):
-    """Rows and ending of one seed's schedule."""
-    model = (policy, delays, communication)
-    simulation = _start(*model, seed, absences)
-    simulation, rows = _events(*model, absences, simulation, num_pushes, settle=False)
-    return rows, builder.ending(simulation.server)
-
-
-def _only_pushes(policy: Policy, absences: Absences | None) -> bool:
-    """Whether all events are pushes."""
-    return policy.on_time is None and absences is None
-
-
-def _of_pushes(rows):
-    """Which rows are pushes; bool (E,)."""
-    return event_rows.kinds(rows) == PUSH
-
-
-def _require_progress(times) -> None:
-    """Refuses a run that only time would end, and in which it has stopped."""
-    most = max(10_000, len(times) // 2)
-    still = len(times) - int(np.searchsorted(times, times[-1], side="left"))
-    if still > most and np.isfinite(times[-1]):
-        raise ValueError(
-            f"train: {still} pushes came at {times[-1]:g} s, so that until_seconds is "
-            "never reached; give some computation a time above 0, or num_pushes."
-        )
-
-
-def settings_of(
-    policy: Policy, delays: Delays, local_steps: int, task: str
-) -> dict[str, Any]:
-    """What the trace of a run says of it, but for the seed."""
-    return {
-        "num_workers": delays.num_workers,
-        "policy": policies.describe(policy),
-        "local_steps": local_steps,
-        "task": task,
-        "versions": traces.package_versions(),
-    }
-
-
-def _capacity(num_pushes: int) -> int:
-    """Rounded up, so that runs of similar length share a compiled program."""
-    return max(1 << (num_pushes - 1).bit_length(), BLOCK)
-
-
-@functools.cache
-def _jitted(function: Callable[..., Any], *static: int) -> Callable[..., Any]:
-    options = compilation.many_small_operations()
-    return jax.jit(function, static_argnums=static, compiler_options=options)
-
-
-def _start(policy, delays, communication, seed, absences=None):
-    """`event_loop.start`; its larger part is compiled once for all policies."""
-    workers, keys = _jitted(event_loop.start_workers)(delays, communication, seed)
-    presence = None
-    if absences is not None:
-        presence = _jitted(presence_lib.start)(absences, seed)
-    return event_loop.begin(policy, workers, keys, presence)
-
-
-def _advance(policy, delays, communication, simulation, num_pushes, capacity):
-    return _jitted(event_loop.advance, 0, 5)(
-        policy, delays, communication, simulation, num_pushes, capacity
-    )
-
-
-def _events(
-    policy,
-    delays,
-    communication,
-    absences,
-    simulation,
-    num_pushes: int,
-    settle: bool,
-):
-    """The simulation after some pushes, and the rows of all events.
-
-    Raises:
-      DeadlockError: if other events follow each other and no push comes.
-    """
-    capacity, model = _capacity(num_pushes), (policy, delays, communication)
-    if _only_pushes(policy, absences):
-        pushes = jnp.int32(num_pushes)
-        simulation, rows = _advance(*model, simulation, pushes, capacity)
-        return simulation, np.asarray(rows)[:num_pushes]
-    made, left = [], num_pushes
-    run = _jitted(event_loop.advance_events, 0, 5)
-    full = True
-    while full:
-        simulation, rows, count, pushes = run(
-            *model, simulation, jnp.int32(left), capacity, jnp.bool_(settle), absences
-        )
-        made.append(np.asarray(rows)[: int(count)])
-        full = int(count) == capacity  # or else there were not so many events
-        left -= int(pushes)
-        _require_pushes(policy, made)
-        if not pushes:  # perhaps none ever comes: that is soon found out
-            capacity = max(capacity, _MOST_OTHERS // 4)
-    return simulation, np.concatenate(made)
-
-
-def _require_pushes(policy, made) -> None:
-    """Refuses a run in which other events go on for ever without a push."""
-    length = timers = 0
-    for rows in reversed(made):
-        kinds = event_rows.kinds(rows)
-        pushes = np.flatnonzero(kinds == PUSH)
-        rest = kinds[int(pushes[-1]) + 1 if pushes.size else 0 :]
-        length += len(rest)
-        timers += int((rest == builder.TIMER).sum())
-        if pushes.size:
-            break
-    if length <= _MOST_OTHERS:
-        return
-    time, rule = made[-1][-1, 0], policies.describe(policy)
-    if timers > length // 2:
-        raise DeadlockError(
-            f"{length} deadlines in a row and no push, at {time:g} s: "
-            f"{rule} sets one after the other; check its on_time."
-        )
-    raise DeadlockError(
-        f"{length} departures and returns in a row and no push under {rule}, at "
-        f"{time:g} s: give absences between which a computation can end."
-    )
-
-
-@functools.partial(jax.jit, static_argnums=(0, 5))
-def _sweep(policy, delays, communication, seeds, num_pushes, capacity):
-    def one(seed):
-        simulation = event_loop.start(policy, delays, communication, seed)
-        simulation, rows = event_loop.advance(
-            policy, delays, communication, simulation, num_pushes, capacity
-        )
-        return rows, *_ending(simulation)
-
-    return jax.vmap(one)(seeds)
-
-
-def _ending(simulation):
-    """The leaves of a `builder.Ending`."""
-    server = simulation.server
-    return server.released, server.clocks.waiting, server.cancelled

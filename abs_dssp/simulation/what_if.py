@@ -29,7 +29,7 @@ from abs_dssp.policies import Policy
 from abs_dssp.simulation import absences as absences_lib
 from abs_dssp.simulation import communication as communication_lib
 from abs_dssp.simulation import delays as delays_lib
-from abs_dssp.simulation import recording, scheduling
+from abs_dssp.simulation import recording, running, scheduling
 from abs_dssp.simulation.absences import Absences
 from abs_dssp.simulation.delays import Delays
 from abs_dssp.simulation.recording import Times, recorded_times
@@ -169,7 +169,7 @@ def reschedule(
         )
     origin, none = (trace.seed, steps, trace.task), communication_lib.none()
     absences = absences_lib.resolve(absences, trace.num_workers, "whatif")
-    source = scheduling.Source(policy, model, none, num_pushes, None, *origin, absences)
+    source = running.Source(policy, model, none, num_pushes, None, *origin, absences)
     return _computing_alone(_with_losses(source, losses, first), table)
 
 
@@ -268,7 +268,7 @@ def _padded(model: Delays) -> Delays:
     return dataclasses.replace(model, parameters=parameters)
 
 
-def _with_losses(source: scheduling.Source, losses, first: float) -> Trace:
+def _with_losses(source: running.Source, losses, first: float) -> Trace:
     """All pushes of a source whose policy is told the recorded losses on the way."""
     every = 10 * source.delays.num_workers  # pushes between which the estimate stays
     estimate = loss_estimate.LossEstimate(source.delays.num_workers, first)

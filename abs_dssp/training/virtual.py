@@ -11,11 +11,11 @@ from abs_dssp.policies import Policy
 from abs_dssp.simulation import absences as absences_lib
 from abs_dssp.simulation import communication as communication_lib
 from abs_dssp.simulation import delays as delays_lib
-from abs_dssp.simulation import fragment_schedule, scheduling
+from abs_dssp.simulation import fragment_schedule, running
 from abs_dssp.simulation.absences import Absences
 from abs_dssp.simulation.communication import Communication
 from abs_dssp.simulation.delays import Delays
-from abs_dssp.simulation.scheduling import Source
+from abs_dssp.simulation.running import Source
 from abs_dssp.tasks import fragmenting
 from abs_dssp.tasks.base import Task
 from abs_dssp.training import engines, fragmented, identity, replayer
@@ -144,7 +144,7 @@ def train(
     if count > 1:
         fragment_schedule.require_no_absences(where, absences)
         fragmented.require_displacement(where, config.update)
-        settings = scheduling.settings_of(policy, delays, local_steps, task.name)
+        settings = running.settings_of(policy, delays, local_steps, task.name)
         trace = _of_fragments(
             fragmenting.of_task(task, count),
             (policy, delays, given),

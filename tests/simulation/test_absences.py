@@ -23,7 +23,7 @@ from abs_dssp import (
     whatif,
 )
 from abs_dssp.history import attendance, rederivation
-from abs_dssp.simulation import event_loop, scheduling
+from abs_dssp.simulation import event_loop, running
 from abs_dssp.training import config, identity
 
 PUSHES, N, MOST = 40, 4, 2
@@ -309,9 +309,9 @@ def test_absences_that_make_no_sense_are_refused(intervals, sentence):
 def test_where_nobody_dies_nothing_is_compiled():
     given = (policies.bsp(2), delays.constant([1.0, 2.0]), 5)
     plain = simulate.schedule(*given)
-    compiled = scheduling._jitted(event_loop.advance, 0, 5)._cache_size()
+    compiled = running.jitted(event_loop.advance, 0, 5)._cache_size()
     same = simulate.schedule(*given, absences="none()")
-    assert scheduling._jitted(event_loop.advance, 0, 5)._cache_size() == compiled
+    assert running.jitted(event_loop.advance, 0, 5)._cache_size() == compiled
     assert traces.fingerprint(same) == traces.fingerprint(plain)
 
 
