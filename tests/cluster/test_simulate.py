@@ -236,7 +236,9 @@ def test_a_run_that_has_not_begun_leaves_no_checkpoint(started, monkeypatch):
         latest_step=lambda: None, save=lambda *arguments: saved.append(arguments)
     )
     core = types.SimpleNamespace(started=started, entries=0)
-    server = types.SimpleNamespace(core=core, system=system.REAL)
+    server = types.SimpleNamespace(
+        core=core, system=system.REAL, saving=lambda records: None, saved=lambda: None
+    )
     duties.Checkpoints(server, store, 1.0, print).last()
     assert bool(saved) == started
 
