@@ -192,12 +192,14 @@ def _small(canvas, lines: Sequence[Line]) -> tuple[Any, list[Any]]:
 
 
 def _folded(name: str, width: int = 32) -> str:
-    """A long name on two lines, broken after a comma or a semicolon."""
-    if len(name) <= width:
-        return name
-    places = [i + 1 for i, c in enumerate(name) if c in ",; " and i < width]
-    at = places[-1] if places else width
-    return f"{name[:at].rstrip()}\n{name[at:].lstrip()}"
+    """A long name on several lines, broken after commas, semicolons and spaces."""
+    lines = []
+    while len(name) > width:
+        places = [i + 1 for i, c in enumerate(name[:width]) if c in ",; "]
+        at = places[-1] if places else width
+        lines.append(name[:at].rstrip())
+        name = name[at:].lstrip()
+    return "\n".join([*lines, name])
 
 
 def _set_axes(axes, against: str, measure: str, bounds) -> None:
@@ -248,13 +250,16 @@ def staleness_picture(traces: Mapping[str, Trace]) -> Any:
     """A histogram per policy: share of pushes by staleness, in versions."""
     columns = 2 if len(traces) > 1 else 1
     lines = -(-len(traces) // columns)
+    titles = [_folded(name, 46) for name in traces]
+    height = 1.05 + 0.1 * (1 + max(title.count("\n") for title in titles))
     with style.figure() as canvas:
-        shared = {"figsize": (6.4, 0.8 + 1.15 * lines), "sharex": True, "sharey": True}
+        size = (6.4, 0.8 + height * lines)
+        shared = {"figsize": size, "sharex": True, "sharey": True}
         figure, panels = canvas.subplots(lines, columns, squeeze=False, **shared)
         most = max(int(t.staleness.max(initial=0)) for t in traces.values())
         limit = min(most, max(8, int(max(_high(t) for t in traces.values()))))
-        shown = zip(panels.flat, traces.items(), strict=False)
-        for number, (axes, (name, trace)) in enumerate(shown):
+        shown = zip(panels.flat, titles, traces.values(), strict=False)
+        for number, (axes, title, trace) in enumerate(shown):
             staleness = trace.staleness
             counts = np.bincount(np.minimum(staleness, limit), minlength=limit + 1)
             shares = counts / max(len(trace), 1)
@@ -262,7 +267,7 @@ def staleness_picture(traces: Mapping[str, Trace]) -> Any:
             axes.bar(np.arange(limit + 1), shares, width=0.85, color=color)
             mean = float(staleness.mean())
             axes.axvline(mean, color="0.3", linewidth=0.8, linestyle=":")
-            axes.set_title(name, loc="left", fontsize=7)
+            axes.set_title(title, loc="left", fontsize=7)
             note = f"mean {mean:.2f}, max {int(staleness.max())}"
             axes.text(0.99, 0.9, note, transform=axes.transAxes, **_SMALL)
         for axes in panels.flat[len(traces) :]:
