@@ -177,6 +177,7 @@ SETTINGS = {
     "demo": "compare.py",
     "cifar10": "compare.py",
     "diloco": "compare.py",
+    "fragments": "compare.py",
     "reproduction": "reproduce.py",
     "optimality": "optimality.py",
     "optimality_large": "optimality.py",
