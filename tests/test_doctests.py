@@ -13,7 +13,11 @@ import pytest
 from abs_dssp import policies
 
 # Nothing that a user calls, and no short example of it.
-WITHOUT = ("abs_dssp.training.engines", "abs_dssp.training.identity")
+WITHOUT = (
+    "abs_dssp.simulation.drawing",
+    "abs_dssp.training.engines",
+    "abs_dssp.training.identity",
+)
 NAMES = {"jnp": jnp, "np": np, "policies": policies}  # what examples need not import
 # Packages, with all modules in them, and modules; add yours.
 CHECKED = [

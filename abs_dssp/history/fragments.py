@@ -241,7 +241,7 @@ def clocks(worker: Int32[np.ndarray, " P"], num_workers: int) -> np.ndarray:
     """Pushes of each row's worker so far, this one included; int32 (P,).
 
     Example:
-      >>> clocks(np.array([1, 0, 1]), 2).tolist()
+      >>> clocks(np.array([1, 0, 1], np.int32), 2).tolist()
       [1, 1, 2]
     """
     counts = np.empty(len(worker), np.int32)

@@ -32,6 +32,13 @@ class Source:
       until: seconds; None where only the pushes end it.
       settings: what the trace's header says, seed included.
       ended: whether a limit is reached.
+
+    Example:
+      >>> from abs_dssp import communication, delays, policies
+      >>> model, link = delays.constant([1.0, 2.0]), communication.none()
+      >>> source = Source(policies.asp(2), model, link, None, 3.0, 0, 1, "")
+      >>> source.all().time.tolist()
+      [1.0, 2.0, 2.0, 3.0]
     """
 
     def __init__(
