@@ -17,7 +17,7 @@ from abs_dssp.cluster import core, push_store
 from abs_dssp.cluster import log as logs
 from abs_dssp.cluster.log import LogError
 from abs_dssp.cluster.push_store import Turn
-from abs_dssp.history import fragments, traces
+from abs_dssp.history import fragments
 from abs_dssp.history.events import Entry
 from abs_dssp.history.fragments import FragmentedTrace, Take
 from abs_dssp.history.traces import Trace
@@ -70,12 +70,7 @@ def read(
     found = [_part(folder_of(out, f), settings, cuts[f]) for f in numbers]
     order = _merged(out, found, int(settings["num_workers"]))
     fragment = np.array([f for f, _ in order], np.int32)
-    columns: dict[str, Any] = {}
-    for name, dtype in traces.COLUMNS.items():
-        columns[name] = np.empty(len(order), dtype)
-        for number, part in enumerate(found):
-            columns[name][fragment == number] = getattr(part.trace, name)
-    columns["clock"] = fragments.clocks(columns["worker"], settings["num_workers"])
+    columns = fragments.merged(fragment, [part.trace for part in found])
     taken = [found[f].taken[row] for f, row in order]
     made = FragmentedTrace(
         **columns,

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Float, Int32
 
 from abs_dssp import checks
-from abs_dssp.history import builder, traces
+from abs_dssp.history import builder, trace_rules, traces
 from abs_dssp.history.events import Event
 from abs_dssp.history.trace_format import FRAGMENTS_VERSION, OF_FRAGMENTS, TraceError
 from abs_dssp.history.traces import Trace
@@ -122,14 +122,7 @@ class FragmentedTrace(Trace):
         Raises:
           TraceError: naming the first row that breaks a rule.
         """
-        count = len(self)
-        for name, dtype in OF_FRAGMENTS.items():
-            column = getattr(self, name)
-            if column.shape != (count,) or column.dtype != dtype:
-                raise TraceError(
-                    f"column {name}: must be {count} values of {dtype}, "
-                    f"got {column.shape} of {column.dtype}."
-                )
+        trace_rules.require_columns(self, OF_FRAGMENTS)
         known = len(self.sizes), len(self.names)
         if self.num_fragments < 1 or not set(known) <= {0, self.num_fragments}:
             raise TraceError(
@@ -137,7 +130,7 @@ class FragmentedTrace(Trace):
                 f"{known[0]} fragments and the names of {known[1]}."
             )
         outside = (self.fragment < 0) | (self.fragment >= self.num_fragments)
-        self._first(outside, "fragment={} is not one of 0..F-1", self.fragment)
+        trace_rules.refuse(outside, "fragment={fragment} is not one of 0..F-1", self)
         for fragment in range(self.num_fragments):
             try:
                 self.of_fragment(fragment).validate()
@@ -145,9 +138,10 @@ class FragmentedTrace(Trace):
                 raise TraceError(f"fragment {fragment}: {error}") from None
         if not self.recorded:  # servers of different fragments have their own clocks
             falls = np.diff(self.time, prepend=0) < 0
-            self._first(falls, "time={} is before the row above", self.time)
+            trace_rules.refuse(falls, "time={time} is before the row above", self)
         wrong = self.clock != clocks(self.worker, self.num_workers)
-        self._first(wrong, "clock={} does not count its worker's pushes", self.clock)
+        message = "clock={clock} does not count its worker's pushes"
+        trace_rules.refuse(wrong, message, self)
         others = {take.row: take for take in self.takes}
         held: dict[tuple[int, int], int] = {}  # version by worker and fragment
         latest: dict[int, int] = {}  # row by worker
@@ -195,12 +189,6 @@ class FragmentedTrace(Trace):
         takes = tuple(take for take in self.takes if take.row < len(cut))
         return dataclasses.replace(cut, beside=beside, takes=takes)
 
-    def _first(self, broken, message: str, column) -> None:
-        rows = np.flatnonzero(broken)
-        if rows.size:
-            row = int(rows[0])
-            raise TraceError(f"row {row}: {message.format(column[row])}.")
-
     @property
     def header(self) -> dict[str, Any]:
         """What the file says beside the columns."""
@@ -245,9 +233,27 @@ def clocks(worker: Int32[np.ndarray, " P"], num_workers: int) -> np.ndarray:
       [1, 1, 2]
     """
     counts = np.empty(len(worker), np.int32)
-    for mine in traces.rows_of_workers(worker, num_workers):
+    for mine in trace_rules.rows_of_workers(worker, num_workers):
         counts[mine] = np.arange(1, len(mine) + 1)
     return counts
+
+
+def merged(
+    fragment: Int32[np.ndarray, " P"], histories: Sequence[Trace]
+) -> dict[str, Any]:
+    """The columns of all fragments' traces, in one order.
+
+    Args:
+      fragment: of every row.
+      histories: of each fragment, which has as many rows there.
+    """
+    columns: dict[str, Any] = {}
+    for name, dtype in traces.COLUMNS.items():
+        columns[name] = np.empty(len(fragment), dtype)
+        for number, history in enumerate(histories):
+            columns[name][fragment == number] = getattr(history, name)
+    columns["clock"] = clocks(columns["worker"], histories[0].num_workers)
+    return columns
 
 
 class Builder:
@@ -306,14 +312,8 @@ class Builder:
             for history, ending in zip(self._histories, endings, strict=True)
         ]
         fragment = np.array(self._fragment, np.int32)
-        columns: dict[str, Any] = {}
-        for name, dtype in traces.COLUMNS.items():
-            columns[name] = np.empty(len(fragment), dtype)
-            for number, history in enumerate(histories):
-                columns[name][fragment == number] = getattr(history, name)
-        columns["clock"] = clocks(columns["worker"], self.num_workers)
         return FragmentedTrace(
-            **columns,
+            **merged(fragment, histories),
             num_workers=self.num_workers,
             num_fragments=len(histories),
             fragment=fragment,

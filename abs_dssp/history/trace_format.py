@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from abs_dssp import files
+from abs_dssp import files, policies
+from abs_dssp.policies import Policy
 
 FORMAT = "abs_dssp.trace"
 FORMAT_VERSION = 1
@@ -144,6 +145,19 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
     except (KeyError, TypeError, ValueError) as error:
         raise TraceError(f"{path} has a damaged header: {error}.") from error
     return columns | settings
+
+
+def settings_of(
+    policy: Policy, num_workers: int, local_steps: int, task: str
+) -> dict[str, Any]:
+    """What the trace of a run says of it, but for the seed."""
+    return {
+        "num_workers": num_workers,
+        "policy": policies.describe(policy),
+        "local_steps": local_steps,
+        "task": task,
+        "versions": package_versions(),
+    }
 
 
 def package_versions() -> dict[str, str]:

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Float32, Float64, Int, Int32
 
 from abs_dssp import checks, extras, markup
-from abs_dssp.history import trace_format
+from abs_dssp.history import trace_format, trace_rules
 from abs_dssp.history.trace_format import (
     COLUMNS,
     FORMAT,
@@ -24,6 +24,7 @@ from abs_dssp.history.trace_format import (
     TraceError,
     package_versions,
 )
+from abs_dssp.history.trace_rules import rows_of_workers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -309,50 +310,7 @@ class Trace:
         Raises:
           TraceError: naming the first row that breaks a rule.
         """
-        rows = len(self)
-        for name, dtype in COLUMNS.items():
-            column = getattr(self, name)
-            if column.shape != (rows,) or column.dtype != dtype:
-                raise TraceError(
-                    f"column {name}: must be {rows} values of {dtype}, "
-                    f"got {column.shape} of {column.dtype}."
-                )
-        if self.num_workers < 1:
-            raise TraceError(f"num_workers must be at least 1, got {self.num_workers}.")
-        _first(~(self.time >= 0), "time={time} is not a time since the start", self)
-        _first(
-            np.diff(self.time, prepend=0) < 0,
-            "time={time} is before the row above",
-            self,
-        )
-        outside = (self.worker < 0) | (self.worker >= self.num_workers)
-        _first(outside, "worker={worker} is not one of 0..N-1", self)
-        expected = np.empty(rows, np.int64)
-        for mine in rows_of_workers(self.worker, self.num_workers):
-            expected[mine] = np.arange(1, len(mine) + 1)
-        _first(
-            self.clock != expected,
-            "clock={clock} does not count the pushes of worker {worker}",
-            self,
-        )
-        _first(self.pulled < 0, "pulled={pulled} is negative", self)
-        _first(
-            self.pulled > self.version,
-            "pulled={pulled} exceeds version={version}",
-            self,
-        )
-        start = self.version[0] if rows else 0
-        made = start + np.cumsum(self.committed) - self.committed
-        _first(
-            self.version != made,
-            "version={version} does not rise by one after each committed row",
-            self,
-        )
-        _first(start != 0 and np.arange(rows) == 0, "version={version} must be 0", self)
-        _first(~(self.weight >= 0), "weight={weight} is negative or NaN", self)
-        _first(self.wait < 0, "wait={wait} is negative", self)
-        _first(~(self.duration >= 0), "duration={duration} is negative or NaN", self)
-        _first(self.restarts < 0, "restarts={restarts} is negative", self)
+        trace_rules.require_lawful(self)
         return self
 
     # File format.
@@ -406,20 +364,6 @@ def _event_fields(event: Event) -> list[Any]:
     return fields
 
 
-def rows_of_workers(
-    worker: Int[np.ndarray, " P"], num_workers: int
-) -> list[Int[np.ndarray, " _"]]:
-    """The rows of each worker, in order.
-
-    Example:
-      >>> [mine.tolist() for mine in rows_of_workers(np.array([1, 0, 1]), 2)]
-      [[1], [0, 2]]
-    """
-    order = np.argsort(worker, kind="stable")
-    ends = np.searchsorted(worker[order], np.arange(1, num_workers))
-    return np.split(order, ends)
-
-
 def require_one_history(where: str, trace: Trace) -> None:
     """Refuses a trace of several fragments, each of which has versions of its own.
 
@@ -441,12 +385,3 @@ def fingerprint(trace: Trace) -> str:
     for column in trace.columns.values():
         digest.update(np.ascontiguousarray(column).tobytes())
     return digest.hexdigest()
-
-
-def _first(broken, message: str, trace: Trace) -> None:
-    """Raises for the first row where `broken` holds."""
-    rows = np.flatnonzero(broken)
-    if rows.size:
-        row = int(rows[0])
-        values = {name: getattr(trace, name)[row].item() for name in COLUMNS}
-        raise TraceError(f"row {row}: {message.format(**values)}.")
