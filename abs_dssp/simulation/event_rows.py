@@ -15,6 +15,21 @@ class DeadlockError(ValueError):
     """A run that cannot go on: everybody waits, or nobody is there or returns."""
 
 
+STILL = 10_000  # pushes at one time, before a run that time ends is given up
+
+
+def refuse_standstill(pushes: int, seconds: float) -> None:
+    """Ends a run that only time would end, and in which time has stopped.
+
+    Raises:
+      ValueError: always.
+    """
+    raise ValueError(
+        f"train: {pushes} pushes came at {seconds:g} s, so that until_seconds is never "
+        "reached; give some computation a time above 0, or num_pushes."
+    )
+
+
 def width(with_absences: bool) -> int:
     """Columns of the rows: `builder.ROW`, and the kind where workers die."""
     return len(builder.ROW) + with_absences

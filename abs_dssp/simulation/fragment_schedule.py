@@ -19,14 +19,13 @@ from abs_dssp.history.fragments import FragmentedTrace
 from abs_dssp.history.machine import Machine
 from abs_dssp.policies import Policy
 from abs_dssp.simulation import communication as communication_lib
-from abs_dssp.simulation import delay_base
+from abs_dssp.simulation import delay_base, event_rows
 from abs_dssp.simulation.absences import Absences
 from abs_dssp.simulation.communication import Communication
 from abs_dssp.simulation.delay_base import BLOCK, Delays
 from abs_dssp.simulation.event_rows import DeadlockError
 
 _DRAWN = 1024  # durations of each worker that are drawn at first, at most
-_STILL = 10_000  # pushes at one time, before a run that time ends is given up
 
 
 def require_no_absences(where: str, absences: Absences | None) -> None:
@@ -211,11 +210,8 @@ def schedule(
             released[fragment, each] = ready
             workers.begin(each, ready)
         still, latest = (still + 1 if now == latest else 0), now
-        if num_pushes is None and still > _STILL:
-            raise ValueError(
-                f"train: {still} pushes came at {now:g} s, so that until_seconds is "
-                "never reached; give some computation a time above 0, or num_pushes."
-            )
+        if num_pushes is None and still > event_rows.STILL:
+            event_rows.refuse_standstill(still, now)
     endings = [
         builder.ending(machine.state)._replace(released=since)
         for machine, since in zip(machines, released, strict=True)

@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from abs_dssp import compilation, policies
-from abs_dssp.history import builder, traces
+from abs_dssp.history import builder
+from abs_dssp.history.trace_format import settings_of
 from abs_dssp.history.traces import Trace
 from abs_dssp.policies import Policy
 from abs_dssp.simulation import event_loop, event_rows
@@ -56,7 +57,7 @@ class Source:
         self.policy, self.delays, self.communication = policy, delays, communication
         self.absences = absences
         self.pushes, self.until, self.seed = pushes, until, seed
-        self.settings = settings_of(policy, delays, local_steps, task)
+        self.settings = settings_of(policy, delays.num_workers, local_steps, task)
         self.settings["seed"] = seed
         self.ended = False
         self._times = np.empty(0)  # of the pushes among the rows
@@ -158,26 +159,10 @@ def _of_pushes(rows):
 
 def _require_progress(times) -> None:
     """Refuses a run that only time would end, and in which it has stopped."""
-    most = max(10_000, len(times) // 2)
+    most = max(event_rows.STILL, len(times) // 2)
     still = len(times) - int(np.searchsorted(times, times[-1], side="left"))
     if still > most and np.isfinite(times[-1]):
-        raise ValueError(
-            f"train: {still} pushes came at {times[-1]:g} s, so that until_seconds is "
-            "never reached; give some computation a time above 0, or num_pushes."
-        )
-
-
-def settings_of(
-    policy: Policy, delays: Delays, local_steps: int, task: str
-) -> dict[str, Any]:
-    """What the trace of a run says of it, but for the seed."""
-    return {
-        "num_workers": delays.num_workers,
-        "policy": policies.describe(policy),
-        "local_steps": local_steps,
-        "task": task,
-        "versions": traces.package_versions(),
-    }
+        event_rows.refuse_standstill(still, times[-1])
 
 
 def capacity_for(num_pushes: int) -> int:

@@ -8,6 +8,7 @@ import numpy as np
 
 from abs_dssp import checks, policies
 from abs_dssp.history import builder
+from abs_dssp.history.trace_format import settings_of
 from abs_dssp.history.traces import Trace
 from abs_dssp.policies import Policy
 from abs_dssp.simulation import absences as absences_lib
@@ -138,7 +139,7 @@ def _schedule(
     policy = policies.resolve(policy, delays.num_workers, where)
     communication = communication_lib.resolve(communication, None, where)
     absences = absences_lib.resolve(absences, delays.num_workers, where)
-    settings = running.settings_of(policy, delays, local_steps, task)
+    settings = settings_of(policy, delays.num_workers, local_steps, task)
     if fragments > 1:
         fragment_schedule.require_no_absences(where, absences)
         links, limits = [communication] * fragments, (num_pushes, None)

@@ -6,12 +6,13 @@ from pathlib import Path
 import optax
 
 from abs_dssp import checks, policies, tasks
+from abs_dssp.history.trace_format import settings_of
 from abs_dssp.history.traces import Trace
 from abs_dssp.policies import Policy
 from abs_dssp.simulation import absences as absences_lib
 from abs_dssp.simulation import communication as communication_lib
 from abs_dssp.simulation import delays as delays_lib
-from abs_dssp.simulation import fragment_schedule, running
+from abs_dssp.simulation import fragment_schedule
 from abs_dssp.simulation.absences import Absences
 from abs_dssp.simulation.communication import Communication
 from abs_dssp.simulation.delays import Delays
@@ -144,7 +145,7 @@ def train(
     if count > 1:
         fragment_schedule.require_no_absences(where, absences)
         fragmented.require_displacement(where, config.update)
-        settings = running.settings_of(policy, delays, local_steps, task.name)
+        settings = settings_of(policy, delays.num_workers, local_steps, task.name)
         trace = _of_fragments(
             fragmenting.of_task(task, count),
             (policy, delays, given),

@@ -24,7 +24,8 @@ from abs_dssp import (
     theory,
 )
 from abs_dssp.history import fragments, rederivation, traffic
-from abs_dssp.simulation import fragment_schedule, running
+from abs_dssp.history.trace_format import settings_of
+from abs_dssp.simulation import fragment_schedule
 from abs_dssp.tasks import fragmenting
 from abs_dssp.traces import COLUMNS, Trace, TraceError
 from abs_dssp.training import fragmented
@@ -134,7 +135,7 @@ def test_rows_and_parameters_are_those_of_a_plain_model(text, count, table, rate
 @pytest.mark.parametrize("text", ["bsp()", "k_async(k=2)"])
 def test_one_fragment_is_scheduled_as_by_the_compiled_loop(text):
     policy = policies.parse(text, N)
-    named = running.settings_of(policy, SPEEDS, 1, "")
+    named = settings_of(policy, N, 1, "")
     link = "link(num_bytes=10,bandwidth=100,shared=True,update=0.05)"
     for given_link in ("none()", link):
         expected = simulate.schedule(policy, SPEEDS, 90, 3, communication=given_link)
