@@ -138,7 +138,11 @@ class PushStore:
                 "from a copy, or choose another --out."
             )
         start, offset = place
-        data = read_file(self._os, self._path(start))[offset : offset + self._record]
+        descriptor = self._os.open(self._path(start), os.O_RDONLY)
+        try:
+            data = self._piece(descriptor, offset, self._record)
+        finally:
+            self._os.close(descriptor)
         _, _, check = _HEAD.unpack_from(data)
         if zlib.crc32(data[_HEAD.size :]) != check:
             raise LogError(
@@ -202,11 +206,25 @@ class PushStore:
         """File and offset of the latest vector of every push."""
         places: dict[tuple[int, int], tuple[int, int]] = {}
         for start in self._starts():
-            data = read_file(self._os, self._path(start))
-            for offset in range(0, len(data) - self._record + 1, self._record):
-                worker, clock, _ = _HEAD.unpack_from(data, offset)
-                places[worker, clock] = start, offset
+            descriptor = self._os.open(self._path(start), os.O_RDONLY)
+            try:
+                size = self._os.fstat(descriptor).st_size
+                for offset in range(0, size - self._record + 1, self._record):
+                    head = self._piece(descriptor, offset, _HEAD.size)
+                    worker, clock, _ = _HEAD.unpack(head)
+                    places[worker, clock] = start, offset
+            finally:
+                self._os.close(descriptor)
         return places
+
+    def _piece(self, descriptor: int, offset: int, length: int) -> bytes:
+        """Some bytes of a file, which may be larger than memory."""
+        self._os.lseek(descriptor, offset, os.SEEK_SET)
+        parts = []
+        while length and (part := self._os.read(descriptor, length)):
+            parts.append(part)
+            length -= len(part)
+        return b"".join(parts)
 
 
 def line(worker: int, clock: int, turn: Turn) -> bytes:
