@@ -26,6 +26,23 @@ def own(coordinator: str | None) -> str:
         return "127.0.0.1"
 
 
+def offered(network: str | None, coordinator: str | None) -> str | None:
+    """An endpoint as others are told of it: all addresses become one of this host.
+
+    Args:
+      network: `tcp://HOST:PORT`; None where there is none.
+      coordinator: HOST:PORT of the coordination service.
+
+    Example:
+      >>> offered("tcp://10.0.0.7:5555", None)
+      'tcp://10.0.0.7:5555'
+    """
+    everywhere = "//0.0.0.0:"
+    if network is None or everywhere not in network:
+        return network
+    return network.replace(everywhere, f"//{own(coordinator)}:")
+
+
 def parts(endpoint: str) -> tuple[str, int]:
     """Host and port of `tcp://HOST:PORT`.
 

@@ -17,19 +17,21 @@ from typing import Any
 import jax
 import numpy as np
 
-from abs_dssp import files, policies
+from abs_dssp import files
 from abs_dssp.cluster import addresses, fragment_log, run_config, topology
 from abs_dssp.cluster import log as logs
 from abs_dssp.cluster.connections import Listening
 from abs_dssp.cluster.connector import Connector
 from abs_dssp.cluster.fragment_server import FragmentServer
-from abs_dssp.cluster.fragment_worker import FragmentWorker, Link, sizes
+from abs_dssp.cluster.fragment_worker import FragmentWorker, Link
 from abs_dssp.cluster.local_workers import WorkerThreads
 from abs_dssp.cluster.push_store import PushStore
 from abs_dssp.cluster.server import ServerConfig, ServerError, Training
+from abs_dssp.cluster.stopping import Stopper
 from abs_dssp.cluster.topology import Cluster
+from abs_dssp.cluster.transport import Sizes
 from abs_dssp.cluster.worker import Heartbeats, StragglerInjection, WorkerPlan
-from abs_dssp.history import traces
+from abs_dssp.history import trace_format
 from abs_dssp.training import checkpoints
 from abs_dssp.training.evaluation import History
 from abs_dssp.training.fragmented import Division, PartFunctions
@@ -113,7 +115,7 @@ class _Serving:
         header = {"num_workers": task.num_workers, "run": job.agreed, "fragment": names}
         sync = job.settings.sync_log
         self._log = logs.Log(self._folder, header, sync=sync)
-        format_ = sizes(layout.parts, fragment, functions.wire)
+        format_ = Sizes.of(layout.parts.sizes[fragment], functions.wire)
         size = layout.parts.sizes[fragment]
         self._error: BaseException | None = None
         try:
@@ -142,10 +144,8 @@ class _Serving:
         with contextlib.suppress(OSError):
             (self._folder / _OVER).unlink()
         address = self.server.address | self._cluster.host()
-        network, everywhere = address["network"] or "", "//0.0.0.0:"
-        if everywhere in network:
-            host = addresses.own(self._cluster.coordinator)
-            address["network"] = network.replace(everywhere, f"//{host}:")
+        coordinator = self._cluster.coordinator
+        address["network"] = addresses.offered(address["network"], coordinator)
         path = self._folder / topology.ADDRESS
         files.write(path, json.dumps(address), private=True)
         return self
@@ -188,7 +188,7 @@ def _serve(servings: list[_Serving], workers: "_Workers") -> None:
     """Serves, beside this process's workers, until all servers have ended."""
     workers.serves = True
     over = any(serving.server.stopped for serving in servings)  # before it began
-    with _stopper(servings):
+    with Stopper([serving.server for serving in servings]):
         for serving in servings:
             serving.start()
         if not over:
@@ -214,28 +214,6 @@ def _end_together(servings: list[_Serving]) -> None:
             serving.server.stop(why, resumes=ended.resumable)
 
 
-@contextlib.contextmanager
-def _stopper(servings: list[_Serving]):
-    """Ends the run in order on Ctrl-C or SIGTERM; it can be resumed."""
-    import signal
-
-    def stop(number, frame):
-        del frame
-        for serving in servings:
-            name = signal.Signals(number).name
-            serving.server.stop(f"interrupted by {name}", resumes=True)
-
-    old = {}
-    if threading.current_thread() is threading.main_thread():
-        for number in (signal.SIGINT, signal.SIGTERM):
-            old[number] = signal.signal(number, stop)
-    try:
-        yield
-    finally:
-        for number, handler in old.items():
-            signal.signal(number, handler)
-
-
 class _Workers(WorkerThreads):
     """The workers of this process, each linked to the servers of all fragments."""
 
@@ -253,7 +231,7 @@ class _Workers(WorkerThreads):
             lookup = _Lookup(fragment_log.folder_of(job.out, fragment))
             connect = Connector(cluster, plan, lookup, self.name)
             own = Heartbeats(connect, job.settings, identity["nonce"])
-            numbers = sizes(parts, fragment, functions.wire)
+            numbers = Sizes.of(parts.sizes[fragment], functions.wire)
             for worker in workers:
                 link = Link(fragment, worker, connect, identity, own, numbers)
                 worker.links.append(link)
@@ -314,14 +292,9 @@ def _listening(cluster: Cluster) -> Listening:
 def settings_of(job: Any) -> dict[str, Any]:
     """What the trace of a run says of it."""
     task, policy, functions, seed = job.training
-    return {
-        "num_workers": task.num_workers,
-        "policy": policies.describe(policy),
-        "local_steps": functions.config.local_steps,
-        "seed": seed,
-        "task": task.name,
-        "versions": traces.package_versions(),
-    }
+    steps = functions.config.local_steps
+    known = trace_format.settings_of(policy, task.num_workers, steps, task.name)
+    return known | {"seed": seed}
 
 
 def _result(job: Any, layout: Layout, stopped: str) -> Result:

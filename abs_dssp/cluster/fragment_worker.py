@@ -30,7 +30,6 @@ from abs_dssp.cluster.worker import (
     WorkerError,
     WorkerPlan,
 )
-from abs_dssp.training import flat
 from abs_dssp.training.fragmented import Division
 
 _TEND = 0.5  # seconds between two looks at the servers that are not waited for
@@ -423,10 +422,3 @@ class FragmentWorker:
 
 def _granted(link: Link) -> bool:
     return link.part is not None
-
-
-def sizes(parts: Division, fragment: int, wire: flat.Wire) -> Sizes:
-    """Bytes of a fragment's vectors, and their formats."""
-    size = parts.sizes[fragment]
-    push, pull = (np.dtype(flat.DTYPES[name]) for name in wire)
-    return Sizes(size * push.itemsize, push, size * pull.itemsize, pull)

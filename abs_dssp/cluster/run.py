@@ -24,10 +24,11 @@ from abs_dssp.cluster.server import (
 )
 from abs_dssp.cluster.settings import Settings
 from abs_dssp.cluster.status import Status
+from abs_dssp.cluster.stopping import Stopper
 from abs_dssp.cluster.system import REAL, System
 from abs_dssp.cluster.topology import Cluster
 from abs_dssp.cluster.worker import StragglerInjection, WorkerError, WorkerPlan
-from abs_dssp.history import traces
+from abs_dssp.history.trace_format import settings_of
 from abs_dssp.policies import Policy
 from abs_dssp.simulation import fragment_schedule
 from abs_dssp.simulation.delays import Delays
@@ -309,10 +310,8 @@ class _Serving:
     def publish(self) -> None:
         """Tells the workers where the server is."""
         address = self._server.address | self._cluster.host()
-        network, everywhere = address["network"] or "", "//0.0.0.0:"
-        if everywhere in network:
-            host = addresses.own(self._cluster.coordinator)
-            address["network"] = network.replace(everywhere, f"//{host}:")
+        coordinator = self._cluster.coordinator
+        address["network"] = addresses.offered(address["network"], coordinator)
         self._cluster.publish(address, self._out)
 
     def run(
@@ -329,7 +328,7 @@ class _Serving:
         try:
             workers.start()
             viewer.start()
-            with _Stopper(server, self._system):
+            with Stopper([server], self._system):
                 server.serve()
             server.evaluate_last()
             server.save_last()
@@ -351,15 +350,9 @@ class _Serving:
             raise logs.LogError(
                 f"{path}: {error.strerror}; start the same command again."
             ) from error
-        settings = {
-            "num_workers": task.num_workers,
-            "policy": policies.describe(policy),
-            "local_steps": functions.config.local_steps,
-            "seed": seed,
-            "task": task.name,
-            "versions": traces.package_versions(),
-            "split": {} if functions.split is None else functions.split.record,
-        }
+        steps, split = functions.config.local_steps, functions.split
+        settings = settings_of(policy, task.num_workers, steps, task.name)
+        settings |= {"seed": seed, "split": {} if split is None else split.record}
         losses = [e.event.loss for e in entries if e.event.kind == "push"]
         return Result(
             trace=logs.to_trace(entries, settings).validate(),
@@ -368,30 +361,6 @@ class _Serving:
             stopped=server.stopped,
             missing=statuses.missing(entries, self._expected),
         )
-
-
-class _Stopper:
-    """Ends the run in order on Ctrl-C or SIGTERM; it can be resumed."""
-
-    def __init__(self, server: Server, system: System):
-        self._server, self._system = server, system
-        self._old: dict[int, Any] = {}
-
-    def __enter__(self):
-        threading, signal = self._system.threading, self._system.signal
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._old[number] = signal.signal(number, self._stop)
-        return self
-
-    def __exit__(self, *error):
-        for number, old in self._old.items():
-            self._system.signal.signal(number, old)
-
-    def _stop(self, number, frame):
-        del frame
-        name = self._system.signal.Signals(number).name
-        self._server.stop(f"interrupted by {name}", resumes=True)
 
 
 def _view(server: Server, watch, ended: Any) -> None:

@@ -11,8 +11,6 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from abs_dssp import checks, policies
 from abs_dssp.cluster import log as logs
 from abs_dssp.cluster import recovery
@@ -32,7 +30,6 @@ from abs_dssp.cluster.transport import Sizes
 from abs_dssp.cluster.versions import Versions
 from abs_dssp.policies import Policy
 from abs_dssp.tasks.base import Task
-from abs_dssp.training import flat
 
 _STATUS_SECONDS = 0.5  # between two snapshots
 
@@ -98,11 +95,10 @@ class Server:
         self.measures = Measures(task.num_workers, self._now)
         self.incarnation = system.os.urandom(8).hex()
         self._log, self._store, self._say = log, store, say
-        push, pull = (np.dtype(flat.DTYPES[name]) for name in functions.wire)
         size = functions.layout.size + functions.local_size
-        self.sizes = Sizes(size * push.itemsize, push, size * pull.itemsize, pull)
+        self.sizes = Sizes.of(size, functions.wire)
         self.arithmetic = Arithmetic(task, functions, training.seed)
-        self.arithmetic.warm_up(push, pull)
+        self.arithmetic.warm_up(self.sizes.push_dtype, self.sizes.pull_dtype)
         samples = task.batch_size * functions.config.local_steps * functions.fragments
         epochs_per_push = samples / task.samples_per_epoch
         self.core = Core(

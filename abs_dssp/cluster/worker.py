@@ -243,12 +243,11 @@ class Worker:
         if answer.kind is Kind.STOP:
             self._newer = answer
             return
-        wire = self._functions.wire
         size = self._functions.layout.size + self._functions.local_size
-        push, pull = (np.dtype(flat.DTYPES[name]) for name in wire)
-        channel.expect(Sizes(size * push.itemsize, push, size * pull.itemsize, pull))
+        sizes = Sizes.of(size, self._functions.wire)
+        channel.expect(sizes)
         if self.steps == 0:
-            self._compile(size, pull)
+            self._compile(size, sizes.pull_dtype)
         self.grant_id = 0  # the server may have lost what it knew
         self.introduced = True
         self.waiting = True

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from abs_dssp.cluster.messages import Kind, Message
-from abs_dssp.training import mesh
+from abs_dssp.training import flat, mesh
 
 
 class ClosedError(ConnectionError):
@@ -20,6 +20,12 @@ class Sizes(NamedTuple):
     push_dtype: np.dtype
     pull: int
     pull_dtype: np.dtype
+
+    @classmethod
+    def of(cls, count: int, wire: flat.Wire) -> "Sizes":
+        """Those of vectors of so many values, in the formats of a run."""
+        push, pull = (np.dtype(flat.DTYPES[name]) for name in wire)
+        return cls(count * push.itemsize, push, count * pull.itemsize, pull)
 
 
 class Channel(abc.ABC):
