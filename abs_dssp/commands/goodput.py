@@ -51,11 +51,9 @@ WORDS = (
     "computation. Nothing else costs time: no communication, no checkpoints, and the "
     "server never dies.",
     "A worker dies at the same rate with every N, so that somewhere there is a death N "
-    "times as often, as where chips fail at a rate of their own. That is the kind of "
-    "failures for which Decoupled DiLoCo (arXiv 2604.21428) was made, whose abstract "
-    "speaks of millions of simulated chips; how it draws them was not available, and "
-    "its numbers (88 % goodput against 27 % of data-parallel training, as others "
-    "report) are of another setting.",
+    "times as often, as where chips fail at a rate of their own. Decoupled DiLoCo "
+    "(arXiv 2604.21428) is about such failures; its text was not available, so the "
+    "rates and the times away are ours.",
     "Whoever waits for everybody waits for a dead worker until it is missed, and for "
     "one that has returned until it has computed. With enough workers there is always "
     "one of either. Rules that wait for few enough of them, or for nobody, lose little "

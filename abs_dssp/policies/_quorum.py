@@ -1,9 +1,8 @@
 """A quorum and a grace window: who comes soon after the K-th push is waited for.
 
-Our reading of a general idea of decoupled training, for which "Decoupled DiLoCo" (arXiv
-2604.21428) is a recent name. Its abstract names a minimum quorum, an adaptive grace
-window and token-weighted merging (tokens times tokens per step, as a summary has it);
-how the window is defined was not available, and nothing here is claimed to be its rule.
+Our reading of a general idea of decoupled training (a minimum quorum, an adaptive grace
+window, weights by the work done), for which "Decoupled DiLoCo" (arXiv 2604.21428) is a
+recent name. That paper's rule was not available: nothing here is claimed to be its.
 """
 
 from typing import NamedTuple

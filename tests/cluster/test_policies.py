@@ -16,8 +16,8 @@ from abs_dssp.cluster import keys
 from abs_dssp.history import rederivation
 from abs_dssp.training import flat, row_by_row, update
 
-# Of those that wait, average, read the loss, cancel, weigh, look ahead and have
-# deadlines, one each: the state machine is the one that the oracle tests for all.
+# One each of those that wait for all, for a gap and for k pushes, read the loss,
+# cancel, weigh, look ahead and have deadlines: all have the one state machine.
 _OFTEN = (
     "bsp()",
     "dssp()",
