@@ -112,7 +112,7 @@ def test_mistakes_get_one_sentence(tmp_path):
 def test_optimality_measures_and_keeps(few, tmp_path):
     regimes = ["one straggler, 100 x"] if few else []
     size = "--num_workers=4 --dim=40 --target=1e-3 --seeds=1 --max_pushes=2000"
-    chosen = "--problems=tridiagonal:4 --only=BSP,abs_dssp"
+    chosen = "--problems=tridiagonal:4 --only=BSP --only=abs_dssp"
     arguments = [*size.split(), *chosen.split(), f"--out={tmp_path}"]
     fewer = ("optimality.py", "", ";".join(regimes), *arguments)
     code, printed, errors = run_fewer(*fewer)

@@ -29,7 +29,9 @@ _PUSHES = flags.DEFINE_integer(
     "pushes", 250_000, "Gradients of a run about; it has 200 to 4000 s.", lower_bound=1
 )
 _SEEDS = flags.DEFINE_integer("seeds", 3, "Runs of each up to 100 workers, above: 1.")
-_ONLY = flags.DEFINE_list("only", None, "Rules whose text contains one of them.")
+_ONLY = flags.DEFINE_multi_string(  # rules have commas in them
+    "only", None, "Rules whose text contains this, or one of several."
+)
 _REAL = flags.DEFINE_multi_string(
     "real", [], "A result.json of scripts/chaos, which gets a section; repeatable."
 )
@@ -109,7 +111,8 @@ def _measured(
         line = f"N = {count}, {rule}: {100 * found[rule].relative:.1f} %"
         print(line, file=sys.stderr, flush=True)
     if not found:
-        raise ValueError(f"--only: no rule's text contains {_ONLY.value}.")
+        asked = " or ".join(_ONLY.value or ())
+        raise ValueError(f"--only: no rule's text contains {asked}.")
     return found
 
 

@@ -5,7 +5,8 @@
 
 A rule takes part by its file in `abs_dssp/policies`. What was measured is kept in
 --out: the same command goes on where it was interrupted. Writes report.md, report.html,
-pictures and rows.jsonl.xz, the same bytes for the same versions of the packages.
+pictures and rows.jsonl.xz, the same bytes for the same versions of the packages on the
+same kind of CPU.
 """
 
 from pathlib import Path
@@ -19,8 +20,13 @@ from abs_dssp.experiment.leaderboard.cases import CASES
 _OUT = flags.DEFINE_string("out", "out/leaderboard", "Output folder.")
 _SMOKE = flags.DEFINE_bool("smoke", False, "Two cases, a few methods, two seeds.")
 _SEEDS = flags.DEFINE_integer("seeds", None, "Runs that count; 5.", lower_bound=1)
-_CASES = flags.DEFINE_list("cases", None, "Cases whose name contains one of them.")
-_ONLY = flags.DEFINE_list("only", None, "Methods whose label contains one of them.")
+# Names have commas in them.
+_CASES = flags.DEFINE_multi_string(
+    "case", None, "Cases whose name contains this, or one of several."
+)
+_ONLY = flags.DEFINE_multi_string(
+    "only", None, "Methods whose label contains this, or one of several."
+)
 _PROCESSES = flags.DEFINE_integer("processes", 2, "At a time.", lower_bound=1)
 _PUBLISH = flags.DEFINE_string(
     "publish", None, "Also write the report to this Markdown file, rows beside it."
@@ -37,7 +43,8 @@ def main(argv):
     chosen = [case for case in CASES if any(part in case.name for part in parts)]
     if not chosen:
         known = "; ".join(case.name for case in CASES)
-        raise ValueError(f"--cases: none is called {_CASES.value}; known: {known}.")
+        asked = " or ".join(parts)
+        raise ValueError(f"--case: none is called {asked}; known: {known}.")
     seeds = _SEEDS.value or (2 if smoke else 5)
     only = _ONLY.value or (_SMOKE_METHODS if smoke else ())
     out = outputs.folder(_OUT.value)

@@ -37,7 +37,9 @@ _BESIDE = flags.DEFINE_list(
 )
 _SEEDS = flags.DEFINE_integer("seeds", 3, "Repetitions.", lower_bound=1)
 _LIMIT = flags.DEFINE_integer("max_pushes", 40_000, "Give up after.", lower_bound=1000)
-_ONLY = flags.DEFINE_list("only", None, "Methods whose label contains one of them.")
+_ONLY = flags.DEFINE_multi_string(  # labels have commas in them
+    "only", None, "Methods whose label contains this, or one of several."
+)
 _GROWTHS = flags.DEFINE_list(
     "growths", [], "Factors by which abs_dssp's rounds grow, each a method of its own."
 )
@@ -113,7 +115,8 @@ def _compare(problem, limits: Limits, kept: Kept, few: bool) -> Comparison:
         and (not _ONLY.value or any(part in method.label for part in _ONLY.value))
     ]
     if not chosen:
-        raise ValueError(f"--only: no method is called {_ONLY.value}.")
+        asked = " or ".join(_ONLY.value or ())
+        raise ValueError(f"--only: no method is called {asked}.")
     outcomes: dict[tuple[str, str], Outcome] = {}
     for number, method in enumerate(chosen, 1):
         made = []

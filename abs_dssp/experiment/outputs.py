@@ -148,12 +148,28 @@ def today() -> str:
 
 def machine(device) -> str:
     """Hardware and versions, as reports write them."""
-    kind = "CPU" if device.platform == "cpu" else device.device_kind
+    kind = _processor() if device.platform == "cpu" else device.device_kind
     versions = ", ".join(f"{k} {v}" for k, v in traces.package_versions().items())
     return (
         f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, {kind}; "
         f"Python {platform.python_version()}, {versions}"
     )
+
+
+def _processor() -> str:
+    """The CPU, for which XLA chooses the order of its sums."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:  # not Linux
+        return "CPU"
+    known: dict[str, str] = {}
+    for line in lines:
+        name, _, value = line.partition(":")
+        known[name.strip()] = value.strip()
+    names = ("model name", "cpu family", "model")
+    if not all(name in known for name in names):
+        return "CPU"
+    return "{} (family {}, model {})".format(*(known[name] for name in names))
 
 
 def save_report(

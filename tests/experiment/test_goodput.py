@@ -63,7 +63,7 @@ def test_the_command_writes_a_report_with_a_real_run(tmp_path):
     result = {"settings": settings, "calm": one, "fire": fire, "ratio": 0.97}
     (tmp_path / "result.json").write_text(json.dumps(result))
     code, _, errors = run(
-        "goodput.py", "--num_workers=2,3", "--pushes=300", "--only=asp,bsp",
+        "goodput.py", "--num_workers=2,3", "--pushes=300", "--only=asp", "--only=bsp",
         "--failures=20,6,1", f"--real={tmp_path / 'result.json'}",
         f"--out={tmp_path / 'out'}",
     )  # fmt: skip
