@@ -65,11 +65,13 @@ def run(
     steps: int,
     seconds: Sequence[float],
     kept: bool,
+    overlap: int = 0,
 ) -> tuple[list[Row], list[float]]:
     """The rows of a run, and the parameters after them.
 
     `parts` are the coordinates of each fragment; `seconds` the time that a push of each
-    is on its way; `kept` says whether a worker's momentum outlives a computation.
+    is on its way; `kept` says whether a worker's momentum outlives a computation. A
+    worker goes on for `overlap` pushes before it takes what it was given.
     """
     n, count = len(durations), len(parts)
     servers = [Server(make_rule(), part, n) for part in parts]
@@ -77,39 +79,61 @@ def run(
     own = [dict(start) for _ in range(n)]
     pulled = [dict(start) for _ in range(n)]
     inner = [Momentum(0.1, 0.5) for _ in range(n)]
-    pushes, arrives = [0] * n, [math.inf] * n
+    sent = [dict(start) for _ in range(n)]  # own values at the push of each coordinate
+    begun, ends, link = [0] * n, [0.0] * n, [0.0] * n
+    given: list[dict[int, tuple]] = [{} for _ in range(n)]  # by number of the push
+    # Of each worker, in order: arrival, number, what is pushed.
+    coming: list[list[tuple]] = [[] for _ in range(n)]
     rows: list[Row] = []
-    waiting: dict[int, int] = {}  # worker -> row of its push
+    waiting: dict[tuple[int, int], int] = {}  # worker and fragment -> row of the push
 
-    def begin(p, now):
-        cycle = durations[p]
-        f = pushes[p] % count
-        arrives[p] = now + float(cycle[pushes[p] % len(cycle)]) + seconds[f]
-
-    for p in range(n):
-        begin(p, 0.0)
-    while len(rows) < num_pushes:
-        p = min(range(n), key=lambda i: arrives[i])
-        now, arrives[p] = arrives[p], math.inf
-        if now == math.inf:
-            raise reference.Deadlock(len(rows) + 1)
-        f = pushes[p] % count
-        server, world = servers[f], servers[f].world
+    def compute(p):
+        """One computation, if what it needs has come; whether it had."""
+        c, f = begun[p], begun[p] % count
+        needed, begin = c - 1 - overlap, ends[p]
+        if needed >= 0:
+            if needed not in given[p]:
+                return False
+            released, values = given[p].pop(needed)
+            begin = max(begin, released)
+            for j, value in values.items():
+                own[p][j] = value + (own[p][j] - sent[p][j])
+                pulled[p][j] = value
         if not kept:
             inner[p] = Momentum(0.1, 0.5)
         for number in range(steps):
-            index = pushes[p] * steps + number
+            index = c * steps + number
             slope = {
                 j: CURVATURE[j] * (w - target(p, index, j)) for j, w in own[p].items()
             }
             own[p] = inner[p].moved(own[p], slope)
-        pushes[p] += 1
+        for j in parts[f]:
+            sent[p][j] = own[p][j]
         push = {j: pulled[p][j] - own[p][j] for j in parts[f]}
+        ends[p] = begin + float(durations[p][c % len(durations[p])])
+        link[p] = max(link[p], ends[p]) + seconds[f]
+        coming[p].append((link[p], c, push))
+        begun[p] += 1
+        return True
+
+    def go_on(p):
+        while compute(p):
+            pass
+
+    for p in range(n):
+        go_on(p)
+    while len(rows) < num_pushes:
+        p = min(range(n), key=lambda i: coming[i][0][0] if coming[i] else math.inf)
+        if not coming[p]:
+            raise reference.Deadlock(len(rows) + 1)
+        now, number, push = coming[p].pop(0)
+        f = number % count
+        server, world = servers[f], servers[f].world
         world.computing.remove(p)
         world.clock[p] += 1
         world.previous[p], world.latest[p] = world.latest[p], now
         decision = server.rule.push(world, p, now)
-        waiting[p] = len(rows)
+        waiting[p, f] = len(rows)
         committed = bool(decision.commit)
         at = (now, p, f, world.pulled[p], world.version)
         rows.append(Row(*at, decision.weight, committed, math.nan))
@@ -130,11 +154,11 @@ def run(
             world.waiting.remove(q)
             world.computing.add(q)
             world.pulled[q] = world.version
-            for values in (own[q], pulled[q]):
-                values.update(server.versions[-1])
-            row = waiting.pop(q)
+            row = waiting.pop((q, f))
             rows[row] = rows[row]._replace(wait=now - rows[row].time)
-            begin(q, now)
+            mine = [i for i, each in enumerate(rows) if each.worker == q]
+            given[q][mine.index(row)] = now, dict(server.versions[-1])
+            go_on(q)
     final: dict[int, float] = {}
     for server in servers:
         final.update(server.versions[-1])

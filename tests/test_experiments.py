@@ -178,6 +178,7 @@ SETTINGS = {
     "cifar10": "compare.py",
     "diloco": "compare.py",
     "fragments": "compare.py",
+    "streaming": "compare.py",
     "reproduction": "reproduce.py",
     "optimality": "optimality.py",
     "optimality_large": "optimality.py",

@@ -74,13 +74,14 @@ class Run:
     local_state: str = "fresh"
     absences: str = "none()"  # when workers die and return
     fragments: int = 1  # F, pushed in turn
+    overlap: int = 0  # pushes before a worker takes what it was given
 
     @property
     def settings(self) -> dict[str, Any]:
         """The description, for files and digests."""
         added = ["drop_factor", "warmup", "evaluations", "eval_commits", "redraw"]
         added += ["optimizer", "local_optimizer", "push", "local_state", "absences"]
-        added += ["fragments"]
+        added += ["fragments", "overlap"]
         return {
             field.name: getattr(self, field.name)
             for field in dataclasses.fields(self)
@@ -169,6 +170,7 @@ class Run:
         Raises:
           ValueError: if the policy or the pushes are none for several fragments.
         """
+        fragment_schedule.overlap_of("--overlap", self.overlap, self.fragments)
         if self.fragments > 1:
             policy = self.make_policy()
             fragment_schedule.require_policy("--policy", policy, self.workers)
@@ -204,6 +206,7 @@ class Run:
             local_steps=self.local_steps,
             task=task.name,
             fragments=self.fragments,
+            overlap=self.overlap,
         )
 
     def replay(self, task: Task, trace: Trace, **settings: Any) -> Result:
@@ -228,7 +231,7 @@ class Run:
             description gives.
         """
         same = ["seed", "until_seconds", "local_steps", "aggregate", "loss_every"]
-        same += ["push", "local_state", "fragments"]
+        same += ["push", "local_state", "fragments", "overlap"]
         arguments: dict[str, Any] = {name: getattr(self, name) for name in same} | {
             "until_epochs": self.epochs,
             "communication": self.communication,

@@ -53,6 +53,13 @@ flags.DEFINE_integer(
     "--push=displacement.",
     lower_bound=1,
 )
+_OVERLAP = flags.DEFINE_integer(
+    "overlap",
+    0,
+    "Pushes of other fragments that a worker makes, computing on, before it takes what "
+    "it was given for one; below --fragments, in virtual time alone.",
+    lower_bound=0,
+)
 flags.DEFINE_integer("batch_size", 32, "Samples per gradient.", lower_bound=1)
 _OPTIMIZER = flags.DEFINE_string(
     "optimizer",
@@ -121,10 +128,12 @@ _WIDTH = flags.DEFINE_integer(
 
 _SLOTS = 16  # versions kept at least: policies and seeds share a compiled program
 _TEXTS = ("optimizer", "local_optimizer", "push", "local_state")
-_ADDED = (*_TEXTS, "absences", "fragments")  # left out of `settings` at their defaults
+# Left out of `settings` at their defaults.
+_ADDED = (*_TEXTS, "absences", "fragments", "overlap")
 _OWN: dict[str, Callable[[Any], Any]] = {
     "local_steps": int,
     "fragments": int,
+    "overlap": int,
     "learning_rate": float,
     **dict.fromkeys(_TEXTS, str),
 }
@@ -137,8 +146,8 @@ def run(text: str, seed: int = 0) -> Run:
 
     Args:
       text: `POLICY`, or `POLICY; local_steps=8; learning_rate=0.05; aggregate=sum`;
-        `fragments`, `optimizer`, `local_optimizer`, `push` and `local_state` can be
-        given likewise, and are read as the flags are.
+        `fragments`, `overlap`, `optimizer`, `local_optimizer`, `push` and `local_state`
+        can be given likewise, and are read as the flags are.
       seed: of the run.
 
     Raises:
@@ -148,7 +157,7 @@ def run(text: str, seed: int = 0) -> Run:
     replaced = "optimizer" in own  # whose step is its own
     rate = None if replaced else _rate()
     own = {"local_steps": _LOCAL_STEPS.value, "learning_rate": rate} | own
-    least = min(own["local_steps"], own.get("fragments", 1))
+    least = min(own["local_steps"], own.get("fragments", 1), 1 + own.get("overlap", 0))
     if least < 1 or (own["learning_rate"] or 0) < 0:
         raise ValueError(f"--policy: a setting of {text!r} is out of range.")
     made = _describe(policy, seed, own)
@@ -220,8 +229,8 @@ def _describe(policy: str, seed: int, own: Mapping[str, Any]) -> Run:
     )
 
 
-def refuse_absences() -> None:
-    """Says that workers of real processes do not die by a model.
+def refuse_on_processes() -> None:
+    """Says what real processes cannot do: die by a model, or go on before a release.
 
     Raises:
       ValueError: if it was asked for.
@@ -230,6 +239,11 @@ def refuse_absences() -> None:
         raise ValueError(
             "--absences is for virtual time and does nothing to real processes; leave "
             "it out, or kill some of them (scripts/chaos)."
+        )
+    if _OVERLAP.value:
+        raise ValueError(
+            f"--overlap={_OVERLAP.value} is for virtual time: workers of real "
+            "processes wait until they are released; leave it out."
         )
 
 

@@ -8,6 +8,7 @@ holds one.
 """
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -17,7 +18,12 @@ from jaxtyping import Float, Int32
 from abs_dssp import checks
 from abs_dssp.history import builder, trace_rules, traces
 from abs_dssp.history.events import Event
-from abs_dssp.history.trace_format import FRAGMENTS_VERSION, OF_FRAGMENTS, TraceError
+from abs_dssp.history.trace_format import (
+    FRAGMENTS_VERSION,
+    OF_FRAGMENTS,
+    OVERLAP_VERSION,
+    TraceError,
+)
 from abs_dssp.history.traces import Trace
 
 
@@ -49,6 +55,8 @@ class FragmentedTrace(Trace):
     fragment: Int32[np.ndarray, " P"] = dataclasses.field(default_factory=_none)
     # Version of the fragment that the worker was released with; -1 if it was not.
     taken: Int32[np.ndarray, " P"] = dataclasses.field(default_factory=_none)
+    # Pushes that a worker makes of other fragments before it takes what it was given.
+    overlap: int = 0
     takes: tuple[Take, ...] = ()  # beside `taken`; in order
     # What happened beside pushes, of each fragment, with its own rows.
     beside: tuple[tuple[traces.Event, ...], ...] = ()
@@ -111,6 +119,42 @@ class FragmentedTrace(Trace):
         return round(float(sent) * parameter_bytes)
 
     @property
+    def started(self) -> Float[np.ndarray, " P"]:
+        """Seconds; when the computation that led to each push began."""
+        return self._computations[0] if self.overlap else super().started
+
+    @property
+    def waits(self) -> tuple[Float[np.ndarray, " P"], Float[np.ndarray, " P"]]:
+        """See `Trace`; with `overlap`, of the release that a computation needed."""
+        return self._computations[1:] if self.overlap else super().waits
+
+    @property
+    def unfinished(self) -> dict[int, float]:
+        """See `Trace`."""
+        if not self.overlap:
+            return super().unfinished
+        end, found = self.waits[1], dict.fromkeys(range(self.num_workers), 0.0)
+        found |= zip(self.worker.tolist(), end.tolist(), strict=True)  # the last counts
+        return {worker: at for worker, at in found.items() if at < self.seconds}
+
+    @functools.cached_property
+    def _computations(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """When each push's computation began, and the wait before the next one."""
+        began, since, until = np.zeros((3, len(self)))
+        free = np.zeros(self.num_workers)  # of each worker: when its next one begins
+        released = np.where(np.isnan(self.wait), self.seconds, self.time + self.wait)
+        # The push whose release the next computation needs.
+        needed = rows_before(self.worker, self.overlap)
+        for row, worker in enumerate(self.worker.tolist()):
+            began[row], other = free[worker], needed[row]
+            since[row] = until[row] = began[row] + self.duration[row]
+            if other >= 0:
+                since[row] = max(since[row], self.time[other])
+                until[row] = max(since[row], released[other])
+            free[worker] = until[row]
+        return began, since, until
+
+    @property
     def row_shares(self) -> Float[np.ndarray, " P"]:
         """The part of all parameters and statistics that each push carries."""
         sizes = np.array(self.sizes or [1] * self.num_fragments, float)
@@ -123,6 +167,11 @@ class FragmentedTrace(Trace):
           TraceError: naming the first row that breaks a rule.
         """
         trace_rules.require_columns(self, OF_FRAGMENTS)
+        if not 0 <= self.overlap < max(self.num_fragments, 1):
+            raise TraceError(
+                f"overlap={self.overlap} is not one of 0..F-1 for "
+                f"{self.num_fragments} fragments."
+            )
         known = len(self.sizes), len(self.names)
         if self.num_fragments < 1 or not set(known) <= {0, self.num_fragments}:
             raise TraceError(
@@ -145,6 +194,7 @@ class FragmentedTrace(Trace):
         others = {take.row: take for take in self.takes}
         held: dict[tuple[int, int], int] = {}  # version by worker and fragment
         latest: dict[int, int] = {}  # row by worker
+        given = rows_before(self.worker, 1 + self.overlap).tolist()
         for row, (worker, fragment) in enumerate(
             zip(self.worker.tolist(), self.fragment.tolist(), strict=True)
         ):
@@ -152,8 +202,10 @@ class FragmentedTrace(Trace):
             follows = 0 if before is None else int(self.fragment[before]) + 1
             if take is not None:
                 held |= {(worker, f): version for f, version in take.versions}
-            elif before is not None:
-                held[worker, follows - 1] = int(self.taken[before])
+            elif given[row] >= 0:
+                held[worker, int(self.fragment[given[row]])] = int(
+                    self.taken[given[row]]
+                )
             if fragment != follows % self.num_fragments and take is None:
                 raise TraceError(f"row {row}: fragment={fragment} is not in turn.")
             if held.get((worker, fragment), 0) != self.pulled[row]:
@@ -197,6 +249,8 @@ class FragmentedTrace(Trace):
             "names": [list(each) for each in self.names],
             "sizes": list(self.sizes),
         }
+        if self.overlap:
+            divided["overlap"] = self.overlap
         if self.takes:
             divided["takes"] = [list(take) for take in self.takes]
         if self.beside:
@@ -204,7 +258,7 @@ class FragmentedTrace(Trace):
                 [list(event) for event in events] for events in self.beside
             ]
         return super().header | {
-            "format_version": FRAGMENTS_VERSION,
+            "format_version": OVERLAP_VERSION if self.overlap else FRAGMENTS_VERSION,
             "fragments": divided,
         }
 
@@ -238,6 +292,27 @@ def clocks(worker: Int32[np.ndarray, " P"], num_workers: int) -> np.ndarray:
     return counts
 
 
+def rows_before(worker: Int32[np.ndarray, " P"], count: int) -> np.ndarray:
+    """The row of each row's worker so many of its pushes before; -1 if there is none.
+
+    Args:
+      worker: of every row.
+      count: at least 0.
+
+    Returns:
+      int32 (P,).
+
+    Example:
+      >>> worker = np.array([0, 1, 0, 0])
+      >>> rows_before(worker, 1).tolist(), rows_before(worker, 2).tolist()
+      ([-1, -1, 0, 2], [-1, -1, -1, 0])
+    """
+    found = np.full(len(worker), -1, np.int32)
+    for mine in trace_rules.rows_of_workers(worker, int(worker.max(initial=-1)) + 1):
+        found[mine[count:]] = mine[: len(mine) - count]
+    return found
+
+
 def merged(
     fragment: Int32[np.ndarray, " P"], histories: Sequence[Trace]
 ) -> dict[str, Any]:
@@ -269,7 +344,7 @@ class Builder:
         self._histories = [builder.Builder(num_workers) for _ in range(num_fragments)]
         self._fragment: list[int] = []
         self._taken: list[int] = []
-        self._row: dict[int, int] = {}  # of the latest push, by worker
+        self._row: dict[tuple[int, int], int] = {}  # latest, by worker and fragment
 
     def __len__(self) -> int:
         return len(self._fragment)
@@ -283,25 +358,21 @@ class Builder:
           done: what was decided; a `HostTransition`.
         """
         self._histories[fragment].add(event, done)
-        self._row[event.worker] = len(self._fragment)
+        self._row[event.worker, fragment] = len(self._fragment)
         self._fragment.append(fragment)
         self._taken.append(-1)
         for worker in done.release:
-            self._taken[self._row[worker]] = done.version + done.commit
+            self._taken[self._row[worker, fragment]] = done.version + done.commit
 
     def trace(
         self,
         endings: Sequence[builder.Ending],
-        names: tuple[tuple[str, ...], ...] = (),
-        sizes: tuple[int, ...] = (),
         **settings: Any,
     ) -> FragmentedTrace:
         """The trace of all rows so far.
 
         Args:
           endings: of each fragment's state after them.
-          names: of each fragment's arrays.
-          sizes: values of each fragment.
           **settings: the trace's remaining fields, such as `policy` and `seed`.
 
         Returns:
@@ -318,7 +389,5 @@ class Builder:
             num_fragments=len(histories),
             fragment=fragment,
             taken=np.array(self._taken, np.int32),
-            names=names,
-            sizes=sizes,
             **settings,
         )

@@ -20,6 +20,7 @@ from abs_dssp.policies import Policy
 FORMAT = "abs_dssp.trace"
 FORMAT_VERSION = 1
 FRAGMENTS_VERSION = 2  # of traces of fragments, which readers of 1 would misread
+OVERLAP_VERSION = 3  # of those whose workers go on before they take a fragment
 
 COLUMNS: dict[str, np.dtype] = {
     "time": np.dtype(np.float64),
@@ -96,7 +97,10 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
             if not isinstance(header, dict) or header.get("format") != FORMAT:
                 raise TraceError(f"{path} is not a trace: its header says so.")
             divided = "fragments" in header
-            version = FRAGMENTS_VERSION if divided else FORMAT_VERSION
+            version = FORMAT_VERSION
+            if divided:
+                ahead = header["fragments"].get("overlap", 0)
+                version = OVERLAP_VERSION if ahead else FRAGMENTS_VERSION
             if header.get("format_version") != version:
                 raise TraceError(
                     f"{path} has trace format {header.get('format_version')}; "
@@ -137,6 +141,7 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
             settings["num_fragments"] = int(header["fragments"]["count"])
             settings["names"] = tuple(map(tuple, header["fragments"]["names"]))
             settings["sizes"] = tuple(map(int, header["fragments"]["sizes"]))
+            settings["overlap"] = int(header["fragments"].get("overlap", 0))
             settings["takes"] = header["fragments"].get("takes", [])
             settings["beside"] = tuple(
                 tuple(Event(*event) for event in events)

@@ -197,10 +197,10 @@ class Trace:
         return gaps
 
     @property
-    def waiting_seconds(self) -> float:
-        """Worker seconds between a push and its release, up to the last arrival.
+    def waits(self) -> tuple[Float[np.ndarray, " P"], Float[np.ndarray, " P"]]:
+        """From when until when, in seconds, each pusher then waited for a release.
 
-        Who leaves waits no more.
+        Up to the last arrival; who leaves waits no more.
         """
         end = np.full(len(self), self.seconds)
         for event in self.events:
@@ -208,8 +208,13 @@ class Trace:
                 mine = np.flatnonzero(self.worker[: event.rows] == event.worker)
                 if mine.size:
                     end[mine[-1]] = min(end[mine[-1]], event.seconds)
-        waits = np.where(np.isnan(self.wait), end - self.time, self.wait)
-        return float(waits.sum())
+        return self.time, np.where(np.isnan(self.wait), end, self.time + self.wait)
+
+    @property
+    def waiting_seconds(self) -> float:
+        """Worker seconds between a push and its release; see `waits`."""
+        begin, end = self.waits
+        return float((end - begin).sum())
 
     @property
     def waiting_share(self) -> float:

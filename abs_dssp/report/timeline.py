@@ -44,7 +44,7 @@ def spans(trace: Trace, rows: Iterable[int] | None = None) -> Iterator[Span]:
       trace: of the run.
       rows: only what belongs to these, and what led to no push; all by default.
     """
-    started = trace.started
+    started, (waits_from, waits_until) = trace.started, trace.waits
     tolerance = 1e-9 * max(trace.seconds, 1e-12)
     for row in range(len(trace)) if rows is None else rows:
         worker = int(trace.worker[row])
@@ -55,12 +55,11 @@ def spans(trace: Trace, rows: Iterable[int] | None = None) -> Iterator[Span]:
             begin = arrival - duration
         end = min(begin + duration, arrival)
         yield Span(worker, begin, end, "computing", row)
-        if arrival - end > tolerance:
-            yield Span(worker, end, arrival, "sending", row)
-        wait = trace.wait[row]
-        until = trace.seconds if np.isnan(wait) else arrival + float(wait)
-        if until - arrival > tolerance:
-            yield Span(worker, arrival, until, "waiting", row)
+        since, until = float(waits_from[row]), float(waits_until[row])
+        if since - end > tolerance:
+            yield Span(worker, end, since, "sending", row)
+        if until - since > tolerance:
+            yield Span(worker, since, until, "waiting", row)
     for worker, begin in trace.unfinished.items():
         some = worker < len(trace.open_restarts) and trace.open_restarts[worker] > 0
         kind = "cancelled" if some else "unfinished"

@@ -34,6 +34,7 @@ def schedule(
     local_steps: int = 1,
     task: str = "",
     fragments: int = 1,
+    overlap: int = 0,
 ) -> Trace:
     """Runs a policy in virtual time.
 
@@ -52,6 +53,8 @@ def schedule(
       fragments: F, parts of the parameters that are pushed in turn, each with a history
         of its own; see `traces.FragmentedTrace`. The time of a push on its way is then
         that of one fragment.
+      overlap: pushes that a worker makes of other fragments, computing on, before it
+        takes what it was given for one; one of 0..F-1.
 
     Returns:
       A validated `Trace` of `num_pushes` rows; a `FragmentedTrace` for more than one
@@ -74,7 +77,8 @@ def schedule(
     """
     same = (communication, absences, local_steps, task)
     count = checks.whole("schedule", "fragments", fragments, least=1)
-    return _schedule(policy, delays, num_pushes, [seed], *same, count)[0]
+    overlap = fragment_schedule.overlap_of("schedule", overlap, count)
+    return _schedule(policy, delays, num_pushes, [seed], *same, count, overlap)[0]
 
 
 def sweep(
@@ -130,6 +134,7 @@ def _schedule(
     local_steps,
     task,
     fragments=1,
+    overlap=0,
 ):
     where = "schedule"
     num_pushes = checks.whole(where, "num_pushes", num_pushes, least=1)
@@ -144,7 +149,9 @@ def _schedule(
         fragment_schedule.require_no_absences(where, absences)
         links, limits = [communication] * fragments, (num_pushes, None)
         return [
-            fragment_schedule.schedule(policy, delays, links, *limits, seed, settings)
+            fragment_schedule.schedule(
+                policy, delays, links, *limits, seed, settings, overlap
+            )
             for seed in seeds
         ]
     model = (policy, delays, communication)

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from abs_dssp.history import fragments
 from abs_dssp.history.fragments import Take
 from abs_dssp.tasks.base import Task, Variables
 from abs_dssp.training import evaluation, flat
@@ -51,6 +52,9 @@ class FragmentEngine:
         # By worker: (D + S,), and every fragment as it was pulled.
         self.own: dict[int, Any] = {}
         self.pulled: dict[int, list[Any]] = {}
+        # By worker and fragment, as it was pushed: where a worker goes on meanwhile.
+        self.sent: dict[tuple[int, int], Any] = {}
+        self._overlap = 0
         self.columns: Mapping[str, Any] = {}
         self.epochs: list[np.ndarray] = []  # of every fragment's versions
         self._takes: list[Take] = []  # before every row
@@ -78,7 +82,9 @@ class FragmentEngine:
             ).astype(np.float32)
             for number in range(count)
         ]
-        self._takes = taken_before(columns, count, columns.get("takes", ()))
+        self._overlap = columns.get("overlap", 0)
+        takes = columns.get("takes", ())
+        self._takes = taken_before(columns, count, takes, self._overlap)
         self._last_use = {
             version: row for row, take in enumerate(self._takes)
             for version in take.versions
@@ -106,6 +112,8 @@ class FragmentEngine:
             base = self.pulled[worker][fragment]
             dtype = self.functions.wire.push
             push = self.division.push(base, own, fragment, dtype)
+            if self._overlap:
+                self.sent[worker, fragment] = self.division.part(own, fragment)
             server = self.servers[fragment]
             server.receive(push, weight, worker, committed, base)
             if committed:
@@ -119,7 +127,12 @@ class FragmentEngine:
             return
         for fragment, part in self._given(row, take):
             self.pulled[worker][fragment] = part
-            self.own[worker] = self.division.put(self.own[worker], fragment, part)
+            sent = self.sent.pop((worker, fragment), None)
+            if sent is None:
+                own = self.division.put(self.own[worker], fragment, part)
+            else:
+                own = self.division.carried(self.own[worker], fragment, part, sent)
+            self.own[worker] = own
 
     def _given(self, row: int, take: Take) -> list[tuple[int, Any]]:
         """Fragments and what was taken of each; versions without a reader go."""
@@ -173,11 +186,13 @@ class FragmentEngine:
             "servers": [len(leaves) for leaves in servers],
             "kept": [list(key) for key in self.kept],
             "workers": workers,
+            "sent": [list(key) for key in self.sent],
         }
         leaves = [leaf for each in servers for leaf in each]
         leaves += self.kept.values()
         for worker in workers:
             leaves += [self.own[worker], *self.pulled[worker]]
+        leaves += self.sent.values()
         return Checkpoint([*leaves, losses], note)
 
     def restore(self, saved: Checkpoint) -> None:
@@ -190,12 +205,17 @@ class FragmentEngine:
         for worker in note["workers"]:
             self.own[worker] = jnp.array(next(leaves))
             self.pulled[worker] = [jnp.array(next(leaves)) for _ in self.servers]
+        sent = note.get("sent", [])
+        self.sent = {(w, f): jnp.array(next(leaves)) for w, f in sent}
         (losses,) = leaves
         self._losses = list(np.asarray(losses))
 
 
 def taken_before(
-    columns: Mapping[str, np.ndarray], count: int, takes: Sequence[Take] = ()
+    columns: Mapping[str, np.ndarray],
+    count: int,
+    takes: Sequence[Take] = (),
+    overlap: int = 0,
 ) -> list[Take]:
     """What each row's worker took before it.
 
@@ -203,6 +223,7 @@ def taken_before(
       columns: of the trace.
       count: F.
       takes: those that say otherwise than the columns.
+      overlap: pushes that a worker makes before it takes what it was given.
 
     Example:
       >>> columns = {"worker": np.array([0, 0]), "fragment": np.array([0, 1]),
@@ -213,27 +234,14 @@ def taken_before(
     others = {take.row: take for take in takes}
     everything = tuple((fragment, 0) for fragment in range(count))
     found = []
-    for row, before in enumerate(rows_before(columns["worker"]).tolist()):
+    first = fragments.rows_before(columns["worker"], 1) < 0
+    given = fragments.rows_before(columns["worker"], 1 + overlap)
+    for row, before in enumerate(given.tolist()):
         if row in others:
             found.append(others[row])
-        elif before < 0:
+        elif first[row]:
             found.append(Take(row, True, everything))
         else:
             version = int(columns["fragment"][before]), int(columns["taken"][before])
-            found.append(Take(row, False, (version,)))
-    return found
-
-
-def rows_before(worker: np.ndarray) -> np.ndarray:
-    """The row before of each row's worker; -1 if there is none; int32 (P,).
-
-    Example:
-      >>> rows_before(np.array([0, 1, 0, 0])).tolist()
-      [-1, -1, 0, 2]
-    """
-    found = np.full(len(worker), -1, np.int32)
-    latest: dict[int, int] = {}
-    for row, each in enumerate(worker.tolist()):
-        found[row] = latest.get(each, -1)
-        latest[each] = row
+            found.append(Take(row, False, (version,) if before >= 0 else ()))
     return found

@@ -86,6 +86,20 @@ class Division:
         """The vector with a fragment in its place; its own dtype stays."""
         return _with_part(self.places[fragment].runs, vector, part)
 
+    def carried(self, vector: Any, fragment: int, part: Any, sent: Any) -> Any:
+        """The vector with a fragment that comes while the worker went on.
+
+        What its local steps did to the fragment's parameters since they were sent stays
+        on top, so that the next push has all of it; statistics are those that came.
+
+        Args:
+          vector: the worker's own variables, (D,) or longer.
+          fragment: 0..F-1.
+          part: the fragment that it was given, (D_f,).
+          sent: the fragment as it was when it was pushed, (D_f,).
+        """
+        return _carried(self.places[fragment], vector, part, sent)
+
     def push(self, pulled: Any, vector: Any, fragment: int, dtype: str) -> Any:
         """What a worker sends of a fragment.
 
@@ -203,6 +217,14 @@ def _with_part(runs: Runs, vector, part):
         vector = vector.at[start:stop].set(piece)
         at += stop - start
     return vector
+
+
+@functools.partial(jax.jit, static_argnums=(0,))
+def _carried(place: Place, vector, part, sent):
+    cut = place.parameters
+    since = _part_of(place.runs, vector)[:cut] - sent[:cut]
+    part = part.astype(vector.dtype)
+    return _with_part(place.runs, vector, part.at[:cut].add(since))
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))

@@ -316,7 +316,7 @@ def commits_every_push(trace: Trace) -> bool:
 def columns(trace: Trace) -> dict[str, Any]:
     """What an engine loads of a trace."""
     if isinstance(trace, FragmentedTrace):
-        return trace.columns | {"takes": trace.takes}
+        return trace.columns | {"takes": trace.takes, "overlap": trace.overlap}
     return trace.columns | {"begins": begins(trace)}
 
 

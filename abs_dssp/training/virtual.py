@@ -49,6 +49,7 @@ def train(
     push: str = "gradients",
     local_state: str = "fresh",
     fragments: int = 1,
+    overlap: int = 0,
     width: int | None = None,
     slots: int | None = None,
     loop: str = "auto",
@@ -91,6 +92,8 @@ def train(
       fragments: F, parts of the parameters that a worker pushes in turn, one every U
         local steps, each with a history of its own: those of `fragmenting.of_task`.
         More than 1 need displacements; see docs/fragments.md.
+      overlap: pushes that a worker makes of other fragments, computing on, before it
+        takes what it was given for one; one of 0..F-1.
       width: see `replay.replay`.
       slots: see `replay.replay`.
       loop: see `replay.replay`.
@@ -132,6 +135,7 @@ def train(
         communication = communication_lib.resolve(communication, size, where)
     absences = absences_lib.resolve(absences, delays.num_workers, where)
     count = checks.whole(where, "fragments", fragments, least=1)
+    overlap = fragment_schedule.overlap_of(where, overlap, count)
     limits = RunLimits(num_pushes, until_seconds, until_epochs)
     kinds = (aggregate, push, local_state)
     config = ReplayConfig(
@@ -149,7 +153,7 @@ def train(
         trace = _of_fragments(
             fragmenting.of_task(task, count),
             (policy, delays, given),
-            (pushes, until_seconds, seed, settings),
+            (pushes, until_seconds, seed, settings, overlap),
         )
         return replayer.run(task, trace, seed, config, progress)
     link = communication or communication_lib.none()

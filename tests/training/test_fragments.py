@@ -25,12 +25,13 @@ from abs_dssp import (
 )
 from abs_dssp.history import fragments, rederivation, traffic
 from abs_dssp.history.trace_format import settings_of
+from abs_dssp.report import timeline
 from abs_dssp.simulation import fragment_schedule
 from abs_dssp.tasks import fragmenting
 from abs_dssp.traces import COLUMNS, Trace, TraceError
 from abs_dssp.training import fragmented
 from abs_dssp.training.config import UpdateConfig
-from abs_dssp.training.fragment_engine import FragmentEngine, rows_before
+from abs_dssp.training.fragment_engine import FragmentEngine
 
 N, SEED = 3, 5
 OUTER = optax.sgd(0.7, momentum=0.9, nesterov=True)
@@ -107,18 +108,23 @@ def train(policy="ssp(s=1)", pushes=30, count=3, speeds=SPEEDS, outer=OUTER, **c
     ),
     st.sampled_from([0.0, 1.0, 40.0]),
     st.booleans(),
+    st.integers(0, 2),
 )
-def test_rows_and_parameters_are_those_of_a_plain_model(text, count, table, rate, kept):
+def test_rows_and_parameters_are_those_of_a_plain_model(
+    text, count, table, rate, kept, overlap
+):
+    overlap = min(overlap, count - 1)
     durations = [[each / 7 + worker * 1e-3 for each in row]
                  for worker, row in enumerate(table)]  # fmt: skip
     seconds = [2 * 4 * len(part) / rate if rate else 0.0 for part in PARTS[count]]
     rows, expected = reference_fragments.run(
-        RULES[text], PARTS[count], durations, 24, 2, seconds, kept
+        RULES[text], PARTS[count], durations, 24, 2, seconds, kept, overlap
     )
     result = train(
         text, 24, count, delays.recorded(np.array(durations)),
         local_state="kept" if kept else "fresh",
         communication=f"link(bandwidth={rate})" if rate else "none()",
+        overlap=overlap,
     )  # fmt: skip
     trace = result.trace
     assert trace.num_fragments == count
@@ -154,7 +160,7 @@ def test_one_fragment_is_computed_with_the_bits_of_the_row_by_row_engine():
     expected = replay.replay(TASK, OUTER, trace, SEED, loop="host", **DILOCO)
     division = fragmented.division(TASK, config, 1)
     engine = FragmentEngine(TASK, config, SEED, division)
-    before = rows_before(trace.worker)
+    before = fragments.rows_before(trace.worker, 1)
     taken = np.full(len(trace), -1, np.int32)
     taken[before[before >= 0]] = trace.pulled[before >= 0]
     engine.load(
@@ -168,17 +174,21 @@ def test_one_fragment_is_computed_with_the_bits_of_the_row_by_row_engine():
     assert not engine.kept  # no version outlives its last reader
 
 
-def test_a_saved_trace_replays_to_the_same_bits_and_needs_no_flag(tmp_path):
-    result = train()
+@pytest.mark.parametrize("overlap", [0, 1])
+def test_a_saved_trace_replays_to_the_same_bits_and_needs_no_flag(tmp_path, overlap):
+    result = train(overlap=overlap)
     trace = Trace.load(result.trace.save(tmp_path / "trace.npz"))
     assert trace.header == result.trace.header and trace.names[1] == ("params.b",)
+    # A reader that does not know of the overlap would compute something else.
+    assert trace.header["format_version"] == 2 + (overlap > 0)
     again = replay.replay(TASK, OUTER, trace, SEED, **DILOCO)
     np.testing.assert_array_equal(weights(again.variables), weights(result.variables))
 
 
-def test_an_interrupted_run_goes_on_with_the_same_bits(tmp_path):
-    kept = {"checkpoint_dir": tmp_path, "checkpoint_every": 11}
-    expected = train()
+@pytest.mark.parametrize("overlap", [0, 2])
+def test_an_interrupted_run_goes_on_with_the_same_bits(tmp_path, overlap):
+    kept = {"checkpoint_dir": tmp_path, "checkpoint_every": 11, "overlap": overlap}
+    expected = train(overlap=overlap)
 
     def interrupt(done, total, record):
         if done >= 22:
@@ -201,7 +211,7 @@ def test_every_order_that_keeps_the_fragments_and_the_workers_has_the_same_bits(
     assert (weights(result.variables) != weights(train(text, 40).variables)).all()
     trace, random = result.trace, np.random.default_rng(0)
     lines = [np.flatnonzero(trace.fragment == f).tolist() for f in range(3)]
-    before = rows_before(trace.worker)
+    before = fragments.rows_before(trace.worker, 1)
     done, order = set(), []
     while len(order) < len(trace):
         # The worker's row before, and the release that it waited for, must be there.
@@ -228,6 +238,65 @@ def released(trace, row, order):
         if trace.fragment[i] == trace.fragment[row]
     )  # fmt: skip
     return row in order and made >= trace.taken[row]
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_worker_that_goes_on_hides_the_way_of_its_pushes(shared):
+    """A computation and a push take 1 s each: alone, a push every second, not two."""
+    link = communication.link(num_bytes=1, bandwidth=1, shared=shared)
+    found = {
+        overlap: simulate.schedule(
+            "asp()", "constant([1])", 20, communication=link, fragments=2,
+            overlap=overlap,
+        ) for overlap in (0, 1)
+    }  # fmt: skip
+    assert found[0].time.tolist() == [2.0 * (i + 1) for i in range(20)]
+    assert found[1].time.tolist() == [2.0 + i for i in range(20)]
+    # Each computation but the first two had what was pushed two before it.
+    assert found[1].started.tolist() == [float(i) for i in range(20)]
+    assert found[1].waiting_seconds == found[0].waiting_seconds == 0
+    assert found[1].unfinished == {0: 20.0}
+    kinds = {span.kind for span in timeline.spans(found[1])}
+    assert kinds == {"computing", "unfinished"}
+    for trace in found.values():  # of each fragment an ordinary run, none of it stale
+        assert not trace.of_fragment(1).validate().staleness.any()
+
+
+def test_who_goes_on_waits_for_what_it_needs_alone():
+    """Under BSP the fast worker waits for the slow one's push before the latest."""
+    trace = simulate.schedule(
+        "bsp()", "constant([1, 3])", 20, fragments=2, overlap=1, local_steps=1
+    )
+    # Worker 1 computes all the time. Worker 0 begins number n with it from n = 2 on:
+    # they have both pushed number n - 2 by the time at which worker 1 ends n - 2.
+    slow = trace.worker == 1
+    assert trace.time[slow].tolist() == [3.0 * i + 3 for i in range(slow.sum())]
+    begun = [0.0, 1.0] + [3.0 * i for i in range(1, (~slow).sum() - 1)]
+    assert trace.started[~slow].tolist() == begun
+    waits = [span for span in timeline.spans(trace) if span.kind == "waiting"]
+    assert {span.worker for span in waits} == {0}
+    total = sum(span.end - span.start for span in waits)
+    np.testing.assert_allclose(trace.waiting_seconds, total)
+    with pytest.raises(TraceError, match="overlap=2 is not one of 0..F-1"):
+        dataclasses.replace(trace, overlap=2).validate()
+
+
+def test_what_was_done_meanwhile_stays_on_top():
+    """One array that moves by -1 per step, pulled by a server that adds nothing."""
+    params = {"a": jnp.zeros(1), "b": jnp.zeros(2)}
+    task = TASK._replace(
+        num_workers=1, init=lambda key: tasks.Variables(params, {}),
+        loss=lambda v, batch, key: (sum(map(jnp.sum, jax.tree.leaves(v.params))), {}),
+    )  # fmt: skip
+    for overlap in (0, 1):
+        result = simulate.train(
+            task, "asp()", "constant([1.0])", optax.sgd(1.0), 7, local_steps=3,
+            fragments=2, overlap=overlap, local_optimizer=optax.sgd(1.0),
+            push="displacement",
+        )  # fmt: skip
+        # Every step of an array is pushed once: 7 pushes, the last of fragment 0.
+        found = {name: leaf.tolist() for name, leaf in result.variables.params.items()}
+        assert found == {"a": [-21.0], "b": [-18.0] * 2}
 
 
 def test_statistics_travel_with_their_fragment():
@@ -354,6 +423,7 @@ def test_fragments_out_of_turn_are_refused():
         ({"count": 4}, "at most 3 for plain.*got 4"),
         ({"count": 0}, "fragments must be at least 1, got 0"),
         ({"absences": "exponential(600, 30)"}, "fragments need workers that stay, got"),
+        ({"overlap": 3}, "overlap must be below fragments=3, got 3"),
         ({"loop": "compiled"}, "row by row, with loop='host' and width 1"),
     ],
 )
