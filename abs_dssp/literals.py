@@ -50,7 +50,8 @@ def parse_call(text: str, where: str) -> Call:
       >>> from abs_dssp import literals
       >>> literals.parse_call("weighted(asp, s=[1, 2])", "example")
       Traceback (most recent call last):
-      ValueError: example: 'asp' in 'weighted(asp, s=[1, 2])' is not a literal value.
+      ValueError: example: 'asp' in 'weighted(asp, s=[1, 2])' is not a literal value; \
+a text needs quotes, and a name of a function parentheses.
       >>> literals.parse_call("ssp(s=3)", "example")
       Call(name='ssp', args=(), kwargs={'s': 3})
     """
@@ -231,7 +232,8 @@ def _call(node: ast.Call, text: str, where: str) -> Call:
         except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
             written = _source(text, argument)
             raise ValueError(
-                f"{where}: {written!r} in {text!r} is not a literal value."
+                f"{where}: {written!r} in {text!r} is not a literal value; a text "
+                "needs quotes, and a name of a function parentheses."
             ) from None
 
     named = all(keyword.arg is not None for keyword in node.keywords)

@@ -11,10 +11,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from abs_dssp import checks
 from abs_dssp.history.traces import Trace
 from abs_dssp.report import curves as curves_lib
-from abs_dssp.report import style
+from abs_dssp.report import style, summary
 from abs_dssp.report import timeline as timeline_lib
 from abs_dssp.training.evaluation import History
 from abs_dssp.training.replayer import Result
@@ -97,6 +99,7 @@ def curves(
     measure: str | None = None,
     against: str = "seconds",
     target: float | None = None,
+    limits: tuple[float, float] | None = None,
 ) -> Picture:
     """A measure of runs against time, a line for each policy.
 
@@ -107,8 +110,11 @@ def curves(
       results: of one run or several, by policy; or by names of one's own, as in
         `{"slow": one, "fast": [two, three]}`.
       measure: column of the histories; `"accuracy"` if there is one, else `"loss"`.
-      against: `"seconds"`, `"version"` (commits), `"epoch"` or `"push"`.
+      against: `"seconds"`, `"version"` (commits), `"epoch"`, `"push"`, or of results
+        `"megabytes"` that were pushed and pulled.
       target: value to mark with a line.
+      limits: where the vertical axis begins and ends. By default it leaves out the
+        first tenth of the longest run, and dips, so that differences show.
 
     Raises:
       TypeError: for anything else than results and histories.
@@ -121,7 +127,7 @@ def curves(
       >>> plot.curves(runs)
       <Picture: .save("picture.png") writes it>
     """
-    named = _by_name(results)
+    named = _by_name(results, against == "megabytes")
     histories = [h for each in named.values() for h in each]
     known = dict.fromkeys(name for history in histories for name in history.names)
     if measure is None:
@@ -129,10 +135,11 @@ def curves(
     if measure not in known:
         listed = ", ".join(known)
         raise ValueError(f"curves: unknown measure {measure!r}; known: {listed}.")
-    return Picture(curves_lib.picture(named, against, measure, target))
+    drawn = curves_lib.picture(named, against, measure, target, bounds=limits)
+    return Picture(drawn)
 
 
-def _by_name(results: Any) -> dict[str, list[History]]:
+def _by_name(results: Any, traffic: bool) -> dict[str, list[History]]:
     if isinstance(results, Mapping):
         parts = [(str(name), each) for name, each in results.items()]
     else:
@@ -144,13 +151,27 @@ def _by_name(results: Any) -> dict[str, list[History]]:
         for run in value if several else [value]:
             if isinstance(run, Result):
                 label = name or run.trace.policy or "run"
-                found.setdefault(label, []).append(run.history)
+                history = run.history
+                if traffic:
+                    history = _with_megabytes(run)
+                found.setdefault(label, []).append(history)
+            elif traffic and isinstance(run, History):
+                raise ValueError(
+                    "curves: against='megabytes' needs results, whose traces know what "
+                    "was sent, got a history; give the result itself."
+                )
             else:
                 checks.kind("curves", "results", run, History, "result.history")
                 found.setdefault(name or "run", []).append(run)
     if not found:
         raise ValueError("curves: results must hold at least one run, got none.")
     return found
+
+
+def _with_megabytes(result: Result) -> History:
+    leaves = jax.tree.leaves(result.variables)
+    size = sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
+    return summary.with_megabytes(result.history, result.trace, size)
 
 
 def _traces(where: str, given: Any) -> list[Trace]:

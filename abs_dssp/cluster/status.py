@@ -30,6 +30,7 @@ class WorkerStatus:
     process: str  # such as "process 1, pid 4711"
     transport: str  # "reference", "shm" or "tcp"; "" while not connected
     clock: int  # pushes received
+    lead: int  # clock as the policy sees it: at a join, that of the slowest
     state: str  # "computing", "waiting", "absent", "left" or "expelled"
     since: float  # seconds in this state
     pulled: int  # version that it computes from
@@ -83,7 +84,7 @@ def of(membership: Any, now: float, policy: str = "") -> Status:
         pushes_per_second=membership.pushes_per_second(now),
         epoch=core.epochs,
         workers=tuple(
-            _of_worker(worker, session, seconds)
+            _of_worker(worker, session, seconds, core.clock_of(session.index))
             for worker, session in zip(core.workers, membership.sessions, strict=True)
         ),
     )
@@ -118,7 +119,7 @@ def of_server(server: Any, now: float, since: float) -> Status:
     )
 
 
-def _of_worker(worker: Any, session: Any, seconds: float) -> WorkerStatus:
+def _of_worker(worker: Any, session: Any, seconds: float, lead: int) -> WorkerStatus:
     waited = worker.waited
     if worker.state == WAITING:
         waited += seconds - worker.since
@@ -127,6 +128,7 @@ def _of_worker(worker: Any, session: Any, seconds: float) -> WorkerStatus:
         process=session.process,
         transport=session.peer.transport if session.peer is not None else "",
         clock=worker.pushes,
+        lead=lead,
         state=worker.state,
         since=max(0.0, seconds - worker.since),
         pulled=worker.pulled,

@@ -17,6 +17,7 @@ import shlex
 from absl import flags
 
 from abs_dssp.experiment import advice, entry
+from abs_dssp.experiment.progress import Progress
 
 _RATIO = flags.DEFINE_float(
     "noise_ratio",
@@ -45,17 +46,20 @@ def main(argv):
     model = advice.worker_times(argv[1], _WORKERS.value)
     ratio = _RATIO.value or float(model.num_workers)
     tuned = _STEPS.value == "tuned"
+    progress = Progress("advise", "rules")
     ranked, by_loss = advice.rank(
-        model, ratio, _PUSHES.value, _SEED.value, tuned, _POLICY.value
+        model, ratio, _PUSHES.value, _SEED.value, tuned, _POLICY.value, progress.update
     )
-    best = shlex.quote(ranked[0].method.setting)
+    progress.close()
+    first = [f"--policy={shlex.quote(a.method.setting)}" for a in ranked[:3]]
     by = "a guess at the step that tuning finds" if tuned else "the theory's step"
     print(
         f"{model.num_workers} workers, R = {ratio:g}, {_PUSHES.value:,} pushes "
         f"scheduled: seconds per unit of progress, ranked by {by}; steps in units of "
         f"1 / L\n\n{advice.table(ranked, tuned)}\n\n"
-        f"Use --policy={best}. How well such rankings did, and what it "
-        "costs to follow one: docs/optimality.md."
+        f"Use {first[0]}; next {' and '.join(first[1:])}. Their steps "
+        "differ: tune --learning_rate for each. How well such rankings did, and what "
+        "it costs to follow one: docs/optimality.md."
     )
     if by_loss:
         print(f"Not ranked, since the loss drives them: {', '.join(by_loss)}.")

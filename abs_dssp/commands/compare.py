@@ -22,6 +22,7 @@ from abs_dssp import extras, files
 from abs_dssp.experiment import comparison, entry, outputs, run_flags
 from abs_dssp.experiment.progress import PushProgress
 from abs_dssp.experiment.run import Run
+from abs_dssp.history.traces import Trace, fingerprint
 from abs_dssp.report import curves, summary, timeline
 
 _POLICY = flags.DEFINE_multi_string(
@@ -141,9 +142,23 @@ def _save(
         path = out / f"{measure}_{name}.png"
         curves.save_curves(by_policy, path, against, measure, target)
     traces = {text: made[text, 0]["trace"] for text in texts}
-    curves.save_staleness(traces, out / "staleness.png")
-    timeline.save_picture(list(traces.values()), out / "timeline.png")
+    schedules = _different(traces)
+    curves.save_staleness(schedules, out / "staleness.png")
+    timeline.save_picture(list(schedules.values()), out / "timeline.png")
     return entries
+
+
+def _different(traces: dict[str, Trace]) -> dict[str, Trace]:
+    """Runs that differ in steps alone have one schedule: drawn once, by its rule."""
+    found: dict[str, list[str]] = {}
+    for text, trace in traces.items():
+        found.setdefault(fingerprint(trace), []).append(text)
+    alike = found.values()
+    rules = [traces[texts[0]].policy for texts in alike]
+    return {
+        texts[0] if len(texts) == 1 or rules.count(rule) > 1 else rule: traces[texts[0]]
+        for texts, rule in zip(alike, rules, strict=True)
+    }
 
 
 def _with_megabytes(run: dict[str, Any], history):

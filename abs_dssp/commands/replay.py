@@ -65,6 +65,7 @@ def main(argv):
         + (f"NOT equal: {difference}" if difference else "equal in every bit")
         + f"\ntraining losses up to there: {'equal' if equal_losses else 'NOT equal'}"
         + f"\ndecisions: {other or 'the policy decides the same, row by row'}"
+        + ("; the rule is not what it was during the run" if other else "")
     )
     if difference or other:
         sys.exit(1)

@@ -80,8 +80,9 @@ def main(argv: Sequence[str]) -> None:
     moves = sum(report.transitions for report in reports)
     seconds = time.perf_counter() - began
     broken = [report for report in reports if report.violation is not None]
+    rules = f"{len(reports)} rule{'s' * (len(reports) != 1)}"
     print(
-        f"{len(reports)} policies, {states} states and {moves} transitions in "
+        f"{rules}, {states} states and {moves} transitions in "
         f"{seconds:.1f} s ({states / seconds:.0f} states/s, compilation included); "
         f"{len(broken) or 'no'} broken"
     )

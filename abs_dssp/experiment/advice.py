@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from abs_dssp import delays, policies, simulate, theory, traces, whatif
@@ -39,6 +39,7 @@ def rank(
     seed: int = 0,
     tuned: bool = True,
     more: Sequence[str] = (),
+    told: Callable[[int, int], None] = lambda done, total: None,
 ) -> tuple[list[Advice], list[str]]:
     """All methods, the fastest first, and the labels of those that are not ranked.
 
@@ -49,19 +50,22 @@ def rank(
       seed: of random worker times.
       tuned: rank by the time at a tuned step, in place of the theory's.
       more: policies of one's own, as `methods.given` reads them.
+      told: after every method, how many are done, and of how many.
     """
     n = model.num_workers
     if n < 2:
         raise ValueError("advise: one worker needs no policy; give at least two.")
     ranked, by_loss = [], []
     own = [methods.given(text, n) for text in dict.fromkeys(more)]
-    for method in [*methods.recommended(n, ratio), *own]:
+    known = [*methods.recommended(n, ratio), *own]
+    for number, method in enumerate(known, 1):
         policy = policies.parse(method.text, n)
         if policies.reads_loss(policy, n):
             by_loss.append(method.label)
         else:
             trace = simulate.schedule(policy, model, pushes, seed=seed)
             ranked.append(advise(method, trace, ratio))
+        told(number, len(known))
     return sorted(ranked, key=lambda advice: advice.time(tuned)), by_loss
 
 

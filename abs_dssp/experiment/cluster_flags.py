@@ -95,7 +95,10 @@ _PULL = flags.DEFINE_enum(
     "pull_format", "float32", list(flat.DTYPES), "Number format of pulls."
 )
 _SLOWDOWN = flags.DEFINE_string(
-    "slowdown", None, "Straggling: [1,1,1,2.7] makes the last worker 2.7 times slower."
+    "slowdown",
+    None,
+    "Straggling: [1,1,1,2.7] makes the last worker 2.7 times slower than it is, or "
+    "than --delays has it.",
 )
 _TIMES = flags.DEFINE_list(
     "times", [], "Cluster settings, such as lease=5,checkpoint=30 (seconds)."

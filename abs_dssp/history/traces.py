@@ -188,12 +188,26 @@ class Trace:
 
     @property
     def gaps(self) -> Int[np.ndarray, " P"]:
-        """Clocks by which the pusher leads the slowest worker, push counted."""
+        """Clocks by which the pusher leads the slowest living worker, push counted.
+
+        Clocks are those that the policy sees: who joins again has the clock of the
+        slowest, and not the number of its pushes, which `clock` is.
+        """
         clocks = np.zeros(self.num_workers, np.int64)
+        alive = np.ones(self.num_workers, bool)
+        beside = iter([e for e in self.events if e.kind in ("leave", "join")])
+        event = next(beside, None)
         gaps = np.empty(len(self), np.int64)
         for row, worker in enumerate(self.worker):
+            while event is not None and event.rows <= row:
+                alive[event.worker] = False
+                if event.kind == "join":
+                    if alive.any():
+                        clocks[event.worker] = clocks[alive].min()
+                    alive[event.worker] = True
+                event = next(beside, None)
             clocks[worker] += 1
-            gaps[row] = clocks[worker] - clocks.min()
+            gaps[row] = clocks[worker] - clocks[alive].min()
         return gaps
 
     @property

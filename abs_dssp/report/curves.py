@@ -54,6 +54,7 @@ def picture(
     measure: str = "accuracy",
     target: float | None = None,
     real: bool = False,
+    bounds: tuple[float, float] | None = None,
 ) -> Any:
     """One line per policy, the mean over its runs, with a band of one deviation.
 
@@ -66,6 +67,7 @@ def picture(
       measure: column of the histories.
       target: value to mark with a horizontal line.
       real: whether the seconds are those of a real run.
+      bounds: where the vertical axis begins and ends; see `limits` for the default.
 
     Returns:
       A figure of Matplotlib.
@@ -89,7 +91,7 @@ def picture(
     with style.figure() as canvas:
         many = len(lines) > MOST
         figure, panels = _small(canvas, lines) if many else _single(canvas, lines)
-        bounds = limits(lines, measure, target)
+        bounds = bounds or limits(lines, measure, target)
         for axes in panels:
             _set_axes(axes, against, measure, bounds)
             if target is not None:
@@ -206,8 +208,10 @@ def _set_axes(axes, against: str, measure: str, bounds) -> None:
     axes.margins(x=0.01)
     if measure == "loss":
         axes.set_yscale("log")
+        style.plain_numbers(axes.yaxis)
     if against in ("version", "megabytes"):
         axes.set_xscale("log")
+        style.plain_numbers(axes.xaxis)
     if bounds is not None:
         axes.set_ylim(*bounds)
 
@@ -224,17 +228,23 @@ def _mark(axes, target: float, written: bool) -> None:
 def _say_if_outside(axes, lines: Sequence[Line], bounds, words: str) -> None:
     """Names the lines whose end the picture does not show, and their values there."""
     outside = []
+    cut: set[str] = set()
     for line in lines:
-        end = float(line.values.mean(axis=0)[-1]) if line.x.size else np.nan
         if bounds is None or not line.x.size:
             outside.append((line.name, "no finite value"))
-        elif not bounds[0] <= end <= bounds[1]:
+            continue
+        mean = line.values.mean(axis=0)
+        if not bounds[0] <= (end := float(mean[-1])) <= bounds[1]:
             outside.append((line.name, f"ends at {end:.3g}"))
-    if not outside:
-        return
+        cut |= {f"below {bounds[0]:.3g}"} if mean.min() < bounds[0] else set()
+        cut |= {f"above {bounds[1]:.3g}"} if mean.max() > bounds[1] else set()
     alone = len(lines) == 1
     said = [words_ if alone else f"{name} {words_}" for name, words_ in outside]
     text = words + "; ".join(said[:3]) + (" ..." if len(said) > 3 else "")
+    if cut and not said and words:  # curves that leave the picture and come back
+        text = f"not shown: values {' and '.join(sorted(cut))}"
+    if not said and not (cut and words):
+        return
     look = _SMALL | {"fontsize": 6, "color": "0.35", "ha": "left", "va": "bottom"}
     look["bbox"] = _OVER_LINES
     axes.text(0.02, 0.02, text, transform=axes.transAxes, **look).set_in_layout(False)

@@ -95,9 +95,9 @@ def plain_line(status: Status) -> str:
     parts += [f"{name} {value:.4g}" for name, value in status.measures.items()]
     if workers:
         waiting = sum(w.waiting_share for w in workers) / len(workers)
-        slowest = min(workers, key=lambda w: (w.clock, w.index))
+        slowest = min(workers, key=lambda w: (w.lead, w.index))
         parts.append(f"waiting {waiting:.0%}")
-        parts.append(f"slowest worker {slowest.index} at clock {slowest.clock}")
+        parts.append(f"slowest worker {slowest.index} at clock {slowest.lead}")
     gone = [w for w in status.workers if w.state in ("left", "expelled")]
     if gone:
         parts.append(f"gone: {', '.join(str(w.index) for w in gone)}")

@@ -87,3 +87,15 @@ def save(figure: Any, path: str | os.PathLike[str]) -> Path:
     with files.whole(path) as partial:
         figure.savefig(partial, format=path.suffix[1:], metadata=metadata)
     return path
+
+
+def plain_numbers(axis: Any) -> None:
+    """Writes the numbers of a logarithmic axis as 0.3 and 20, and not as powers."""
+    from matplotlib import ticker
+
+    class Plain(ticker.LogFormatter):
+        def __call__(self, x, pos=None):
+            return f"{x:g}" if super().__call__(x, pos) else ""
+
+    axis.set_major_formatter(Plain())
+    axis.set_minor_formatter(Plain(labelOnlyBase=False, minor_thresholds=(2, 0.4)))

@@ -137,6 +137,9 @@ def table(entries: Sequence[Mapping[str, Any]]) -> str:
             if value is None:
                 row.append("-")
                 continue
+            # Of milliseconds a step, mostly.
+            if name == "seconds_to_target" and value < 10:
+                form = "{:.3g}"
             text = form.format(value)
             if name in ("seconds_to_target", "final_accuracy") and spread is not None:
                 text += f" ±{form.format(spread)}"

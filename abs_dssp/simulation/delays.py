@@ -178,13 +178,15 @@ def markov(
     return build("markov", _markov, num_workers, _starts_fast, **states)
 
 
-def per_step(delays: Delays, local_steps: int, redraw: bool = True) -> Delays:
+def per_step(delays: Delays | str, local_steps: int, redraw: bool = True) -> Delays:
     """Durations of pushes of U local steps, where `delays` times a single step.
 
-    The n-th computation takes the sum of the steps n U up to n U + U - 1.
+    The n-th computation takes the sum of the steps n U up to n U + U - 1. So the
+    commands read their `--delays`; `schedule` and `train` take durations of whole
+    computations.
 
     Args:
-      delays: durations of single local steps.
+      delays: durations of single local steps, or their text.
       local_steps: U.
       redraw: whether every local step has a duration of its own; otherwise all U take
         as long as the n-th of `delays`.
@@ -200,7 +202,7 @@ def per_step(delays: Delays, local_steps: int, redraw: bool = True) -> Delays:
       >>> delays.table(delays.per_step(steps, 2, redraw=False), 2).tolist()
       [[2.0, 4.0]]
     """
-    checks.kind("per_step", "delays", delays, Delays, "delays.constant([1.0, 2.5])")
+    delays = resolve(delays, None, "per_step")
     local_steps = checks.whole("per_step", "local_steps", local_steps, least=1)
     if local_steps == 1:
         return delays
@@ -296,6 +298,11 @@ def parse(text: str, num_workers: int | None = None) -> Delays:
       [[1.0], [2.5]]
     """
     checks.text("delays.parse", text, "'constant(seconds=[1,1,2.7])'")
+    if text.strip().endswith((".csv", ".parquet")):
+        raise ValueError(
+            f"delays.parse: {text!r} is the name of a file; give "
+            f"'csv(\"{text.strip()}\")' for the times in it."
+        )
     model = literals.build(text, "delays.parse", MODELS, num_workers=num_workers)
     return dataclasses.replace(model, spec=text.strip())
 

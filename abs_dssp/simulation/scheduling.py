@@ -48,7 +48,8 @@ def schedule(
       seed: for the durations; at least 0.
       communication: time of a push on its way, or its text; none by default.
       absences: when workers die and return, or its text; nobody dies by default.
-      local_steps: U, written into the trace; a duration is that of all U steps.
+      local_steps: U, written into the trace; a duration is that of all U steps
+        (`delays.per_step`).
       task: name of the task, written into the trace.
       fragments: F, parts of the parameters that are pushed in turn, each with a history
         of its own; see `traces.FragmentedTrace`. The time of a push on its way is then

@@ -150,7 +150,8 @@ def from_nnx(
     """A task around a `flax.nnx` module.
 
     Args:
-      make: `nnx.Rngs` -> module, which is called as `module(inputs)`. Parameters are
+      make: `nnx.Rngs` -> module, or a class whose one argument is `rngs`; the module is
+        called as `module(inputs)`. Parameters are
         trained, BatchNorm statistics travel with the push. Each push sets all random
         streams of the module anew, from a key of its own, so dropout works as it is;
         `module.train()` and `module.eval()` switch it. Arguments of `__call__` are
@@ -194,8 +195,11 @@ def from_nnx(
     # which devices, is not the module's to decide.
     without_mesh = functools.partial(nnx.use_eager_sharding, False)
 
+    maker: Any = make
+    named = "rngs" in _parameters(make)  # of a class, mostly by keyword alone
+
     def module():
-        made = make(nnx.Rngs(0))
+        made = maker(rngs=nnx.Rngs(0)) if named else maker(nnx.Rngs(0))
         if not isinstance(made, nnx.Module):
             raise ValueError(
                 f"{name}: expected a function of nnx.Rngs that makes an nnx.Module, "

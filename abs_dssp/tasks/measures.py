@@ -172,7 +172,13 @@ def require_per_sample(
         raise ValueError(
             f"{name}: {what} must give one number per sample, shape (B,), got "
             f"{values.dtype} of shape {values.shape} for B = 3 samples of {shown}; "
-            "leave the mean over samples to the task, and take it over other axes."
+            + (
+                "outputs and targets of different shapes broadcast, as (B, 1) and (B,) "
+                "do: use outputs[:, 0], or targets[:, None]."
+                if values.shape[:2] == (3, 3)
+                else "leave the mean over samples to the task, and take it over other "
+                "axes."
+            )
         )
     alone = [
         tried(*jax.tree.map(lambda leaf, i=i: leaf[i : i + 1], batch)) for i in range(3)

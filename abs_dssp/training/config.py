@@ -198,7 +198,8 @@ class EvaluationConfig:
       target_accuracy: stop at the first evaluation of at least this accuracy.
 
     Raises:
-      ValueError: for an interval that is not above 0, or an accuracy outside 0..1.
+      ValueError: for an interval that is not above 0, an accuracy outside 0..1, or a
+        target without an interval.
     """
 
     every_commits: Every | None = None
@@ -213,6 +214,11 @@ class EvaluationConfig:
                 checks.whole("replay", "eval_every_commits", each, least=1)
         if self.target_accuracy is not None:
             checks.share("replay", "target_accuracy", self.target_accuracy)
+            if self.every_seconds is None and self.every_commits is None:
+                raise ValueError(
+                    "replay: target_accuracy is looked for at evaluations; give "
+                    "eval_every_commits or eval_every_seconds too, got neither."
+                )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -94,15 +94,35 @@ epoch, loss.
         column = self.column(name)
         return float(column[-1]) if column.size else math.nan
 
-    def first_reaching(self, accuracy: float) -> Mapping[str, float] | None:
-        """The first record of at least this accuracy, if any.
+    def first_reaching(
+        self, value: float, measure: str = "accuracy"
+    ) -> Mapping[str, float] | None:
+        """The first record that is as good as this, if any: time to a target.
+
+        Args:
+          value: at least this accuracy, or at most this of any other measure.
+          measure: one of `names`.
+
+        Returns:
+          The record, with its `seconds`, `version`, `epoch` and `push`; None if none is
+          as good.
 
         Raises:
-          ValueError: for an accuracy outside 0..1.
+          ValueError: for an accuracy outside 0..1, or a measure that is not among
+            `names`.
+
+        Example:
+          >>> records = ({"seconds": 1.0, "mae": 0.5}, {"seconds": 2.0, "mae": 0.3})
+          >>> History(records, np.empty(0)).first_reaching(0.4, "mae")["seconds"]
+          2.0
         """
-        checks.share("history", "accuracy", accuracy)
-        for record in self.records:
-            if record.get("accuracy", math.nan) >= accuracy:
+        higher = measure == "accuracy"
+        if higher:
+            checks.share("history", "accuracy", value)
+        if not self.records:
+            return None
+        for record, found in zip(self.records, self.column(measure), strict=True):
+            if found >= value if higher else found <= value:
                 return record
         return None
 

@@ -73,9 +73,9 @@ def on_clock(
 
 def sgd(
     learning_rate: Rate,
-    momentum: float = 0.0,
+    momentum: float | Float[Array, ""] = 0.0,
     nesterov: bool = False,
-    weight_decay: float = 0.0,
+    weight_decay: float | Float[Array, ""] = 0.0,
     clock: str = "epoch",
 ) -> optax.GradientTransformationExtraArgs:
     """SGD with momentum and L2 weight decay, as the papers' frameworks define them.
@@ -98,10 +98,14 @@ def sgd(
     """
     checks.number("sgd", "momentum", momentum)
     checks.number("sgd", "weight_decay", weight_decay)
+
+    def some(value) -> bool:  # of a sweep it is known when the program runs
+        return isinstance(value, jax.core.Tracer) or bool(value)
+
     parts: list[optax.GradientTransformation] = []
-    if weight_decay:
+    if some(weight_decay):
         parts.append(optax.add_decayed_weights(weight_decay))
-    if momentum:
+    if some(momentum):
         parts.append(optax.trace(momentum, nesterov))
     parts.append(on_clock(learning_rate, clock))
     return optax.with_extra_args_support(optax.chain(*parts))

@@ -48,13 +48,23 @@ Progress = Callable[[int, int, Mapping[str, float]], None]  # done, total, last 
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """What a run leaves behind."""
+    """What a run leaves behind.
 
-    trace: Trace  # the pushes that were replayed
-    variables: Variables  # after the last of them
+    Attributes:
+      trace: the pushes that were replayed.
+      variables: `params` and `stats` after the last of them, as pytrees.
+      history: what was evaluated on the way: `last("accuracy")`, `column("loss")`,
+        `first_reaching(0.9)`, `to_pandas()`.
+      stopped: why it ended: `"end"`, `"target"`, or where the loss was not finite.
+      missing: which workers a real run was told to expect and lost, and how; empty if
+        none.
+    """
+
+    trace: Trace
+    variables: Variables
     history: History
-    stopped: str = "end"  # "end", "target", or where the loss was not finite
-    missing: str = ""  # which workers a real run was told to expect and lost, and how
+    stopped: str = "end"
+    missing: str = ""
 
     def __repr__(self) -> str:
         last = self.history.records[-1] if self.history.records else {}

@@ -8,7 +8,8 @@ arithmetic, dozens of runs take little longer than one: on two CPU cores 72 runs
 """
 
 import functools
-from collections.abc import Callable, Sequence
+import inspect
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -17,7 +18,7 @@ import numpy as np
 import optax
 from jaxtyping import Float, Int
 
-from abs_dssp import checks, extras
+from abs_dssp import checks, extras, literals
 from abs_dssp.history import traces
 from abs_dssp.history.traces import Trace
 from abs_dssp.tasks.base import Task, variable_bytes
@@ -44,13 +45,20 @@ class Sweep(NamedTuple):
     version: Int[np.ndarray, " E"]
     seconds: Float[np.ndarray, " E"]
     measures: dict[str, Float[np.ndarray, "R S E"]]
-    settings: tuple[Float[np.ndarray, " R"], ...]  # one for each argument of `make`
+    settings: dict[str, Float[np.ndarray, " R"]]  # by argument of `make`; float64
     seeds: tuple[int, ...]  # S of them
+
+    def __repr__(self) -> str:
+        counts = len(next(iter(self.settings.values()))), len(self.seeds)
+        return (
+            f"<Sweep of {', '.join(self.settings)}: {counts[0]} settings, {counts[1]} "
+            f"seeds, {len(self.version)} evaluations of {', '.join(self.measures)}>"
+        )
 
     def to_pandas(self) -> Any:
         """A `pandas.DataFrame` of a row for every setting, seed and evaluation.
 
-        The arguments of `make` are the columns `setting` or `setting_0`, `setting_1`.
+        The settings are columns under the names of the arguments of `make`.
 
         Raises:
           MissingExtraError: if pandas is not installed.
@@ -60,17 +68,18 @@ class Sweep(NamedTuple):
           >>> trace = simulate.schedule("bsp()", "constant([1, 2])", 4)
           >>> task = tasks.quadratic(2, dim=3, noise=0.0)
           >>> made = replay.sweep(task, optimizers.sgd, [[0.5, 1.0]], trace)
-          >>> made.to_pandas()[["setting", "version", "loss"]].values.tolist()
+          >>> made
+          <Sweep of learning_rate: 2 settings, 1 seeds, 2 evaluations of loss, \
+gradient_norm_squared>
+          >>> made.to_pandas()[["learning_rate", "version", "loss"]].values.tolist()
           [[0.5, 0.0, 1.5], [0.5, 2.0, 0.09375], [1.0, 0.0, 1.5], [1.0, 2.0, 0.0]]
         """
         with extras.needed("a DataFrame"):
             import pandas
-        shape = (len(self.settings[0]), len(self.seeds), len(self.version))
+        rows = len(next(iter(self.settings.values())))
+        shape = (rows, len(self.seeds), len(self.version))
         at = [indices.ravel() for indices in np.indices(shape)]
-        several = len(self.settings) > 1
-        columns: dict[str, np.ndarray] = {}
-        for number, values in enumerate(self.settings):
-            columns["setting" + f"_{number}" * several] = values[at[0]]
+        columns = {name: values[at[0]] for name, values in self.settings.items()}
         columns["seed"] = np.array(self.seeds)[at[1]]
         columns |= {"version": self.version[at[2]], "seconds": self.seconds[at[2]]}
         columns |= {name: values.ravel() for name, values in self.measures.items()}
@@ -102,7 +111,7 @@ class _Kind(NamedTuple):
 def sweep(
     task: Task | str,
     make: Make,
-    settings: Sequence[Any],
+    settings: Sequence[Any] | Mapping[str, Any],
     trace: Trace,
     seeds: Sequence[int] = (0,),
     *,
@@ -110,7 +119,7 @@ def sweep(
     push: str = "gradients",
     local_state: str = "fresh",
     eval_every_commits: Every | None = None,
-    measures: Sequence[str] | None = None,
+    measures: Sequence[str] | str | None = None,
     until: Until | None = None,
 ) -> Sweep:
     """Replays one trace for many settings of an optimizer and many seeds.
@@ -123,7 +132,7 @@ def sweep(
       make: gives the server's optimizer for the scalars of one setting, which are
         traced, or the pair of the server's and that of the local steps. A function of
         a module: each is compiled for by itself.
-      settings: the arguments of `make`, R numbers each.
+      settings: the arguments of `make`, R numbers each, in order or by name.
       trace: who pushed what when.
       seeds: of the runs of every setting; S of them.
       aggregate: see `replay`.
@@ -159,12 +168,9 @@ def sweep(
             "sweep: make must be a function that gives an optimizer for numbers, such "
             f"as optimizers.sgd, got {checks.shown(make)}."
         )
-    columns = [np.asarray(values, np.float32) for values in settings]
-    if not columns or any(c.ndim != 1 or c.shape != columns[0].shape for c in columns):
-        raise ValueError(
-            "sweep: settings must be arrays of one length, of shape (R,), one for each "
-            f"argument of make, such as [[0.1, 0.2]], got {checks.shown(settings)}."
-        )
+    named = _named(make, settings)
+    columns = [values.astype(np.float32) for values in named.values()]
+    measures = [measures] if isinstance(measures, str) else measures
     _require_measures(task, measures)
     kind = _kind(task, make, trace, (aggregate, push, local_state), measures)
     keys = jnp.stack([jax.random.key(seed) for seed in seeds])
@@ -184,9 +190,48 @@ def sweep(
         versions[[row for row, _ in points]],
         np.array([seconds for _, seconds in points]),
         found,
-        tuple(columns),
+        named,
         tuple(seeds),
     )
+
+
+def _named(make: Make, settings: Any) -> dict[str, np.ndarray]:
+    """The arguments of `make` by name, in its order, float64.
+
+    Raises:
+      ValueError: for an unknown name, or lengths that differ.
+    """
+    names = list(inspect.signature(make).parameters)
+    if isinstance(settings, Mapping):
+        given = dict(settings)
+        for name in given:
+            if name not in names:
+                near = literals.guess(name, names)
+                raise ValueError(
+                    f"sweep: make has no argument {name!r}{near}; known: "
+                    f"{', '.join(names)}."
+                )
+        left = [name for name in names[: len(given)] if name not in given]
+        if left:  # they are given in order to what is compiled
+            raise ValueError(
+                f"sweep: settings must hold {left[0]!r} too, which make has before "
+                f"{list(given)[-1]!r}; give it as often as the others."
+            )
+        given = {name: given[name] for name in names[: len(given)]}
+    else:
+        given = dict(zip(names, settings, strict=False))
+    try:
+        columns = {name: np.asarray(values, float) for name, values in given.items()}
+    except (TypeError, ValueError):
+        columns = {}
+    shapes = {values.shape for values in columns.values()}
+    if len(shapes) != 1 or len(*shapes) != 1 or len(columns) < len(settings):
+        raise ValueError(
+            "sweep: settings must be arrays of one length, of shape (R,), one for each "
+            f"argument of make, such as {{{names[0]!r}: [0.1, 0.2]}}, got "
+            f"{checks.shown(settings)}."
+        )
+    return columns
 
 
 def _require_measures(task: Task, names: Sequence[str] | None) -> None:

@@ -74,8 +74,9 @@ def train(
     Args:
       task: model and data; must have as many workers as `delays`.
       policy: the rule.
-      delays: durations of the computations (of all U local steps of a push). Where all
-        are 0, no time passes, and `until_seconds` alone is refused.
+      delays: durations of the computations: of all U local steps of a push, unlike the
+        commands' `--delays`, which are those of one; `delays.per_step` makes them of
+        these. Where all are 0, no time passes, and `until_seconds` alone is refused.
       optimizer: the server's.
       num_pushes: stop after so many pushes.
       seed: for durations, initial parameters, batches and the tasks' noise.

@@ -21,6 +21,11 @@ MOST_WORKERS = 10  # whose goals fit into one number
 _SHARE = 4
 
 
+# Of `Properties`: no promises, or part of one.
+_UNCHECKED = {"aggregate", "waits", "reads_loss"}
+_UNCHECKED |= {"staleness_per_join", "commit_per_join"}
+
+
 @dataclasses.dataclass(frozen=True)
 class Report:
     """What was tried, and how it ended."""
@@ -79,6 +84,7 @@ class Report:
             f"{self.policy:<54} N={self.num_workers} {self.seconds:5.1f} s  "
             f"{self.verdict}"
         ]
+        lines.append(f"checked of every order: {self._promises}")
         for extent in self.searches:
             lines += self._search_lines(extent)
         if self.runs is not None:
@@ -89,6 +95,20 @@ class Report:
                 f"waiting through at most {self.runs.waited}"
             )
         return "\n    ".join(lines)
+
+    @property
+    def _promises(self) -> str:
+        """What the rule guarantees, beside what every rule must keep."""
+        unstated = Properties(waits=False, restarts=False)
+        told = [
+            f"{name}={value!r}"
+            for name, value in self.properties._asdict().items()
+            if value != getattr(unstated, name) and name not in _UNCHECKED
+        ]
+        if self.properties.waits is False:
+            told.append("waits=False")
+        kept = "that somebody can always go on, and what every rule must keep"
+        return f"{', '.join(told) or 'no property of its own'}; {kept}"
 
     def _search_lines(self, extent: Extent) -> list[str]:
         kind = "reduced" if extent.reduced else "unreduced"
