@@ -38,7 +38,12 @@ def test_advice_for_given_times_avoids_the_straggler(few):
     # Tuned, 1 / (1 / 2 + 8 / 4) is BSP's step, 2 being the limit of stability.
     assert found["BSP"][1] == pytest.approx(40 / 0.4, rel=0.01)
     times = [tuned for _, tuned in found.values()]
-    assert times == sorted(times) and "Use --policy=" in printed
+    assert times == sorted(times)
+    line = next(line for line in printed.splitlines() if line.startswith("Use "))
+    texts = re.findall(r"--policy='([^']+)'", line)  # the first three, to be pasted
+    assert len(set(texts)) == 3
+    for text in texts:
+        policies.parse(text.partition(";")[0], 4)
     by_theory = run_fewer("advise.py", methods, "", *arguments, "--steps=theory")[1]
     best = list(ranking(by_theory))[0]
     assert best in ("abs_dssp", "K-batch-sync, K = 16")

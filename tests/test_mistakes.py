@@ -72,8 +72,12 @@ TRAIN = {
         "the task has 4 workers, the delays 2; make them for one number."
     ),
     "simulate.train(TASK, policies.bsp(3), DELAYS, SGD, 9)": "is for 3 workers, the ot",
-    "simulate.train(TASK, POLICY, DELAYS, SGD, 9, target_accuracy=0.9)": (
+    "simulate.train(TASK, POLICY, DELAYS, SGD, 9, target_accuracy=0.9, "
+    "eval_every_commits=3)": (
         "cannot be reached on quadratic, which measures gradient_norm_squared, loss;"
+    ),
+    "simulate.train('digits', POLICY, DELAYS, SGD, 9, target_accuracy=0.9)": (
+        "at evaluations; give eval_every_commits or eval_every_seconds too"
     ),
     "simulate.train(TASK, POLICY, DELAYS, SGD, 9, target_accuracy=95)": (
         "target_accuracy must be in 0..1, got 95; for 95 % write 0.95."
@@ -90,7 +94,11 @@ TRAIN = {
     "replay.replay(TASK, SGD, TRACE, seed=1.5)": "seed must be a whole number",
     "replay.trajectory(tasks.quadratic(3), SGD, TRACE)": "has 4 workers, the task 3",
     "replay.sweep(TASK, SGD, [[0.1]], TRACE)": "such as optimizers.sgd, got",
-    "replay.sweep(TASK, optimizers.sgd, [0.1], TRACE)": "such as [[0.1, 0.2]], got [0",
+    "replay.sweep(TASK, optimizers.sgd, [0.1], TRACE)": "as {'learning_rate': [0.1, 0",
+    "replay.sweep(TASK, optimizers.sgd, {'lr': [0.1]}, TRACE)": "has no argument 'lr'",
+    "replay.sweep(TASK, optimizers.sgd, {'momentum': [0.1]}, TRACE)": (
+        "must hold 'learning_rate' too, which make has before 'momentum'"
+    ),
     "replay.sweep(TASK, optimizers.sgd, [[0.1]], TRACE, seeds=2)": "seeds must be",
     "replay.sweep(TASK, optimizers.sgd, [[0.1]], TRACE, measures=['acc'])": (
         "unknown measure 'acc'; known: gradient_norm_squared, loss."
@@ -172,6 +180,7 @@ LOOKING = {
     "HISTORY.last('acc')": "unknown measure 'acc'; known: push, version, sec",
     "HISTORY.column('acc')": "unknown measure 'acc'; known: push",
     "HISTORY.first_reaching(95)": "accuracy must be in 0..1, got 95; for 95 % write",
+    "HISTORY.first_reaching(0.5)": "unknown measure 'accuracy'; known: push, version",
     "TRACE[5]": "expected a slice of rows such as trace[:100], got 5",
     "TRACE[::2]": "rows of a run follow each other, got step 2.",
     "TRACE.bytes_sent('x')": "parameter_bytes must be a whole number",
@@ -183,6 +192,7 @@ LOOKING = {
 PLOT = {
     "plot.curves([TRACE])": "results must be a History, such as result.history",
     "plot.curves(RESULT.variables)": "results must be a History, such as",
+    "plot.curves(HISTORY, against='megabytes')": "needs results, whose traces know",
     "plot.timeline('trace.npz')": "expected runs or a list of runs, got 'trace.npz'.",
     "TRACE.plot(rounds=1.5)": "rounds must be a whole number, got 1.5.",
 }

@@ -57,7 +57,7 @@ def main(argv):
         f"{model.num_workers} workers, R = {ratio:g}, {_PUSHES.value:,} pushes "
         f"scheduled: seconds per unit of progress, ranked by {by}; steps in units of "
         f"1 / L\n\n{advice.table(ranked, tuned)}\n\n"
-        f"Use {first[0]}; next {' and '.join(first[1:])}. Their steps "
+        f"Use {', then '.join(first)}. Their steps "
         "differ: tune --learning_rate for each. How well such rankings did, and what "
         "it costs to follow one: docs/optimality.md."
     )

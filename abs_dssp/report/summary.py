@@ -96,7 +96,7 @@ def with_megabytes(history: History, trace: Trace, parameter_bytes: int) -> Hist
 def to_target(history: History, target_accuracy: float | None) -> dict[str, Any]:
     """Where the first evaluation of at least this accuracy lies; None if nowhere."""
     reached = None
-    if target_accuracy is not None:
+    if target_accuracy is not None and "accuracy" in history.names:
         reached = history.first_reaching(target_accuracy)
     return {
         f"{name}_to_target": finite(reached[column]) if reached else None

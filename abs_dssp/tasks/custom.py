@@ -195,11 +195,16 @@ def from_nnx(
     # which devices, is not the module's to decide.
     without_mesh = functools.partial(nnx.use_eager_sharding, False)
 
-    maker: Any = make
-    named = "rngs" in _parameters(make)  # of a class, mostly by keyword alone
+    made_by: Any = make
+    # Of a class, mostly by keyword alone; its own call does not tell.
+    told = made_by.__init__ if isinstance(make, type) else make
+    named = "rngs" in _parameters(told)
+
+    def maker(rngs):
+        return made_by(rngs=rngs) if named else made_by(rngs)
 
     def module():
-        made = maker(rngs=nnx.Rngs(0)) if named else maker(nnx.Rngs(0))
+        made = maker(nnx.Rngs(0))
         if not isinstance(made, nnx.Module):
             raise ValueError(
                 f"{name}: expected a function of nnx.Rngs that makes an nnx.Module, "
@@ -229,7 +234,7 @@ def from_nnx(
     def init(key, inputs):
         del inputs
         with without_mesh():
-            parts: Any = nnx.split(make(nnx.Rngs(key)), *kinds)
+            parts: Any = nnx.split(maker(nnx.Rngs(key)), *kinds)
         _, params, stats, *_ = parts
         values = nnx.to_pure_dict(params)
         for path, variable in nnx.to_flat_state(params):

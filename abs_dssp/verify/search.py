@@ -22,8 +22,7 @@ _SHARE = 4
 
 
 # Of `Properties`: no promises, or part of one.
-_UNCHECKED = {"aggregate", "waits", "reads_loss"}
-_UNCHECKED |= {"staleness_per_join", "commit_per_join"}
+_UNCHECKED = {"aggregate", "reads_loss", "staleness_per_join", "commit_per_join"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,14 +98,12 @@ class Report:
     @property
     def _promises(self) -> str:
         """What the rule guarantees, beside what every rule must keep."""
-        unstated = Properties(waits=False, restarts=False)
+        unstated = Properties()
         told = [
             f"{name}={value!r}"
             for name, value in self.properties._asdict().items()
             if value != getattr(unstated, name) and name not in _UNCHECKED
         ]
-        if self.properties.waits is False:
-            told.append("waits=False")
         kept = "that somebody can always go on, and what every rule must keep"
         return f"{', '.join(told) or 'no property of its own'}; {kept}"
 

@@ -28,7 +28,7 @@ def test_a_run_kept_before_a_field_existed_is_found_again():
     """The digest that runs had before `drop_factor` and the like were described."""
     added = {"drop_factor", "warmup", "evaluations", "eval_commits", "redraw"}
     added |= {"optimizer", "local_optimizer", "push", "local_state", "absences"}
-    added |= {"fragments"}
+    added |= {"fragments", "overlap"}
     before = {k: v for k, v in dataclasses.asdict(OLD).items() if k not in added}
     text = json.dumps([before, traces.package_versions()], sort_keys=True)
     assert OLD.key == hashlib.sha256(text.encode()).hexdigest()[:20]
@@ -47,6 +47,7 @@ def test_a_run_kept_before_a_field_existed_is_found_again():
         {"push": "displacement"},
         {"local_state": "kept"},
         {"fragments": 2},
+        {"overlap": 1},
     ],
     ids=str,
 )

@@ -145,3 +145,17 @@ def test_bsp_waits_what_the_closed_form_says():
     trace = simulate.schedule(policies.bsp(2), delays.constant([1.0, 2.7]), 200)
     np.testing.assert_allclose(trace.waiting_share, 1.7 / 2.7 / 2, rtol=1e-9)
     np.testing.assert_allclose(trace.pushes_per_second, 2 / 2.7, rtol=1e-9)
+
+
+def test_leads_are_those_that_the_rule_sees_after_a_return():
+    """Who comes back has few pushes, and the clock of the slowest."""
+    gone = "given([(2, 50.0, 80.0)])"
+    trace = simulate.schedule("ssp(s=3)", "constant([1,1,1,2.7])", 400, absences=gone)
+    pushes = [trace.clock[trace.worker == worker].max() for worker in range(4)]
+    assert max(pushes) - min(pushes) > 4
+    # A worker that leads by 3 goes on, and leads by one more at its next push.
+    assert trace.gaps.max() == 4
+    # While worker 2 is away nobody waits for it, though its clock stands still.
+    away = (trace.time > 65) & (trace.time < 80)
+    gone = trace.clock[(trace.worker == 2) & (trace.time < 50)].max()
+    assert (trace.clock[away] > gone + 4).any() and trace.gaps[away].max() == 4

@@ -19,6 +19,7 @@ def worker(index, **changes):
         index=index,
         process=f"process {index}, pid 47{index}",
         transport="shm",
+        lead=9,
         clock=10,
         state="computing",
         since=2.0,
@@ -49,7 +50,7 @@ def status(**changes):
         messages_refused=2,
         workers=(
             worker(0, state="waiting", since=31.0),
-            worker(1, clock=6, since=45.0, waiting_share=0.75),
+            worker(1, clock=5, lead=6, since=45.0, waiting_share=0.75),
         ),
     )
     return Status(**(fields | changes))
@@ -198,7 +199,7 @@ def test_metrics_are_served_on_loopback_and_end_with_their_thread():
         for line in (
             "abs_dssp_pushes_total 300.0",
             "abs_dssp_commits_total 290.0",
-            'abs_dssp_worker_clock{worker="1"} 6.0',
+            'abs_dssp_worker_clock{worker="1"} 5.0',
             'abs_dssp_worker_state{state="waiting",worker="0"} 1.0',
             'abs_dssp_worker_state{state="computing",worker="0"} 0.0',
             'abs_dssp_evaluation{measure="accuracy"} 0.9125',
@@ -239,7 +240,7 @@ def test_scalars_can_be_read_back(tmp_path):
     written.close()
     found = points(tmp_path)
     assert ("run/pushes_per_second", 290, 25.0) in found
-    assert ("clock/worker1", 291, 6.0) in found
+    assert ("clock/worker1", 291, 5.0) in found
     evaluations = [p for p in found if p[0] == "evaluation/accuracy"]
     assert [step for _, step, _ in evaluations] == [290]
 

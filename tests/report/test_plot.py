@@ -139,6 +139,31 @@ def test_one_bad_curve_does_not_squash_the_others_and_is_named():
     assert with_bad[0] == pytest.approx(alone[0], rel=0.2) and with_bad[1] < 30
 
 
+def test_curves_that_leave_the_picture_are_said_and_limits_can_be_given():
+    dip = np.where(np.arange(21) == 15, 0.1, GOOD)
+    figure, (low, _) = bounds([GOOD, dip])
+    (said,) = (text.get_text() for text in figure.axes[0].texts)
+    assert said == f"not shown: values below {low:.3g}"
+    whole, given = bounds([GOOD, dip], bounds=(0, 1))
+    assert given == (0, 1) and not whole.axes[0].texts
+
+
+def test_logarithmic_axes_have_plain_numbers():
+    figure, _ = bounds([3.6 - 0.04 * np.arange(21)], "loss")
+    figure.canvas.draw()
+    axis = figure.axes[0].yaxis
+    labels = [t.get_text() for t in axis.get_ticklabels(which="both")]
+    assert {"2.8", "3"} < set(labels) and all(float(t) > 0 for t in labels if t)
+
+
+def test_bytes_are_an_axis_of_results(result):
+    drawn = plot.curves(result, measure="loss", against="megabytes")
+    (line,) = drawn.figure.axes[0].get_lines()
+    # 12 pushes and 2 + 12 pulls of 3 numbers, but for who waits at the end.
+    pulls = 2 + int((~np.isnan(result.trace.wait)).sum())
+    assert line.get_xdata()[-1] == pytest.approx((12 + pulls) * 12 / 1e6)
+
+
 def test_accuracies_stay_within_0_and_1_and_every_good_curve_is_shown():
     _, (low, high) = bounds([np.linspace(0, 1, 21), np.linspace(0, 0.9, 21)])
     assert low >= 0 and high == 1

@@ -216,6 +216,8 @@ def test_local_steps_add_consecutive_durations():
     summed = delays.table(delays.per_step(model, 3), 100)
     single = delays.table(model, 300)
     np.testing.assert_allclose(summed, single.reshape(2, 100, 3).sum(axis=2))
+    by_text = delays.per_step("exponential([1.0, 2.0])", 3)
+    np.testing.assert_array_equal(delays.table(by_text, 100), summed)
 
 
 def test_vmap_sweeps_the_parameters_of_a_model():
@@ -252,6 +254,8 @@ def test_vmap_sweeps_the_parameters_of_a_model():
         ("recorded(durations=[[1],[2]])", "one value per worker (3), got 2"),
         ("markov(fast=1,slow=2,slows=1.5)", "slows must be in 0..1, got 1.5"),
         ("pareto(minimum=1,shape=0)", "shape must be above 0, got 0"),
+        ("steps.csv", "the name of a file; give 'csv(\"steps.csv\")'"),
+        ("csv(steps.csv)", "is not a literal value; a text needs quotes"),
     ],
 )
 def test_wrong_models_get_one_clear_sentence(text, message):

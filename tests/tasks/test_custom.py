@@ -201,6 +201,19 @@ def test_two_dropouts_of_one_nnx_model_drop_differently():
     assert evaluated(task, variables)["loss"] == 0
 
 
+def test_a_class_of_nnx_may_take_rngs_by_keyword_alone():
+    class Net(nnx.Module):
+        def __init__(self, *, rngs):
+            self.out = nnx.Linear(3, 1, rngs=rngs)
+
+        def __call__(self, x):
+            return self.out(x)
+
+    ones = np.ones((8, 3), np.float32)
+    task = tasks.from_nnx(Net, (ones, ones[:, 0]), (ones, ones[:, 0]), 2, loss=squares)
+    assert task.init(jax.random.key(0)).params["out"]["kernel"].shape == (3, 1)
+
+
 def test_batch_norm_of_nnx_moves_its_statistics_and_not_in_evaluation():
     task = NOISY["nnx-batch-norm"]((X, LABELS), (X, LABELS))
     variables = task.init(jax.random.key(0))

@@ -42,6 +42,11 @@ REFUSED = {
     "int64": ((np.full((64, 3), 2**40), Y), {"loss": squares}, "kept as int32"),
     "no-numbers": ((X, np.zeros((64, 0))), {}, r"got shape \(64, 0\)"),
     "trees": ((X, {"a": Y}), {}, "need a loss; give one"),
+    "square": (
+        (X, Y),
+        {"loss": lambda o, t: (o - t[None]) ** 2},
+        r"of shape \(3, 3\).*\(B, 1\) and \(B,\) do: use outputs\[:, 0\]",
+    ),
     "broadcast": (
         (X, Y),
         {"loss": lambda o, t: ((o - t[None]) ** 2).mean(axis=-1)},

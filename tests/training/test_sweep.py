@@ -112,3 +112,20 @@ def test_all_runs_end_where_it_is_enough():
     for number, (_, _, loss) in enumerate(seen):
         np.testing.assert_array_equal(made.measures["loss"][..., number], loss)
         np.testing.assert_array_equal(whole.measures["loss"][..., number], loss)
+
+
+def test_settings_have_names_and_the_numbers_that_were_given():
+    task = tasks.quadratic(2, dim=3)
+    trace = simulate.schedule("asp()", "constant([1, 2])", 20)
+    named = {"learning_rate": [0.02, 0.02], "momentum": [0.0, 0.9]}
+    made = replay.sweep(task, optimizers.sgd, named, trace, measures="loss")
+    table = made.to_pandas()
+    assert table.learning_rate.isin([0.02]).all() and set(table.momentum) == {0.0, 0.9}
+    for number, momentum in enumerate(named["momentum"]):
+        sgd = optimizers.sgd(0.02, momentum=momentum)
+        alone = replay.replay(task, sgd, trace)
+        found = made.measures["loss"][number, 0, -1]
+        np.testing.assert_allclose(found, alone.history.last("loss"), rtol=1e-5)
+    assert len(repr(made)) < 120
+    other = replay.sweep(task, optimizers.sgd, list(named.values()), trace)
+    np.testing.assert_array_equal(other.measures["loss"], made.measures["loss"])

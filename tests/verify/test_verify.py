@@ -340,6 +340,15 @@ def test_the_command_writes_the_counterexample(tmp_path):
     assert out.with_suffix(".png").exists()
 
 
+def test_a_report_names_what_was_checked():
+    report = verify.check("ssp(s=2)", 2, max_states=50, schedule_depth=0)
+    assert "checked of every order: max_staleness=" in report.text
+    assert "max_gap=2" in report.text
+    free = policies.asp(2)._replace(properties=policies.base.Properties())
+    report = verify.check(free, 2, max_states=50, schedule_depth=0)
+    assert "checked of every order: no property of its own; that some" in report.text
+
+
 def test_the_command_is_content_with_a_good_rule():
     done = command("--policy=bsp()", "--num_workers=2")
     assert done.returncode == 0, done.stderr
