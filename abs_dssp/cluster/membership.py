@@ -173,7 +173,8 @@ class Membership:
         quiet = max(self._pushes.latest, self._told_quiet)
         if now - quiet > self.settings.watchdog:
             self._told_quiet = now
-            wanted.append(effects.warning(status.waits_for(status.of(self, now))))
+            line = status.waits_for(status.of(self, now), self.settings.empty)
+            wanted.append(effects.warning(line))
         return wanted
 
     def farewell(self, resumes: bool) -> list[Effect]:

@@ -165,8 +165,13 @@ def missing(entries: Iterable[Entry], expected: int) -> str:
     )
 
 
-def waits_for(status: Status) -> str:
-    """Who waits for whom, for a run in which nothing happens."""
+def waits_for(status: Status, patience: float) -> str:
+    """Who waits for whom, for a run in which nothing happens.
+
+    Args:
+      status: of the run.
+      patience: seconds in which somebody must compute again.
+    """
     present = [w for w in status.workers if w.state in (COMPUTING, WAITING)]
     waiting = [str(w.index) for w in present if w.state == WAITING]
     others = [w for w in status.workers if w.state in ("computing", "absent")]
@@ -185,5 +190,5 @@ def waits_for(status: Status) -> str:
     if len(others) > 4:
         line += f"; {len(others) - 4} more compute or are absent"
     if not any(w.state == COMPUTING for w in present):
-        line += "; nobody computes"
+        line += f"; nobody computes, which ends the run after {patience:.0f} s"
     return line

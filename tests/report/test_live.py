@@ -74,7 +74,7 @@ def test_a_line_has_what_matters():
 
 
 def test_who_waits_for_whom():
-    assert waits_for(status()) == (
+    assert waits_for(status(), 60.0) == (
         "no push for 31 s: worker 0 waits; worker 1 (process 1, pid 471) has been "
         "computing for 45 s"
     )
@@ -86,9 +86,9 @@ def test_who_waits_for_whom():
             worker(3, state="left", since=1.0),
         )
     )
-    assert waits_for(stuck) == (
+    assert waits_for(stuck, 60.0) == (
         "no push for 31 s: workers 0, 1 wait; worker 2 (process 2, pid 472) has been "
-        "absent for 5 s; nobody computes"
+        "absent for 5 s; nobody computes, which ends the run after 60 s"
     )
 
 
