@@ -18,16 +18,21 @@ from abs_dssp.cluster.pushes import Session
 from abs_dssp.cluster.server import Server
 
 OVER = "over"  # in the text of an end that is the whole run's: of all fragments
+FRAGMENT = "fragment"  # in what a worker says of itself: whose server it looks for
 
 
 class FragmentMembership(Membership):
-    """Tells who comes how far the slowest is, which a worker's turn depends on."""
+    """Tells who joins how far the slowest is, which a worker's turn depends on."""
 
     def _answer(self, session: Session, now: float) -> Effect:
         answer = super()._answer(session, now)
         assert isinstance(answer, effects.Send)
-        if answer.message.kind is Kind.GRANT and session.greeted:
-            answer.message.text = self.core.clock_of(session.index)
+        message = answer.message
+        if message.kind is Kind.GRANT:
+            if session.greeted:  # its first grant since then, however often it is told
+                session.greeted, session.told = False, message.grant_id
+            if session.told == message.grant_id:
+                message.text = self.core.clock_of(session.index)
         return answer
 
     def farewell(self, resumes: bool) -> list[Effect]:
@@ -41,6 +46,10 @@ class FragmentMembership(Membership):
     def _ready(self, session: Session, now: float) -> list[Effect]:
         session.greeted = True
         return super()._ready(session, now)
+
+    def _join(self, session: Session, now: float) -> list[Effect]:
+        session.greeted = True
+        return super()._join(session, now)
 
 
 class FragmentServer(Server):
@@ -62,7 +71,7 @@ class FragmentServer(Server):
           ServerError: see `Server`.
           LogError: if a push that must be read again is not there.
         """
-        self._pushes = pushes
+        self._pushes, self._fragment = pushes, training.functions.fragment
         self._turns: dict[int, Turn] = {}  # of the latest message, by worker
         super().__init__(training, config, log, **settings)
 
@@ -75,19 +84,22 @@ class FragmentServer(Server):
 
     def _noted(self, peer: Any, message: Message) -> bool:
         """Whether a message is one; keeps what a push says beside its vector."""
-        if message.kind is Kind.BYE and isinstance(message.text, dict):
-            text = message.text
-            self.stop(str(text.get(OVER)), resumes=bool(text.get("resumes")))
+        text, sessions = message.text, self.membership.sessions
+        if message.kind is Kind.HELLO and isinstance(text, dict):
+            if text.get(FRAGMENT, self._fragment) != self._fragment:
+                # It has the address of another server, which was here before.
+                peer.send(Message(Kind.HELLO))
+                return False
+        known = 0 <= message.worker < len(sessions)
+        if not known or sessions[message.worker].peer is not peer:
+            return True  # refused there
+        if message.kind is Kind.BYE and isinstance(text, dict) and OVER in text:
+            self.stop(str(text[OVER]), resumes=bool(text.get("resumes")))
         if message.kind is Kind.PUSH:
-            sessions = self.membership.sessions
-            known = 0 <= message.worker < len(sessions)
-            if not known or sessions[message.worker].peer is not peer:
-                return True  # refused there
             try:
-                self._turns[message.worker] = read_turn(message.text)
+                self._turns[message.worker] = read_turn(text)
             except ValueError:
                 return False
-            sessions[message.worker].greeted = False
         return True
 
     def execute(self, wanted: list[Effect]) -> list[float]:

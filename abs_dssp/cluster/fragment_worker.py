@@ -5,6 +5,12 @@ version of it, takes this one fragment, and computes again. Whatever a server gr
 another time (it had taken the worker for dead, or was started again without the end of
 its log) is taken before the next computation. With every push the worker tells what it
 has taken since the one before, so that a replay needs to know nothing else.
+
+The next fragment is the one that the worker has pushed least, by the clocks of the
+rules, the first of several: fragment after fragment, unless it has left one and joined
+again. So nobody waits for ever: of all clocks of all fragments take the least, of the
+first such fragment. Its worker pushes there before it pushes anywhere else where it
+would be further on, so that it computes, or waits where nobody is behind it.
 """
 
 import contextlib
@@ -16,7 +22,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from abs_dssp.cluster.fragment_server import OVER
+from abs_dssp.cluster.fragment_server import FRAGMENT, OVER
 from abs_dssp.cluster.messages import Kind, Message, MessageError, push_for
 from abs_dssp.cluster.push_store import Turn
 from abs_dssp.cluster.system import REAL, System
@@ -43,6 +49,26 @@ class StoppedError(Exception):
         self.resumes, self.everybody = resumes, everybody
 
 
+def identity_of(process: dict[str, Any], fragment: int) -> dict[str, Any]:
+    """What a process's workers say of themselves to the server of a fragment.
+
+    A server may have the address that another one had. Signs of life meant for that one
+    must not count.
+
+    Args:
+      process: what they say to any server.
+      fragment: 0..F-1.
+    """
+    nonce = f"{process['nonce']}.{fragment}"
+    return process | {"nonce": nonce, FRAGMENT: fragment}
+
+
+class LinkHeartbeats(Heartbeats):
+    """Signs of life for the server of one fragment."""
+
+    reconnects = True
+
+
 class Link:
     """A worker's connection to the server of one fragment.
 
@@ -52,7 +78,7 @@ class Link:
       part: its vector, a copy; None once it has been taken.
       acknowledged: whether the server has logged the push that answers it.
       introduced: whether the server knows this worker.
-      clock: the worker's clock as the server's rule saw it when it came.
+      clock: the worker's, as the server's rule sees it.
     """
 
     def __init__(
@@ -73,6 +99,9 @@ class Link:
         self.acknowledged = self.introduced = False
         self.clock = 0
         self._idle = 0
+        self._least = 0  # grant on this connection so far: messages may be late
+        self._answered = False  # whether the server has heard READY
+        self._asked = 0.0  # when it was last said
 
     # What a heartbeat says of the worker to this fragment's server.
 
@@ -131,7 +160,12 @@ class Link:
             raise ClosedError(self._channel.silence)
         self._channel.expect(self._sizes)
         self.acknowledged, self.introduced = False, True
-        self._channel.send(Message(Kind.READY, self.index))
+        self._least, self._answered = 0, False
+        self._say_ready()
+
+    def _say_ready(self) -> None:
+        self._asked = self._worker.now()
+        self.send(Message(Kind.READY, self.index))
 
     def close(self) -> None:
         """Ends the connection."""
@@ -159,6 +193,9 @@ class Link:
         """
         if self._channel is None:
             raise ClosedError("there is no connection")
+        late = self._worker.now() - self._asked > self._worker.settings.resend
+        if late and not self._answered:
+            self._say_ready()
         return self._look(self._channel.receive(seconds))
 
     def _look(self, message: Message | None) -> bool:
@@ -174,20 +211,25 @@ class Link:
             raise WorkerError(f"worker {self.index}: {message.text}")
         if message.kind is Kind.HELLO:
             raise ClosedError("the server asks who this is")
-        if message.kind is Kind.WAIT:
-            self.acknowledged = True
-        if message.kind is not Kind.GRANT:
-            return False
         held = self.grant
+        if message.kind is Kind.WAIT:
+            self._answered = True
+            # Without a number: what was granted is not wanted any more.
+            self.acknowledged |= message.grant_id in (0, self.grant_id)
+        if message.kind is not Kind.GRANT or message.grant_id < self._least:
+            return False
+        self._least, self._answered = message.grant_id, True
         if held is not None:
-            same = (held.grant_id, held.mark) == (message.grant_id, message.mark)
-            if same:
+            if (held.grant_id, held.mark) == (message.grant_id, message.mark):
+                self.acknowledged = False  # what answers it has not come
                 return False
         # A channel has but a few vectors, and reuses them.
         self.part = np.array(message.payload)
         message.payload = None
         if message.text is not None:
             self.clock = int(message.text)
+        elif held is not None:
+            self.clock += max(0, message.clock - held.clock)
         self.grant, self.acknowledged = message, False
         return True
 
@@ -202,6 +244,7 @@ class FragmentWorker:
         plan: WorkerPlan,
         parts: Division,
         injection: StragglerInjection,
+        waits: bool = True,
         system: System = REAL,
     ):
         """Prepares a worker; `links` come before `run`.
@@ -212,9 +255,12 @@ class FragmentWorker:
           plan: what is computed.
           parts: the fragments.
           injection: straggling.
+          waits: whether the rule makes workers wait; where it does not, one that comes
+            back far behind others pushes fragment after fragment all the same.
           system: has the clock.
         """
         self.index, self.settings, self._injection = index, plan.settings, injection
+        self._waits = waits
         self._time, self.now = system.time, system.time.perf_counter
         self._functions, self._parts = plan.functions, parts
         self._device = devices[0]
@@ -286,18 +332,18 @@ class FragmentWorker:
         return jax.numpy.concatenate([own, self._functions.start_local(own)])
 
     def _work(self) -> None:
-        count, links = len(self.links), self.links
+        links = self.links
         for link in links:
             self._await(link, functools.partial(_granted, link))
         bases: list[Any] = [self._taken(link) for link in links]
         own = self._whole(self._parts.join(bases))
-        number, turn, begins = 0, 0, True
+        number, begins = 0, True
         took: dict[int, int] = {}
         for link in links:
             assert link.grant is not None
             number += link.grant.clock - 1
-            turn += link.clock
             took[link.fragment] = link.grant.version
+        link = self._least_pushed()
         while True:
             for link in links:  # what servers grant at another time
                 if link.part is not None:
@@ -305,7 +351,8 @@ class FragmentWorker:
                     base = bases[link.fragment] = self._taken(link)
                     own = self._parts.put(own, link.fragment, base)
                     took[link.fragment] = link.grant.version
-            link = links[turn % count]
+            if self._waits:
+                link = self._least_pushed()
             grant = link.grant
             assert grant is not None
             made = self._compute(own, number + 1, grant)
@@ -316,8 +363,11 @@ class FragmentWorker:
             self._exchange(link, message, vector)
             assert link.grant is not None
             if link.grant.clock > grant.clock:  # the push counts, or else never was
-                own, number, turn, begins = moved, number + 1, turn + 1, False
-                took = {}
+                own, number, begins, took = moved, number + 1, False, {}
+                link = links[(link.fragment + 1) % len(links)]
+
+    def _least_pushed(self) -> Link:
+        return min(self.links, key=lambda link: (link.clock, link.fragment))
 
     def _taken(self, link: Link) -> Any:
         """A fragment that was granted, on the device."""
