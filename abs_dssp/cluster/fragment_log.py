@@ -33,6 +33,7 @@ class Part(NamedTuple):
     losses: list[float]
     turns: list[Turn]  # of every push
     taken: list[int]  # of every push: the version at its release; -1 if there was none
+    granted: set[tuple[int, int]]  # versions with the mark of each grant of them
 
 
 def folder_of(out: Path, fragment: int) -> Path:
@@ -143,6 +144,7 @@ def _part(
     folder: Path, settings: Mapping[str, Any], records: int | None, files: Any
 ) -> Part:
     _, entries, _ = logs.read(folder / logs.NAME, files)
+    granted = _granted(entries)
     entries = entries[:records]
     path, keys = folder / push_store.TURNS, keys_of(entries)
     try:
@@ -152,7 +154,18 @@ def _part(
     turns, _ = push_store.parse(data, path, keys)
     trace = logs.to_trace(entries, dict(settings)).validate()
     losses = [e.event.loss for e in entries if e.event.kind == "push"]
-    return Part(trace, losses, [turns[key] for key in keys], _released(entries))
+    mine = [turns[key] for key in keys]
+    return Part(trace, losses, mine, _released(entries), granted)
+
+
+def _granted(entries: Sequence[Entry]) -> set[tuple[int, int]]:
+    """All versions, each with the mark of the history after an entry."""
+    version, mark = 0, core.mark_of(())
+    found = {(version, mark)}
+    for entry in entries:
+        version, mark = version + entry.commit, core.mark_of((entry,), mark)
+        found.add((version, mark))
+    return found
 
 
 def _released(entries: Sequence[Entry]) -> list[int]:
@@ -175,6 +188,9 @@ def _merged(
     out: Path, parts: Sequence[Part], num_workers: int
 ) -> list[tuple[int, int]]:
     """All pushes in one order, as (fragment, row of its trace)."""
+    for turn in (turn for part in parts for turn in part.turns):
+        if any((v, mark) not in parts[f].granted for f, v, mark in turn.took):
+            raise _unfitting(out, "what a push was computed from is none of them")
     made = [np.cumsum(part.trace.committed).tolist() for part in parts]
     at, pushed = [0] * len(parts), [0] * num_workers
     order: list[tuple[int, int]] = []
@@ -188,22 +204,26 @@ def _merged(
             return False
         turn = part.turns[row]
         follows = turn.number == pushed[part.trace.worker[row]] + 1
-        return follows and all(version(f) >= v for f, v in turn.took)
+        return follows and all(version(f) >= v for f, v, _ in turn.took)
 
     numbers = range(len(parts))
     while any(at[f] < len(parts[f].turns) for f in numbers):
         able = [f for f in numbers if ready(f)]
         if not able:
-            raise LogError(
-                f"{out}: the logs of the fragments do not fit each other after "
-                f"{len(order)} pushes: one of them has lost its end, as after a loss "
-                "of power without --times=sync_log=1; restore it from a copy."
-            )
+            raise _unfitting(out, f"after {len(order)} pushes")
         chosen = min(able, key=lambda f: parts[f].trace.time[at[f]])
         order.append((chosen, at[chosen]))
         pushed[parts[chosen].trace.worker[at[chosen]]] += 1
         at[chosen] += 1
     return order
+
+
+def _unfitting(out: Path, where: str) -> LogError:
+    return LogError(
+        f"{out}: the logs of the fragments do not fit each other, {where}: one of them "
+        "has lost its end, as after a loss of power without --times=sync_log=1; "
+        "restore the folder from a copy, or choose another --out."
+    )
 
 
 def _takes(
@@ -218,13 +238,13 @@ def _takes(
     latest: dict[int, int] = {}  # row by worker
     for row, (fragment, own) in enumerate(order):
         turn, before = parts[fragment].turns[own], latest.get(workers[row])
-        usual, follows = Turn(1, True, everything), 0
+        usual, follows = (True, everything), 0
         if before is not None:
             follows = order[before][0] + 1
-            release = ((order[before][0], taken[before]),)
-            usual = Turn(turn.number, False, release)
-        other = (turn.begins, turn.took) != (usual.begins, usual.took)
+            usual = False, ((order[before][0], taken[before]),)
+        took = tuple((f, version) for f, version, _ in turn.took)
+        other = (turn.begins, took) != usual
         if other or fragment != follows % len(parts):
-            found.append(Take(row, turn.begins, turn.took))
+            found.append(Take(row, turn.begins, took))
         latest[workers[row]] = row
     return tuple(found)

@@ -19,13 +19,9 @@ from abs_dssp.cluster import addresses, fragment_log, run_config, topology
 from abs_dssp.cluster import log as logs
 from abs_dssp.cluster.connections import Listening
 from abs_dssp.cluster.connector import Connector
+from abs_dssp.cluster.fragment_links import Link, LinkHeartbeats, identity_of
 from abs_dssp.cluster.fragment_server import FragmentServer
-from abs_dssp.cluster.fragment_worker import (
-    FragmentWorker,
-    Link,
-    LinkHeartbeats,
-    identity_of,
-)
+from abs_dssp.cluster.fragment_worker import FragmentWorker
 from abs_dssp.cluster.local_workers import WorkerThreads
 from abs_dssp.cluster.push_store import PushStore
 from abs_dssp.cluster.server import ServerConfig, ServerError, Training

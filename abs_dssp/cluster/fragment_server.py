@@ -128,7 +128,7 @@ class FragmentServer(Server):
 
     def saved(self) -> None:
         """Vectors that no kept checkpoint needs are given up."""
-        steps = self._store.steps()
+        steps = self._store.usable()
         # The older of two serves if the newer is damaged; before there are two, the
         # beginning of the log does.
         self._pushes.give_up(steps[0] if len(steps) > 1 else 0)

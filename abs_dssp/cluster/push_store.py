@@ -31,7 +31,9 @@ class Turn(NamedTuple):
 
     number: int  # pushes of the worker to all fragments, this one included
     begins: bool  # whether a process began with it
-    took: tuple[tuple[int, int], ...]  # (fragment, version) taken before it
+    # (fragment, version, mark of the grant) taken before it. A server that has lost the
+    # end of its log makes another version of the same number; marks tell them apart.
+    took: tuple[tuple[int, int, int], ...]
 
 
 def read_turn(value: Any) -> Turn:
@@ -41,13 +43,13 @@ def read_turn(value: Any) -> Turn:
       ValueError: if it is none.
 
     Example:
-      >>> read_turn([4, False, [[1, 7]]])
-      Turn(number=4, begins=False, took=((1, 7),))
+      >>> read_turn([4, False, [[1, 7, 99]]])
+      Turn(number=4, begins=False, took=((1, 7, 99),))
     """
     try:
         number, begins, took = value
-        pairs = tuple((int(fragment), int(version)) for fragment, version in took)
-        return Turn(int(number), bool(begins), pairs)
+        grants = tuple((int(f), int(version), int(mark)) for f, version, mark in took)
+        return Turn(int(number), bool(begins), grants)
     except (TypeError, OverflowError) as error:
         raise ValueError(f"{value!r} says nothing of a push") from error
 
@@ -252,11 +254,11 @@ def line(worker: int, clock: int, turn: Turn) -> bytes:
     """A line of the file of turns.
 
     Example:
-      >>> made = line(1, 2, Turn(3, False, ((0, 5),)))
+      >>> made = line(1, 2, Turn(3, False, ((0, 5, 99),)))
       >>> made
-      b'3beb0f07 [1, 2, 3, false, [[0, 5]]]\\n'
+      b'd9d7730e [1, 2, 3, false, [[0, 5, 99]]]\\n'
       >>> parse(made, Path("turns.log"))[0]
-      {(1, 2): Turn(number=3, begins=False, took=((0, 5),))}
+      {(1, 2): Turn(number=3, begins=False, took=((0, 5, 99),))}
     """
     text = json.dumps([worker, clock, *turn])
     return f"{zlib.crc32(text.encode()):08x} {text}\n".encode()

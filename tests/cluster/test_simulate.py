@@ -258,7 +258,7 @@ def test_a_checkpoint_that_cannot_be_set_aside_ends_the_start_in_a_sentence():
 def test_what_a_log_has_at_its_opening_survives_a_loss_of_power():
     """Its writer may have been killed after writing, before the disk was done."""
     world, host, files = _files(0)
-    host.folders.add("/run")
+    host.disk.folders.add("/run")
     there = dataclasses.replace(system.REAL, os=files, fcntl=files)
     made = log.Log(Path("/run"), {"num_workers": 1}, sync=True, system=there)
     files.fdatasync = lambda descriptor: None
