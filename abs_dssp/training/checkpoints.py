@@ -101,6 +101,7 @@ class Store:
                 self.damaged.append(f"{path} is damaged ({why}) and passed by")
                 self._broken.add(step)
             else:
+                self._broken.discard(step)
                 run = found.note.pop("run")
                 if self._run is not None and run != self._run:
                     raise ValueError(

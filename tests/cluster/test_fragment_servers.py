@@ -1,10 +1,14 @@
 """Servers of fragments: their logs become one trace, which replays to the same bits."""
 
+import dataclasses
+import errno
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+import types
 
 import fragment_program as program
 import harness
@@ -12,10 +16,14 @@ import numpy as np
 import pytest
 
 from abs_dssp import policies, replay
-from abs_dssp.cluster import fragment_log, push_store, topology
+from abs_dssp.cluster import fragment_log, push_store, system, topology
 from abs_dssp.cluster import log as logs
+from abs_dssp.cluster.fragment_server import FragmentServer
 from abs_dssp.cluster.log import LogError
+from abs_dssp.cluster.messages import Kind, Message
 from abs_dssp.cluster.push_store import PushStore, Turn
+from abs_dssp.cluster.whereabouts import Whereabouts
+from abs_dssp.cluster.worker import EndedError
 from abs_dssp.history import rederivation
 from abs_dssp.traces import Trace
 from scripts import one_device
@@ -166,6 +174,117 @@ def test_damaged_bytes_are_named(tmp_path):
     turns.write_bytes(turns.read_bytes().replace(b"[0, 1", b"[0, 7"))
     with pytest.raises(LogError, match="damaged at line 1"):
         PushStore(tmp_path, 4, np.float32)
+
+
+def _lines(*keys):
+    turns = [(key, Turn(number, False, ())) for number, key in enumerate(keys, 1)]
+    return b"".join(push_store.line(*key, turn) for key, turn in turns)
+
+
+@pytest.mark.parametrize("rest", [b"", b"[", b"\0" * 30 + b"]\n", b"\0\n\0\n"])
+def test_turns_that_a_loss_of_power_cut_short_are_in_nobodys_way(rest, tmp_path):
+    """Of the last push the log knows nothing; with its line nobody was told of it."""
+    (tmp_path / push_store.TURNS).write_bytes(_lines((0, 1), (1, 1)) + rest)
+    store = PushStore(tmp_path, 4, np.float32, logged=[(0, 1), (1, 1)])
+    store.add(0, 2, Turn(2, False, ()), np.ones(4, np.float32))
+    store.close()
+    store = PushStore(tmp_path, 4, np.float32, logged=[(0, 1), (1, 1), (0, 2)])
+    assert store.turns.keys() == {(0, 1), (1, 1), (0, 2)}
+    store.close()
+
+
+def test_a_turn_that_the_log_needs_is_missed_at_once_and_nothing_is_cut_off(tmp_path):
+    path = tmp_path / push_store.TURNS
+    path.write_bytes(_lines((0, 1), (1, 1))[:-1] + b"\x8a")  # its end of a line
+    before = path.read_bytes()
+    with pytest.raises(LogError, match="lacks push 1 of worker 1, which the log"):
+        PushStore(tmp_path, 4, np.float32, logged=[(0, 1), (1, 1)])
+    assert path.read_bytes() == before
+
+
+def test_a_vector_is_never_taken_for_that_of_another_push(tmp_path):
+    """Its head says whose it is, and so it is among what is checked."""
+    store = PushStore(tmp_path, 4, np.float32)
+    for worker in (0, 1):
+        vector = np.full(4, worker, np.float32)
+        store.add(worker, 1, Turn(1, True, ()), vector)
+    store.close()
+    path = tmp_path / "0.vectors"
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1  # the second is worker 0's now
+    path.write_bytes(data)
+    store = PushStore(tmp_path, 4, np.float32)
+    with pytest.raises(LogError, match="push 1 of worker 0 is damaged"):
+        store.vector(0, 1)
+    store.close()
+
+
+def test_a_full_disk_at_a_checkpoint_does_not_end_the_run(tmp_path):
+    full = types.SimpleNamespace(**vars(os))
+    store = PushStore(
+        tmp_path, 4, np.float32, system=dataclasses.replace(system.REAL, os=full)
+    )
+
+    def refuse(*arguments):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    full.open = refuse
+    store.begin(5)  # the vectors that follow lie in the file before
+    full.open = os.open
+    store.add(0, 1, Turn(1, True, ()), np.ones(4, np.float32))
+    store.begin(6)
+    np.testing.assert_array_equal(store.vector(0, 1), np.ones(4, np.float32))
+    assert {path.name for path in tmp_path.iterdir()} == {
+        *("0.vectors", "6.vectors", push_store.TURNS)
+    }
+    full.open = refuse
+    with pytest.raises(LogError, match="No space left on device; start the same"):
+        store.vector(0, 1)
+    full.open = os.open
+    store.close()
+
+
+# What a run's processes tell each other.
+
+
+def test_the_end_of_a_shorter_run_is_not_the_end_of_this_one(tmp_path):
+    short, long = (
+        Whereabouts(tmp_path, {"run": "mine", "limits": [pushes, None, None]})
+        for pushes in (60, 90)
+    )
+    short.publish({"network": "tcp://a:1"})
+    assert long(0.0) == {"network": "tcp://a:1"}
+    short.withdraw()
+    short.end("end")
+    assert short.over() == "end" and short(0.0)["over"] == "end"
+    assert long.over() == "" and long(0.0) is None
+
+
+def test_an_interrupted_run_says_so_at_once_and_goes_on_later(tmp_path):
+    timer = threading.Timer(4.0, os.kill, (os.getpid(), signal.SIGTERM))
+    timer.start()
+    cluster = topology.alone(ALONE, N)
+    with pytest.raises(EndedError, match="interrupted by SIGTERM; the same command"):
+        program.train(tmp_path, "asp()", 2, 1, cluster, 10**6, 0.05)
+    assert not list(tmp_path.rglob("over.json"))
+    counts = [pushes_logged(tmp_path, f) for f in range(2)]
+    cluster = topology.alone(ALONE, N)
+    result = program.train(tmp_path, "asp()", 2, 1, cluster, 2 * max(counts) + 10)
+    assert result.stopped == "end" and len(result.trace) > sum(counts)
+
+
+def test_a_stranger_cannot_end_a_run():
+    server = object.__new__(FragmentServer)
+    mine, other = object(), object()
+    sessions = [types.SimpleNamespace(peer=mine)]
+    server.membership = types.SimpleNamespace(sessions=sessions)
+    server._fragment, stopped = 0, []
+    server.stop = lambda why, resumes: stopped.append(why)
+    for peer, text in ((other, {"over": "end"}), (mine, {}), (mine, None)):
+        assert server._noted(peer, Message(Kind.BYE, 0, text=text))
+    assert not stopped
+    server._noted(mine, Message(Kind.BYE, 0, text={"over": "end"}))
+    assert stopped == ["end"]
 
 
 # Processes that are killed.

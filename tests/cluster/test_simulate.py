@@ -19,7 +19,7 @@ import test_core
 
 from abs_dssp.cluster import duties, log, memory, recovery, run, system, transport
 from abs_dssp.cluster.messages import Kind, Message
-from abs_dssp.cluster.simulate import faults, shrink
+from abs_dssp.cluster.simulate import faults, seeds, shrink
 from abs_dssp.cluster.simulate.disk import Files, Host
 from abs_dssp.cluster.simulate.scenario import Scenario
 from abs_dssp.cluster.simulate.world import Process, World
@@ -46,9 +46,11 @@ def test_fresh_seeds_keep_every_promise():
     end = time.monotonic() + _SECONDS
     counts = 0
     for seed in range(first, first + 10_000):
-        outcome = Scenario(seed, ALL).run()
+        kind = seeds.KINDS[seed % len(seeds.KINDS)]
+        outcome = seeds.scenario(kind)(seed, ALL).run()
         assert not outcome.violation, (
-            f"python -m abs_dssp.cluster.simulate --seed={seed}: {outcome.violation}"
+            f"python -m abs_dssp.cluster.simulate --seed={seed} --kind={kind}: "
+            f"{outcome.violation}"
         )
         counts += sum(outcome.faults.values())
         if time.monotonic() > end:
@@ -62,9 +64,11 @@ def _digest(seed: int) -> str:
     return done.stdout.split()[-1]
 
 
-def test_a_seed_gives_one_history():
-    one = Scenario(24, ALL).run()
-    assert Scenario(24, ALL).run() == one
+@pytest.mark.parametrize("kind", seeds.KINDS)
+def test_a_seed_gives_one_history(kind):
+    scenario = seeds.scenario(kind)
+    one = scenario(24, ALL).run()
+    assert scenario(24, ALL).run() == one and not one.violation
     assert one.faults and one.starts > 3
 
 
@@ -93,10 +97,11 @@ def test_processes_side_by_side_run_the_same_seeds():
 
 def test_planted_faults_fit_the_code():
     """Whoever changes a line that one of them changes is told at once."""
-    assert len({planted.patched(each) for each in planted.PLANTED}) >= 30
+    assert len({planted.patched(each) for each in planted.ALL}) >= 60
 
 
-SOME = (0, 36)  # of the core, of the stream
+# Of the core, of the stream, and of fragments: a vector after its line in the log.
+SOME = (0, 36, len(planted.PLANTED))
 # Not within 60 seeds: test_pushes.py and test_stream.py find these.
 ELSEWHERE = (23, 24, 26, 38)
 
@@ -105,7 +110,7 @@ ELSEWHERE = (23, 24, 26, 38)
     "number",
     [
         pytest.param(i, marks=() if i in SOME else pytest.mark.slow)
-        for i in range(len(planted.PLANTED))
+        for i in range(len(planted.ALL))
         if i not in ELSEWHERE
     ],
 )
@@ -115,8 +120,9 @@ def test_a_planted_fault_is_found(number):
     assert done.returncode == 1 and done.stdout.startswith("seed "), done
 
 
-def test_without_faults_nothing_is_counted():
-    outcome = Scenario(0, faults.NONE).run()
+@pytest.mark.parametrize("kind", seeds.KINDS)
+def test_without_faults_nothing_is_counted(kind):
+    outcome = seeds.scenario(kind)(0, faults.NONE).run()
     assert not outcome.violation and not outcome.faults
     assert outcome.starts == 3
 
