@@ -21,7 +21,6 @@ from abs_dssp.cluster import duties, log, memory, recovery, run, system, transpo
 from abs_dssp.cluster.messages import Kind, Message
 from abs_dssp.cluster.simulate import faults, seeds, shrink
 from abs_dssp.cluster.simulate.disk import Files, Host
-from abs_dssp.cluster.simulate.scenario import Scenario
 from abs_dssp.cluster.simulate.world import Process, World
 from abs_dssp.history.events import Entry, Event
 from abs_dssp.training.checkpoints import Checkpoint
