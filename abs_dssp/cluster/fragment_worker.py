@@ -146,7 +146,7 @@ class FragmentWorker:
             assert link.grant is not None
             number += link.grant.clock - 1
             took[link.fragment] = link.grant.version, link.grant.mark
-        link = self._least_pushed()
+        turn = self._least_pushed()
         while True:
             for link in links:  # what servers grant at another time
                 if link.part is not None:
@@ -155,8 +155,8 @@ class FragmentWorker:
                     own = self._parts.put(own, link.fragment, base)
                     took[link.fragment] = link.grant.version, link.grant.mark
             if self._waits:
-                link = self._least_pushed()
-            grant = link.grant
+                turn = self._least_pushed()
+            link, grant = turn, turn.grant
             assert grant is not None
             made = self._compute(own, number + 1, grant)
             moved, loss, seconds = made
@@ -168,7 +168,7 @@ class FragmentWorker:
             assert link.grant is not None
             if link.grant.clock > grant.clock:  # the push counts, or else never was
                 own, number, begins, took = moved, number + 1, False, {}
-                link = links[(link.fragment + 1) % len(links)]
+                turn = links[(link.fragment + 1) % len(links)]
 
     def _least_pushed(self) -> Link:
         return min(self.links, key=lambda link: (link.clock, link.fragment))

@@ -151,9 +151,10 @@ class Store:
         except BaseException:
             self._remove(partial)
             raise
-        kept = min(self.usable()[-_KEPT:])
-        for old in self.steps():
-            if old < kept:
+        steps = self.steps()
+        kept = self._whole(steps)[-_KEPT:]
+        for old in steps:
+            if old < kept[0]:
                 self._remove(self._path(old))
 
     def _read(self, path: Path, step: int) -> Checkpoint:
@@ -178,7 +179,10 @@ class Store:
 
     def usable(self) -> list[int]:
         """The numbers of those that were not passed by, smallest first."""
-        return [step for step in self.steps() if step not in self._broken]
+        return self._whole(self.steps())
+
+    def _whole(self, steps: Sequence[int]) -> list[int]:
+        return [step for step in steps if step not in self._broken]
 
     def _path(self, step: int) -> Path:
         return self._folder / f"{step}{_SUFFIX}"

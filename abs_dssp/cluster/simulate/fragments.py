@@ -89,11 +89,12 @@ def training(text: str, local_steps: int, local_state: str) -> Training:
 
 
 @functools.cache
-def layout(shared: Training, fragments: int, servers: int) -> Layout:
-    """Who serves what, compiled once for all seeds."""
-    config = shared.functions.config
-    parts = fragmented.division(shared.task, config, fragments)
-    return Layout(parts, servers)
+def division(
+    text: str, local_steps: int, local_state: str, fragments: int
+) -> fragmented.Division:
+    """The fragments of what is trained, compiled once for all seeds."""
+    shared = training(text, local_steps, local_state)
+    return fragmented.division(shared.task, shared.functions.config, fragments)
 
 
 class FragmentsScenario(Operated):
@@ -113,9 +114,10 @@ class FragmentsScenario(Operated):
         world = self.world
         which, more = seed % len(POLICIES), seed // len(POLICIES)
         text, state = POLICIES[which], ("kept", "fresh")[more // 2 % 2]
-        self.training = training(text, 1 + more // 4 % 2, state)
+        what = text, 1 + more // 4 % 2, state
+        self.training = training(*what)
         self._count, servers = 2 + more % 2, world.random.choice([1, 2, 2])
-        self._layout = layout(self.training, self._count, servers)
+        self._layout = Layout(division(*what, self._count), servers)
         sync = bool(world.random.getrandbits(1))
         settings = dataclasses.replace(SETTINGS, sync_log=sync)
         agreed = {"policy": text, "num_workers": NUM_WORKERS, "seed": seed}
