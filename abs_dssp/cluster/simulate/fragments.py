@@ -74,33 +74,37 @@ def _task() -> tasks.Task:
 
 
 @functools.cache
-def training(text: str, local_steps: int, local_state: str) -> Training:
-    """What is trained, compiled once for all seeds."""
-    task = _task()
+def _functions(local_state: str) -> flat.Functions:
+    """What workers and servers compute, compiled once for all seeds."""
     server = optimizers.sgd(lambda epoch: 0.7 / (1 + epoch), momentum=0.5)
     # With a state of both kinds of numbers, a mean and a count.
     rate = optax.scale_by_schedule(lambda count: -0.1 / (1 + count.astype("f4")))
-    local = optax.chain(optax.trace(0.9), rate)
+    local, steps = optax.chain(optax.trace(0.9), rate), 1 + (local_state == "fresh")
     update = UpdateConfig(
-        server, local, local_steps, "mean", push="displacement", local_state=local_state
+        server, local, steps, "mean", push="displacement", local_state=local_state
     )
-    policy = policies.parse(text, NUM_WORKERS)
-    return Training(task, policy, flat.Functions(task, update), 7)
+    return flat.Functions(_task(), update)
 
 
 @functools.cache
-def division(
-    text: str, local_steps: int, local_state: str, fragments: int
-) -> fragmented.Division:
+def training(text: str, local_state: str) -> Training:
+    """What is trained."""
+    policy = policies.parse(text, NUM_WORKERS)
+    return Training(_task(), policy, _functions(local_state), 7)
+
+
+@functools.cache
+def division(local_state: str, fragments: int) -> fragmented.Division:
     """The fragments of what is trained, compiled once for all seeds."""
-    shared = training(text, local_steps, local_state)
-    return fragmented.division(shared.task, shared.functions.config, fragments)
+    config = _functions(local_state).config
+    return fragmented.division(_task(), config, fragments)
 
 
 class FragmentsScenario(Operated):
     """One seed's run of a server for each fragment."""
 
-    pushes = 150
+    pushes, longest = 120, 300.0
+    _hopes = 12
 
     def __init__(
         self,
@@ -112,12 +116,11 @@ class FragmentsScenario(Operated):
         """See `Operated`."""
         super().__init__(seed, faults, only, say)
         world = self.world
-        which, more = seed % len(POLICIES), seed // len(POLICIES)
-        text, state = POLICIES[which], ("kept", "fresh")[more // 2 % 2]
-        what = text, 1 + more // 4 % 2, state
-        self.training = training(*what)
-        self._count, servers = 2 + more % 2, world.random.choice([1, 2, 2])
-        self._layout = Layout(division(*what, self._count), servers)
+        text, more = POLICIES[seed % len(POLICIES)], seed // len(POLICIES)
+        self._count, state = 2 + more % 2, ("kept", "fresh")[more // 2 % 2]
+        self.training = training(text, state)
+        servers = world.random.choice([1, 2, 2])
+        self._layout = Layout(division(state, self._count), servers)
         sync = bool(world.random.getrandbits(1))
         settings = dataclasses.replace(SETTINGS, sync_log=sync)
         agreed = {"policy": text, "num_workers": NUM_WORKERS, "seed": seed}
@@ -162,7 +165,7 @@ class FragmentsScenario(Operated):
     def _mend(self, index: int, error: BaseException) -> None:
         sentence = str(error)
         for keeper in self._keepers:
-            if keeper.folder in sentence and keeper.mend(sentence):
+            if keeper.folder[:-1] in sentence and keeper.mend(sentence):
                 return
         if not any(each in sentence for each in _LASTING):
             return

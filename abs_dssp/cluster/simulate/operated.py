@@ -44,7 +44,6 @@ SETTINGS = Settings(
 )
 _CALM = 0.75  # of the pushes; no faults after that
 _PATIENCE = 600.0  # seconds from the beginning of the calm to the run's end
-_LONGEST = 2000.0  # seconds of faults
 _SENTENCES = (ServerError, LogError, WorkerError)  # what may end a process
 
 
@@ -115,10 +114,13 @@ class Operated(abc.ABC):
     Attributes:
       training: a `server.Training`.
       pushes: that end the run.
+      longest: seconds of faults.
     """
 
     training: Training
     pushes: int
+    longest = 2000.0
+    _hopes = 5  # starts of process 0 in the calm that may fail, as on a full disk
 
     def __init__(
         self,
@@ -228,7 +230,7 @@ class Operated(abc.ABC):
     def _finish(self) -> None:
         world = self.world
         calm = int(_CALM * self.pushes)
-        world.run(lambda: self._logged() >= calm, _LONGEST)
+        world.run(lambda: self._logged() >= calm, self.longest)
         world.note("calm")
         self.dice.calm = True
         limit = world.now + _PATIENCE
@@ -294,7 +296,7 @@ class Operated(abc.ABC):
         self._mend(index, error)
         if self.dice.calm and index == 0:
             self._hopeless += 1
-            if self._hopeless > 5:
+            if self._hopeless > self._hopes:
                 self.world.fail(ViolationError(f"cannot be started again: {error}"))
 
     def _died(self, index: int) -> None:
