@@ -126,7 +126,7 @@ def test_pushes_are_found_again_until_two_checkpoints_hold_them(tmp_path):
         return np.arange(4, dtype=np.float32) + number
 
     def turn(number):
-        return Turn(number, number == 1, ((0, number), (1, 7)))
+        return Turn(number, number == 1, ((0, number, 5), (1, 7, 9)))
 
     store = PushStore(tmp_path, 4, np.float32)
     for number in (1, 2):

@@ -11,6 +11,7 @@ import time
 import types
 from pathlib import Path
 
+import harness
 import jaxtyping
 import numpy as np
 import planted
@@ -152,6 +153,34 @@ def test_a_heartbeat_of_no_process_of_the_run_is_not_answered():
         message = Message(Kind.HEARTBEAT, text=text)
         test_core.deliver(server.message(peer, message, 0.0))
     assert not peer.sent
+
+
+def test_a_sign_of_life_says_that_a_worker_is_ready():
+    """Whose READY is lost, and who gets something else to read, says it no more."""
+    server, peer = test_core.new_membership(expected=1), test_core.Peer()
+    test_core.enter(server, 1, test_core.Peer())
+    hello = {"nonce": "n0", "process": "here", "run": {}}
+    test_core.deliver(server.message(peer, Message(Kind.HELLO, 0, text=hello), 0.0))
+    beat = Message(Kind.HEARTBEAT, text=["n0", [[0, 0, 5, True]]])
+    kinds = test_core.deliver(server.message(test_core.Peer(), beat, 1.0))
+    assert "Append" in kinds and server.core.workers[0].active
+    assert peer.sent[-1].kind is Kind.GRANT
+
+
+def test_a_server_that_fails_does_not_tell_its_workers_that_the_run_is_over(tmp_path):
+    """They would end with 0, and those of fragments would end the other servers."""
+    with harness.two(tmp_path) as (serving, (one, other), (grant, _)):
+
+        def refuse(entries):
+            raise log.UnwritableError("no room")
+
+        serving.log.append = refuse
+        one.push(grant)
+        for worker in (one, other):
+            text = worker.expect(Kind.STOP).text
+            assert text == {"reason": "no room", "resumes": True}
+        serving.join()
+        assert serving.server.resumable
 
 
 @pytest.fixture

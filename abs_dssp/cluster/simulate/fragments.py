@@ -103,7 +103,7 @@ def division(local_state: str, fragments: int) -> fragmented.Division:
 class FragmentsScenario(Operated):
     """One seed's run of a server for each fragment."""
 
-    pushes, longest = 120, 300.0
+    pushes, longest = 90, 120.0
     _hopes = 12
 
     def __init__(
