@@ -49,7 +49,9 @@ class Link:
       fragment: 0..F-1.
       grant: the latest, without its vector; None before the first.
       part: its vector, a copy; None once it has been taken.
-      acknowledged: whether the server has logged the push that answers it.
+      acknowledged: whether nothing more need be sent for it.
+      logged: whether the server has logged the push that answers it.
+      ahead: whether the worker has gone on after that without the next grant.
       introduced: whether the server knows this worker.
       clock: the worker's, as the server's rule sees it.
     """
@@ -79,7 +81,7 @@ class Link:
         self._generation = 0
         self.grant: Message | None = None
         self.part: np.ndarray | None = None
-        self.acknowledged = self.introduced = False
+        self.acknowledged = self.logged = self.ahead = self.introduced = False
         self.clock = 0
         self._idle = 0
         self._least = 0  # grant on this connection so far: messages may be late
@@ -167,6 +169,11 @@ class Link:
             raise ClosedError("there is no connection")
         self._channel.send(message, vector)
 
+    def go_on(self) -> None:
+        """The worker does not wait for the grant that follows what is logged."""
+        self.ahead = True
+        self.clock += 1
+
     def poll(self, seconds: float) -> bool:
         """Reads what comes within some seconds; whether a newer grant has come.
 
@@ -199,6 +206,7 @@ class Link:
             self._answered = True
             # Without a number: what was granted is not wanted any more.
             self.acknowledged |= message.grant_id in (0, self.grant_id)
+            self.logged |= message.grant_id == self.grant_id > 0
         if message.kind is not Kind.GRANT or message.grant_id < self._least:
             return False
         self._least, self._answered = message.grant_id, True
@@ -211,7 +219,8 @@ class Link:
         message.payload = None
         if message.text is not None:
             self.clock = int(message.text)
-        elif held is not None:
+        elif held is not None and not self.ahead:
             self.clock += max(0, message.clock - held.clock)
+        self.logged = self.ahead = False
         self.grant, self.acknowledged = message, False
         return True

@@ -43,9 +43,9 @@ class FragmentMembership(Membership):
             effect.message.text[OVER] = True
         return said
 
-    def _ready(self, session: Session, now: float) -> list[Effect]:
-        session.greeted = True
-        return super()._ready(session, now)
+    def _hello(self, peer, session: Session, message: Message, now) -> list[Effect]:
+        session.greeted = True  # not by READY, which may be lost
+        return super()._hello(peer, session, message, now)
 
     def _join(self, session: Session, now: float) -> list[Effect]:
         session.greeted = True

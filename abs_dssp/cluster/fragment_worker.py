@@ -8,9 +8,10 @@ has taken since the one before, so that a replay needs to know nothing else.
 
 The next fragment is the one that the worker has pushed least, by the clocks of the
 rules, the first of several: fragment after fragment, unless it has left one and joined
-again. So nobody waits for ever: of all clocks of all fragments take the least, of the
-first such fragment. Its worker pushes there before it pushes anywhere else where it
-would be further on, so that it computes, or waits where nobody is behind it.
+again. Where it has done so while it waits for another, it waits no more. So nobody
+waits for ever: of all clocks of all fragments take the least, of the first such
+fragment. Its worker pushes there before it pushes or waits anywhere else where it would
+be further on, so that it computes, or waits where nobody is behind it.
 """
 
 import contextlib
@@ -156,6 +157,9 @@ class FragmentWorker:
                     took[link.fragment] = link.grant.version, link.grant.mark
             if self._waits:
                 turn = self._least_pushed()
+            if turn.ahead:
+                self._await(turn, functools.partial(self._is_free, turn))
+                continue
             link, grant = turn, turn.grant
             assert grant is not None
             made = self._compute(own, number + 1, grant)
@@ -166,12 +170,17 @@ class FragmentWorker:
             message = push_for(grant, seconds=seconds, loss=loss, text=list(told))
             self._exchange(link, message, vector)
             assert link.grant is not None
-            if link.grant.clock > grant.clock:  # the push counts, or else never was
+            # The push counts, or else never was.
+            if link.ahead or link.grant.clock > grant.clock:
                 own, number, begins, took = moved, number + 1, False, {}
                 turn = links[(link.fragment + 1) % len(links)]
 
     def _least_pushed(self) -> Link:
         return min(self.links, key=lambda link: (link.clock, link.fragment))
+
+    def _is_free(self, link: Link) -> bool:
+        """Whether a fragment that was pushed need not be waited for any more."""
+        return not link.ahead or self._least_pushed() is not link
 
     def _taken(self, link: Link) -> Any:
         """A fragment that was granted, on the device."""
@@ -199,12 +208,19 @@ class FragmentWorker:
         return moved, float(loss), self.now() - begun
 
     def _exchange(self, link: Link, message: Message, vector: Any) -> None:
-        """Pushes, until the fragment's server grants something else to compute from."""
+        """Pushes, until the fragment's server grants something else to compute from.
+
+        Or until the worker has come back to another fragment so far behind that others
+        wait for it there: these may be those for whom it would wait here.
+        """
         before, sent = link.grant, -1.0
 
         def granted() -> bool:
             nonlocal sent
             if link.grant is not before:
+                return True
+            if link.logged and self._waits and self._least_pushed() is not link:
+                link.go_on()
                 return True
             late = self.now() - sent > self.settings.resend
             if sent < 0 or (late and not link.acknowledged):

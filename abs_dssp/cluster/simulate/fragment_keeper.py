@@ -99,8 +99,9 @@ class FragmentKeeper(Keeper):
 
     def _is_there(self, name: str, file: Any, at: int, before: int) -> bool:
         """Whether damage is still on the disk."""
-        there = self._disk.files.get(name) is file and at < len(file.content)
-        return there and file.content[at] != before
+        if self._disk.files.get(name) is not file or at >= len(file.content):
+            return False
+        return bool(file.content[at] != before)
 
 
 class FragmentChecker(Checker):
