@@ -12,6 +12,7 @@ import numpy as np
 from abs_dssp.cluster import effects
 from abs_dssp.cluster.effects import Effect
 from abs_dssp.cluster.membership import Membership
+from abs_dssp.cluster.log import LogError, UnwritableError
 from abs_dssp.cluster.messages import Kind, Message
 from abs_dssp.cluster.push_store import PushStore, Turn, read_turn
 from abs_dssp.cluster.pushes import Session
@@ -74,6 +75,17 @@ class FragmentServer(Server):
         self._pushes, self._fragment = pushes, training.functions.fragment
         self._turns: dict[int, Turn] = {}  # of the latest message, by worker
         super().__init__(training, config, log, **settings)
+
+    def _recover(self) -> None:
+        try:
+            super()._recover()
+        except LogError as error:
+            if self._store is None or not self._store.unread:
+                raise
+            raise UnwritableError(
+                f"{self._store.unread}; without this checkpoint there is not enough "
+                "to go on from; start the same command again."
+            ) from error
 
     def _receive(self) -> list[tuple[Any, Any]]:
         arrivals = []

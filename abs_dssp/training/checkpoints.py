@@ -66,6 +66,7 @@ class Store:
         self._run, self._folder, self._os = run, folder, files
         self.damaged: list[str] = []  # sentences about checkpoints that were passed by
         self._broken: set[int] = set()  # their numbers
+        self.unread = ""  # why one of them could not be read: it may be whole
         files.makedirs(folder, exist_ok=True)
         names = files.listdir(folder)
         if any(name.isdecimal() for name in names) and not self.steps():
@@ -97,6 +98,8 @@ class Store:
             try:
                 found = self._read(path, step)
             except _DAMAGED as error:
+                if isinstance(error, OSError):
+                    self.unread = f"{path}: {error.strerror}"
                 why = (str(error).splitlines() or [type(error).__name__])[0]
                 self.damaged.append(f"{path} is damaged ({why}) and passed by")
                 self._broken.add(step)
