@@ -11,8 +11,8 @@ import numpy as np
 
 from abs_dssp.cluster import effects
 from abs_dssp.cluster.effects import Effect
-from abs_dssp.cluster.membership import Membership
 from abs_dssp.cluster.log import LogError, UnwritableError
+from abs_dssp.cluster.membership import Membership
 from abs_dssp.cluster.messages import Kind, Message
 from abs_dssp.cluster.push_store import PushStore, Turn, read_turn
 from abs_dssp.cluster.pushes import Session

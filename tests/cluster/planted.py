@@ -205,6 +205,15 @@ FRAGMENTS = (
            "        return max(self.steps(), default=None)", "flip_checkpoint=0.5"),
     _parts("cluster.server", "            self._resumes = True  # workers",
            "            pass  # workers", "full=0.01"),
+    _parts("cluster.fragment_worker", "if link.logged and self._waits and",
+           "if False and", "partition=0.01"),
+    _parts("cluster.fragment_server", "session.greeted = True  # not by READY",
+           "pass  # not by READY"),
+    _parts("cluster.membership", "            session.ready = True  # it has said so",
+           "            if not session.ready:\n                continue\n            #",
+           "lose=0.1,partition=0.01"),
+    _parts("cluster.fragment_server", "self._store is None or not self._store.unread",
+           "True", "disk_error=0.005"),
 )  # fmt: skip
 ALL = (*PLANTED, *FRAGMENTS)
 
