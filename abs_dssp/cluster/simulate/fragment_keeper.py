@@ -99,9 +99,10 @@ class FragmentKeeper(Keeper):
 
     def _is_there(self, name: str, file: Any, at: int, before: int) -> bool:
         """Whether damage is still on the disk."""
-        if self._disk.files.get(name) is not file or at >= len(file.content):
+        there = self._disk.files.get(name)
+        if there is None or there is not file or at >= len(there.content):
             return False
-        return bool(file.content[at] != before)
+        return there.content[at] != before
 
 
 class FragmentChecker(Checker):
