@@ -153,7 +153,7 @@ FRAGMENTS = (
     _parts("cluster.fragment_server", "steps[0] if len(steps) > 1 else 0",
            "steps[-1] if steps else 0", "flip_checkpoint=0.5"),
     _parts("cluster.push_store", "            self._os.ftruncate(self._turns, end)\n",
-           ""),
+           "", "short=0.5,kill=0.005"),
     # What a worker says and takes.
     _parts("cluster.fragment_worker",
            "taken = tuple((fragment, *took[fragment]) for fragment in sorted(took))",

@@ -157,14 +157,19 @@ def test_a_heartbeat_of_no_process_of_the_run_is_not_answered():
 
 def test_a_sign_of_life_says_that_a_worker_is_ready():
     """Whose READY is lost, and who gets something else to read, says it no more."""
-    server, peer = test_core.new_membership(expected=1), test_core.Peer()
-    test_core.enter(server, 1, test_core.Peer())
+    server, far, again = test_core.new_membership(), test_core.Peer(), test_core.Peer()
+    far.ends_with_its_process = False
+    for index in range(test_core.N):
+        test_core.enter(server, index, test_core.Peer() if index else far)
+    test_core.deliver(server.closed(far, 0.0))
     hello = {"nonce": "n0", "process": "here", "run": {}}
-    test_core.deliver(server.message(peer, Message(Kind.HELLO, 0, text=hello), 0.0))
+    test_core.deliver(server.message(again, Message(Kind.HELLO, 0, text=hello), 0.0))
+    for now in np.arange(1.0, 12.0):
+        test_core.deliver(server.tick(float(now)))
+    assert server.core.workers[0].state == "left"
     beat = Message(Kind.HEARTBEAT, text=["n0", [[0, 0, 5, True]]])
-    kinds = test_core.deliver(server.message(test_core.Peer(), beat, 1.0))
-    assert "Append" in kinds and server.core.workers[0].active
-    assert peer.sent[-1].kind is Kind.GRANT
+    test_core.deliver(server.message(test_core.Peer(), beat, 13.0))
+    assert server.core.workers[0].active and again.sent[-1].kind is Kind.GRANT
 
 
 def test_a_server_that_fails_does_not_tell_its_workers_that_the_run_is_over(tmp_path):

@@ -66,7 +66,7 @@ def _task() -> tasks.Task:
 
     def network(layers, inputs):
         (w, b), (v, c) = layers
-        return jnp.tanh(inputs @ w + b) @ v + c
+        return jnp.tanh(inputs @ w + b[None]) @ v + c[None]
 
     return tasks.from_functions(
         init, network, samples, samples, NUM_WORKERS, batch_size=2
