@@ -18,6 +18,7 @@ import pytest
 from abs_dssp import policies, replay
 from abs_dssp.cluster import fragment_log, push_store, system, topology
 from abs_dssp.cluster import log as logs
+from abs_dssp.cluster.fragment_links import identity_of
 from abs_dssp.cluster.fragment_server import FragmentServer
 from abs_dssp.cluster.log import LogError
 from abs_dssp.cluster.messages import Kind, Message
@@ -285,6 +286,19 @@ def test_a_stranger_cannot_end_a_run():
     assert not stopped
     server._noted(mine, Message(Kind.BYE, 0, text={"over": "end"}))
     assert stopped == ["end"]
+
+
+def test_who_looks_for_another_fragments_server_is_asked_who_he_is():
+    """It had this one's address; nothing that it says may count here."""
+    server, peer = object.__new__(FragmentServer), types.SimpleNamespace(sent=[])
+    peer.send = peer.sent.append
+    server.membership = types.SimpleNamespace(sessions=[])
+    server._fragment = 1
+    for fragment in (0, 1):
+        said = identity_of({"nonce": "n"}, fragment)
+        mine = server._noted(peer, Message(Kind.HELLO, 0, text=said))
+        assert mine == (fragment == 1) and said["nonce"] == f"n.{fragment}"
+    assert [message.kind for message in peer.sent] == [Kind.HELLO]
 
 
 # Processes that are killed.
