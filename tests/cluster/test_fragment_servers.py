@@ -18,7 +18,7 @@ import pytest
 from abs_dssp import policies, replay
 from abs_dssp.cluster import fragment_log, push_store, system, topology
 from abs_dssp.cluster import log as logs
-from abs_dssp.cluster.fragment_links import identity_of
+from abs_dssp.cluster.fragment_links import Link, identity_of
 from abs_dssp.cluster.fragment_server import FragmentServer
 from abs_dssp.cluster.log import LogError
 from abs_dssp.cluster.messages import Kind, Message
@@ -299,6 +299,33 @@ def test_who_looks_for_another_fragments_server_is_asked_who_he_is():
         mine = server._noted(peer, Message(Kind.HELLO, 0, text=said))
         assert mine == (fragment == 1) and said["nonce"] == f"n.{fragment}"
     assert [message.kind for message in peer.sent] == [Kind.HELLO]
+
+
+def test_a_link_believes_the_latest_of_what_its_server_says():
+    """Messages may be late or lost; nothing is waited for that will not come."""
+    worker = types.SimpleNamespace(index=0, now=lambda: 0.0)
+    beats = types.SimpleNamespace(answered=0.0)
+    link = Link(1, worker, lambda: None, {}, beats, None)
+
+    def look(kind, grant_id, clock=0, text=None):
+        payload = np.zeros(1) if kind is Kind.GRANT else None
+        fields = {"grant_id": grant_id, "clock": clock, "text": text}
+        return link._look(Message(kind, 0, payload=payload, **fields))
+
+    assert look(Kind.GRANT, 4, 9, 5) and link.clock == 5
+    look(Kind.WAIT, 3)
+    assert not link.acknowledged, "of the push before"
+    look(Kind.WAIT, 4)
+    assert link.acknowledged and link.logged
+    assert look(Kind.GRANT, 5, 10) and link.clock == 6 and not link.logged
+    assert not look(Kind.GRANT, 4, 9, 5), "late"
+    assert (link.grant_id, link.clock) == (5, 6)
+    look(Kind.WAIT, 0)
+    assert link.acknowledged and not link.logged, "it was taken for dead"
+    assert not look(Kind.GRANT, 5, 10) and not link.acknowledged, "its push is lost"
+    look(Kind.WAIT, 5)
+    link.go_on()
+    assert look(Kind.GRANT, 6, 11) and link.clock == 7 and not link.ahead
 
 
 # Processes that are killed.
