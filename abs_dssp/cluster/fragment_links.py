@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from abs_dssp.cluster.fragment_server import FRAGMENT, OVER
+from abs_dssp.cluster.fragment_server import BEGINS, FRAGMENT, OVER
 from abs_dssp.cluster.messages import Kind, Message
 from abs_dssp.cluster.transport import Channel, ClosedError, Sizes
 from abs_dssp.cluster.worker import Connect, Heartbeats, WorkerError
@@ -134,7 +134,8 @@ class Link:
 
     def _introduce(self, seconds: float) -> None:
         assert self._channel is not None
-        self._channel.send(Message(Kind.HELLO, self.index, text=self._identity))
+        said = self._identity | {BEGINS: self.grant is None}
+        self._channel.send(Message(Kind.HELLO, self.index, text=said))
         end = self._worker.now() + seconds
         while (left := end - self._worker.now()) > 0:
             answer = self._channel.receive(min(left, 0.2))

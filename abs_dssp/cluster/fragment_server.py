@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from abs_dssp.cluster import effects
+from abs_dssp.cluster.core import WAITING
 from abs_dssp.cluster.effects import Effect
 from abs_dssp.cluster.log import LogError, UnwritableError
 from abs_dssp.cluster.membership import Membership
@@ -19,6 +20,7 @@ from abs_dssp.cluster.pushes import Session
 from abs_dssp.cluster.server import Server
 
 OVER = "over"  # in the text of an end that is the whole run's: of all fragments
+BEGINS = "begins"  # in what a worker says of itself: whether it has no grant yet
 FRAGMENT = "fragment"  # in what a worker says of itself: whose server it looks for
 
 
@@ -46,7 +48,14 @@ class FragmentMembership(Membership):
 
     def _hello(self, peer, session: Session, message: Message, now) -> list[Effect]:
         session.greeted = True  # not by READY, which may be lost
-        return super()._hello(peer, session, message, now)
+        wanted = super()._hello(peer, session, message, now)
+        text = message.text if isinstance(message.text, dict) else {}
+        welcome = session.peer is peer and text.get(BEGINS)
+        if welcome and self._worker(session).state == WAITING:
+            # A new process, and perhaps a new server, which does not know that. It
+            # needs this fragment before it pushes any for which others may wait.
+            wanted = [*self._leave(session, "replaced", now), *wanted]
+        return wanted
 
     def _join(self, session: Session, now: float) -> list[Effect]:
         session.greeted = True

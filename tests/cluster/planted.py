@@ -213,6 +213,8 @@ FRAGMENTS = (
     _parts("cluster.membership", "            session.ready = True  # it has said so",
            "            if not session.ready:\n                continue\n            #",
            "lose=0.1,partition=0.01"),
+    _parts("cluster.fragment_server", "        if welcome and self._worker",
+           "        if False and self._worker", "none,kill=0.005"),
     _parts("cluster.fragment_server", "self._store is None or not self._store.unread",
            "True", "disk_error=0.005"),
 )  # fmt: skip

@@ -59,7 +59,8 @@ class Keeper:
         file.content[at] ^= bit
 
         def undo() -> None:
-            file.content[at] ^= bit
+            if at < len(file.content):  # else it was in what a crash had cut short
+                file.content[at] ^= bit
 
         if is_log:
             self._undo = undo
