@@ -14,18 +14,22 @@ import fragment_program as program
 import harness
 import numpy as np
 import pytest
+import test_core
 
 from abs_dssp import policies, replay
-from abs_dssp.cluster import fragment_log, push_store, system, topology
+from abs_dssp.cluster import fragment_log, fragment_run, push_store, system, topology
 from abs_dssp.cluster import log as logs
 from abs_dssp.cluster.fragment_links import Link, identity_of
-from abs_dssp.cluster.fragment_server import FragmentServer
+from abs_dssp.cluster.fragment_server import FragmentMembership, FragmentServer
+from abs_dssp.cluster.fragment_worker import FragmentWorker
 from abs_dssp.cluster.log import LogError
 from abs_dssp.cluster.messages import Kind, Message
 from abs_dssp.cluster.push_store import PushStore, Turn
+from abs_dssp.cluster.settings import Settings
 from abs_dssp.cluster.whereabouts import Whereabouts
 from abs_dssp.cluster.worker import EndedError
 from abs_dssp.history import rederivation
+from abs_dssp.history.events import Event
 from abs_dssp.traces import Trace
 from scripts import one_device
 
@@ -299,6 +303,73 @@ def test_who_looks_for_another_fragments_server_is_asked_who_he_is():
         mine = server._noted(peer, Message(Kind.HELLO, 0, text=said))
         assert mine == (fragment == 1) and said["nonce"] == f"n.{fragment}"
     assert [message.kind for message in peer.sent] == [Kind.HELLO]
+
+
+def test_who_begins_gets_a_grant_from_a_server_that_has_forgotten_its_process():
+    """It waits there in the name of the process before, and others for it elsewhere."""
+    core = test_core.new_core("bsp()")
+    settings = Settings(lease=10.0, start=5.0)
+    finite = lambda vector, loss: True  # noqa: E731
+    server = FragmentMembership(core, settings, {}, "one", test_core.N, finite, 0.0)
+    for index in range(test_core.N):
+        test_core.enter(server, index, test_core.Peer())
+    event = Event("push", 0, 1.0, 1.0, 1.0)
+    core.apply(event, None)
+    again, text = test_core.Peer(), {"nonce": "n0", "process": "here", "run": {}}
+    for begins, state in ((False, "waiting"), (True, "left")):
+        hello = Message(Kind.HELLO, 0, text=text | {"begins": begins})
+        test_core.deliver(server.message(again, hello, 2.0))
+        assert core.workers[0].state == state
+    test_core.deliver(server.message(again, Message(Kind.READY, 0), 2.0))
+    assert again.sent[-1].kind is Kind.GRANT and again.sent[-1].text == 0
+
+
+def test_who_is_behind_at_another_fragment_does_not_wait_for_this_one():
+    """Those for whom it would wait may wait for it there."""
+    worker = object.__new__(FragmentWorker)
+    here, there = (
+        types.SimpleNamespace(
+            fragment=fragment, clock=6, grant=None, logged=False, acknowledged=True,
+            send=lambda *_: None, gone_on=False,
+        )
+        for fragment in range(2)
+    )  # fmt: skip
+    here.go_on = lambda: setattr(here, "gone_on", True)
+    worker.links, worker._waits, worker.now = [here, there], True, lambda: 0.0
+    worker.settings = Settings()
+    answers = []
+
+    def look(link, done, again):
+        answers.append(done())
+        there.clock = 3  # it was left out there, and has joined again
+        answers.append(done())
+        link.logged = True
+        answers.append(done())
+
+    worker._await = look
+    worker._exchange(here, Message(Kind.PUSH), None)
+    assert answers == [False, False, True] and here.gone_on
+
+
+def test_a_server_looks_whether_the_run_has_ended_elsewhere():
+    """Whoever would tell it may be dead."""
+    serving = types.SimpleNamespace(alive=False)
+    server = types.SimpleNamespace(stopped="", resumable=False)
+
+    def stop(why, resumes):
+        server.stopped, serving.alive = why, False
+        assert not resumes
+
+    def start(ended):
+        serving.alive = True
+
+    server.stop, serving.server, serving.start = stop, server, start
+    serving.finish = lambda: None
+    said = iter(["", "", "end"])
+    places = types.SimpleNamespace(over=lambda: next(said, "end"))
+    workers = types.SimpleNamespace(start=lambda: None, stop=lambda: None)
+    fragment_run._serve([serving], workers, places, system.REAL)
+    assert server.stopped == "end" and not serving.alive
 
 
 def test_a_link_believes_the_latest_of_what_its_server_says():
