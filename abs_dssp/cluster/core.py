@@ -315,9 +315,13 @@ class Core:
             self.end("end")
 
 
-def mark_of(entries: Iterable[Entry]) -> int:
-    """The mark of a history, as `Core.mark` after its entries."""
-    mark = 0
+def mark_of(entries: Iterable[Entry], mark: int = 0) -> int:
+    """The mark of a history, as `Core.mark` after its entries.
+
+    Args:
+      entries: all, or those after `mark`.
+      mark: of the history before them.
+    """
     for entry in entries:
         mark = _stamped(mark, entry.event)
     return mark

@@ -6,6 +6,7 @@ no push before the versions that it was computed from, the parameters are the sa
 it is that of the servers' times, as far as these conditions allow.
 """
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,6 +23,7 @@ from abs_dssp.history.events import Entry
 from abs_dssp.history.fragments import FragmentedTrace, Take
 from abs_dssp.history.traces import Trace
 from abs_dssp.training import checkpoints
+from abs_dssp.training.checkpoints import read_file
 
 
 class Part(NamedTuple):
@@ -31,6 +33,7 @@ class Part(NamedTuple):
     losses: list[float]
     turns: list[Turn]  # of every push
     taken: list[int]  # of every push: the version at its release; -1 if there was none
+    granted: set[tuple[int, int]]  # versions with the mark of each grant of them
 
 
 def folder_of(out: Path, fragment: int) -> Path:
@@ -52,6 +55,7 @@ def read(
     sizes: Sequence[int],
     settings: Mapping[str, Any],
     records: Sequence[int] | None = None,
+    files: Any = os,
 ) -> tuple[FragmentedTrace, Float32[np.ndarray, " P"]]:
     """The trace of a run, and the training losses of its pushes.
 
@@ -61,13 +65,14 @@ def read(
       sizes: values of each fragment.
       settings: the trace's other fields: `num_workers`, `policy`, and so on.
       records: of each log, how many count; all by default.
+      files: the module `os`, or what stands in for it.
 
     Raises:
       LogError: if a log is damaged or missing, or they do not fit each other.
     """
     numbers = range(len(parts))
     cuts = [None] * len(parts) if records is None else list(records)
-    found = [_part(folder_of(out, f), settings, cuts[f]) for f in numbers]
+    found = [_part(folder_of(out, f), settings, cuts[f], files) for f in numbers]
     order = _merged(out, found, int(settings["num_workers"]))
     fragment = np.array([f for f, _ in order], np.int32)
     columns = fragments.merged(fragment, [part.trace for part in found])
@@ -88,48 +93,79 @@ def read(
     return made.validate(), losses
 
 
-def parameters(out: Path, count: int) -> tuple[list[np.ndarray], list[int]]:
+def parameters(
+    out: Path, count: int, *, whole: bool = False, files: Any = os
+) -> tuple[list[np.ndarray], list[int]]:
     """Every fragment at its newest checkpoint, and the records of its log until there.
 
+    Args:
+      out: folder of the run.
+      count: F.
+      whole: only checkpoints of a log's end count.
+      files: the module `os`, or what stands in for it.
+
     Raises:
-      LogError: if a fragment has no checkpoint of its log.
+      LogError: if a fragment has no such checkpoint.
     """
     vectors, records = [], []
     for fragment in range(count):
         folder = folder_of(out, fragment)
-        _, entries, _ = logs.read(folder / logs.NAME)
-        for saved in checkpoints.Store(folder / "checkpoints", None).newest_first():
+        _, entries, _ = logs.read(folder / logs.NAME, files)
+        store = checkpoints.Store(folder / "checkpoints", None, files)
+        least = len(entries) if whole else 0
+        for saved in store.newest_first():
             number, mark = saved.note["records"], saved.note["core"]["mark"]
-            if number <= len(entries) and mark == core.mark_of(entries[:number]):
+            fits = least <= number <= len(entries)
+            if fits and mark == core.mark_of(entries[:number]):
                 vectors.append(np.asarray(saved.leaves[0]))
                 records.append(number)
                 break
         else:
+            which = "the end of its log" if whole else "its log"
             raise LogError(
-                f"{folder} holds no checkpoint of its log; start the run's command "
-                "again, which makes one."
+                f"{folder} holds no checkpoint of {which} that is whole; start the "
+                "run's command again, which makes one."
             )
     return vectors, records
 
 
-def _part(folder: Path, settings: Mapping[str, Any], records: int | None) -> Part:
-    _, entries, _ = logs.read(folder / logs.NAME)
+def keys_of(entries: Sequence[Entry]) -> list[tuple[int, int]]:
+    """Worker and clock of every push of a log, in order."""
+    pushes: dict[int, int] = {}
+    keys: list[tuple[int, int]] = []
+    for event in (entry.event for entry in entries):
+        if event.kind == "push":
+            pushes[event.worker] = pushes.get(event.worker, 0) + 1
+            keys.append((event.worker, pushes[event.worker]))
+    return keys
+
+
+def _part(
+    folder: Path, settings: Mapping[str, Any], records: int | None, files: Any
+) -> Part:
+    _, entries, _ = logs.read(folder / logs.NAME, files)
+    granted = _granted(entries)
     entries = entries[:records]
-    path = folder / push_store.TURNS
+    path, keys = folder / push_store.TURNS, keys_of(entries)
     try:
-        turns, _ = push_store.parse(path.read_bytes(), path)
+        data = read_file(files, path)
     except OSError as error:
         raise LogError(f"{path}: {error.strerror}.") from error
+    turns, _ = push_store.parse(data, path, keys)
     trace = logs.to_trace(entries, dict(settings)).validate()
-    keys = list(zip(trace.worker.tolist(), trace.clock.tolist(), strict=True))
-    missing = [key for key in keys if key not in turns]
-    if missing:
-        raise LogError(
-            f"{path} lacks push {missing[0][1]} of worker {missing[0][0]}, which the "
-            "log beside it has; restore the folder from a copy."
-        )
     losses = [e.event.loss for e in entries if e.event.kind == "push"]
-    return Part(trace, losses, [turns[key] for key in keys], _released(entries))
+    mine = [turns[key] for key in keys]
+    return Part(trace, losses, mine, _released(entries), granted)
+
+
+def _granted(entries: Sequence[Entry]) -> set[tuple[int, int]]:
+    """All versions, each with the mark of the history after an entry."""
+    version, mark = 0, core.mark_of(())
+    found = {(version, mark)}
+    for entry in entries:
+        version, mark = version + entry.commit, core.mark_of((entry,), mark)
+        found.add((version, mark))
+    return found
 
 
 def _released(entries: Sequence[Entry]) -> list[int]:
@@ -152,6 +188,9 @@ def _merged(
     out: Path, parts: Sequence[Part], num_workers: int
 ) -> list[tuple[int, int]]:
     """All pushes in one order, as (fragment, row of its trace)."""
+    for turn in (turn for part in parts for turn in part.turns):
+        if any((v, mark) not in parts[f].granted for f, v, mark in turn.took):
+            raise _unfitting(out, "what a push was computed from is none of them")
     made = [np.cumsum(part.trace.committed).tolist() for part in parts]
     at, pushed = [0] * len(parts), [0] * num_workers
     order: list[tuple[int, int]] = []
@@ -165,22 +204,26 @@ def _merged(
             return False
         turn = part.turns[row]
         follows = turn.number == pushed[part.trace.worker[row]] + 1
-        return follows and all(version(f) >= v for f, v in turn.took)
+        return follows and all(version(f) >= v for f, v, _ in turn.took)
 
     numbers = range(len(parts))
     while any(at[f] < len(parts[f].turns) for f in numbers):
         able = [f for f in numbers if ready(f)]
         if not able:
-            raise LogError(
-                f"{out}: the logs of the fragments do not fit each other after "
-                f"{len(order)} pushes: one of them has lost its end, as after a loss "
-                "of power without --times=sync_log=1; restore it from a copy."
-            )
+            raise _unfitting(out, f"after {len(order)} pushes")
         chosen = min(able, key=lambda f: parts[f].trace.time[at[f]])
         order.append((chosen, at[chosen]))
         pushed[parts[chosen].trace.worker[at[chosen]]] += 1
         at[chosen] += 1
     return order
+
+
+def _unfitting(out: Path, where: str) -> LogError:
+    return LogError(
+        f"{out}: the logs of the fragments do not fit each other, {where}: one of them "
+        "has lost its end, as after a loss of power without --times=sync_log=1; "
+        "restore the folder from a copy, or choose another --out."
+    )
 
 
 def _takes(
@@ -195,11 +238,13 @@ def _takes(
     latest: dict[int, int] = {}  # row by worker
     for row, (fragment, own) in enumerate(order):
         turn, before = parts[fragment].turns[own], latest.get(workers[row])
-        usual = Turn(1, True, everything)
+        usual, follows = (True, everything), 0
         if before is not None:
-            release = ((order[before][0], taken[before]),)
-            usual = Turn(turn.number, False, release)
-        if (turn.begins, turn.took) != (usual.begins, usual.took):
-            found.append(Take(row, turn.begins, turn.took))
+            follows = order[before][0] + 1
+            usual = False, ((order[before][0], taken[before]),)
+        took = tuple((f, version) for f, version, _ in turn.took)
+        other = (turn.begins, took) != usual
+        if other or fragment != follows % len(parts):
+            found.append(Take(row, turn.begins, took))
         latest[workers[row]] = row
     return tuple(found)

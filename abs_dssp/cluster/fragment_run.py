@@ -2,42 +2,42 @@
 
 Process p of the first S serves the fragments p, p + S, p + 2 S, ..., each with a log
 and checkpoints in a folder of its own. A server's address lies there, too: all
-processes must see the folder of the run.
+processes must see the folder of the run. Fragments do not end at the same push, and
+the process that would tell of the end may be dead: whoever serves looks for it.
 """
 
 import contextlib
 import dataclasses
-import json
-import threading
-import time
+import functools
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
-from abs_dssp import files
 from abs_dssp.cluster import addresses, fragment_log, run_config, topology
 from abs_dssp.cluster import log as logs
 from abs_dssp.cluster.connections import Listening
 from abs_dssp.cluster.connector import Connector
+from abs_dssp.cluster.fragment_links import Link, LinkHeartbeats, identity_of
 from abs_dssp.cluster.fragment_server import FragmentServer
-from abs_dssp.cluster.fragment_worker import FragmentWorker, Link
+from abs_dssp.cluster.fragment_worker import FragmentWorker
 from abs_dssp.cluster.local_workers import WorkerThreads
 from abs_dssp.cluster.push_store import PushStore
 from abs_dssp.cluster.server import ServerConfig, ServerError, Training
 from abs_dssp.cluster.stopping import Stopper
+from abs_dssp.cluster.system import REAL, System
 from abs_dssp.cluster.topology import Cluster
 from abs_dssp.cluster.transport import Sizes
-from abs_dssp.cluster.worker import Heartbeats, StragglerInjection, WorkerPlan
+from abs_dssp.cluster.whereabouts import Whereabouts
+from abs_dssp.cluster.worker import EndedError, StragglerInjection, WorkerPlan
 from abs_dssp.history import trace_format
 from abs_dssp.training import checkpoints
 from abs_dssp.training.evaluation import History
 from abs_dssp.training.fragmented import Division, PartFunctions
 from abs_dssp.training.replayer import Result
 
-_OVER = "over.json"  # in the folder of a fragment whose server has ended
+_LOOK = 1.0  # seconds between two looks at whether another process has ended the run
 _PATIENCE = 60.0  # seconds for the other servers to end
 
 
@@ -62,6 +62,7 @@ def take_part(
     straggling: dict[int, StragglerInjection],
     say: Callable[[str], None],
     begun: Callable[[], None] | None = None,
+    system: System = REAL,
 ) -> Result | None:
     """Takes part until the run is over; see `run.train`.
 
@@ -72,6 +73,7 @@ def take_part(
       straggling: injected, by worker of this process.
       say: prints a line.
       begun: see `run.train`.
+      system: clock, threads, sockets and disk.
 
     Returns:
       In process 0 the trace, the final parameters and their evaluation; None in others.
@@ -80,8 +82,10 @@ def take_part(
       ServerError: if the run cannot go on.
       LogError: if a log cannot be read or written.
       WorkerError: if a server refuses this process, or cannot be found.
+      EndedError: if the run was interrupted.
     """
-    workers = _Workers(cluster, job, layout, straggling, say)
+    places = _Places(job, layout, system)
+    workers = _Workers(cluster, job, layout, places, straggling, say, system)
     mine = layout.of_process(cluster.process)
     try:
         if not mine:
@@ -89,37 +93,72 @@ def take_part(
             return None
         with contextlib.ExitStack() as stack:
             servings = [
-                stack.enter_context(_Serving(cluster, job, layout, fragment, say))
+                stack.enter_context(
+                    _Serving(cluster, job, layout, fragment, places, say, system)
+                )
                 for fragment in mine
             ]
             if begun is not None:
                 begun()
-            _serve(servings, workers)
+            _serve(servings, workers, places, system)
+        for server in (serving.server for serving in servings):
+            if server.resumable:
+                raise EndedError(workers.name, server.stopped)
         if cluster.process == 0:
-            return _result(job, layout, servings[0].server.stopped)
+            return _result(job, layout, places, servings[0].server.stopped, system)
         return None
     finally:
         cluster.leave()
 
 
+class _Places:
+    """Where the servers of all fragments are."""
+
+    def __init__(self, job: Any, layout: Layout, system: System):
+        count = len(layout.parts.servers)
+        limits = list(dataclasses.astuple(job.limits))
+        run = {"run": run_config.digest(job.agreed), "limits": limits}
+        folders = [fragment_log.folder_of(job.out, f) for f in range(count)]
+        self.of = [Whereabouts(folder, run, system) for folder in folders]
+
+    def over(self) -> str:
+        """Why the run is over, if a server has said so; else empty."""
+        return next(filter(None, (place.over() for place in self.of)), "")
+
+
 class _Serving:
     """The server of one fragment, with its log, pushes and checkpoints."""
 
-    def __init__(self, cluster: Cluster, job: Any, layout: Layout, fragment: int, say):
+    def __init__(
+        self,
+        cluster: Cluster,
+        job: Any,
+        layout: Layout,
+        fragment: int,
+        places: _Places,
+        say: Callable[[str], None],
+        system: System,
+    ):
         task, policy, functions, seed = job.training
-        self._cluster, self._folder = cluster, fragment_log.folder_of(job.out, fragment)
-        self._folder.mkdir(parents=True, exist_ok=True)
-        self._run = run_config.digest(job.agreed)
-        part = PartFunctions(functions, layout.parts, fragment)
+        self._cluster, self._places, self._place = cluster, places, places.of[fragment]
+        folder = fragment_log.folder_of(job.out, fragment)
+        system.os.makedirs(folder, exist_ok=True)
+        part = _part(functions, layout.parts, fragment)
         names = list(layout.parts.names[fragment])
         header = {"num_workers": task.num_workers, "run": job.agreed, "fragment": names}
         sync = job.settings.sync_log
-        self._log = logs.Log(self._folder, header, sync=sync)
-        format_ = Sizes.of(layout.parts.sizes[fragment], functions.wire)
+        self._log = logs.Log(folder, header, sync=sync, system=system)
         size = layout.parts.sizes[fragment]
         self._error: BaseException | None = None
         try:
-            self._pushes = PushStore(self._folder, size, format_.push_dtype, sync=sync)
+            self._pushes = PushStore(
+                folder,
+                size,
+                Sizes.of(size, functions.wire).push_dtype,
+                logged=fragment_log.keys_of(self._log.entries),
+                sync=sync,
+                system=system,
+            )
             limits = job.limits
             if limits.pushes is not None:
                 count = len(layout.parts.servers)
@@ -132,37 +171,43 @@ class _Serving:
                 ServerConfig(limits, *agreed, cluster.present, _listening(cluster)),
                 self._log,
                 self._pushes,
-                store=checkpoints.Store(self._folder / "checkpoints", f"{run}{names}"),
+                store=checkpoints.Store(
+                    folder / "checkpoints", f"{run}{names}", system.os
+                ),
                 say=lambda line: say(f"fragment {fragment}: {line}"),
+                system=system,
             )
         except BaseException:
             self._log.close()
             raise
-        self._thread = threading.Thread(target=self._serve, name=f"fragment {fragment}")
+        self._thread = system.threading.Thread(
+            target=self._serve, name=f"fragment {fragment}"
+        )
 
     def __enter__(self) -> "_Serving":
-        with contextlib.suppress(OSError):
-            (self._folder / _OVER).unlink()
+        if self.server.stopped or self._places.over():
+            self._place.withdraw()  # what one that died has left
+            return self
         address = self.server.address | self._cluster.host()
         coordinator = self._cluster.coordinator
         address["network"] = addresses.offered(address["network"], coordinator)
-        path = self._folder / topology.ADDRESS
-        files.write(path, json.dumps(address), private=True)
+        self._place.publish(address)
         return self
 
     def __exit__(self, *error) -> None:
-        with contextlib.suppress(OSError):
-            (self._folder / topology.ADDRESS).unlink()
         server = self.server
-        if server.stopped and not server.resumable and self._error is None:
-            over = {"over": server.stopped, "run": self._run}
-            files.write(self._folder / _OVER, json.dumps(over))
-        server.close()
-        self._pushes.close()
-        self._log.close()
+        try:
+            self._place.withdraw()
+            if server.stopped and not server.resumable and self._error is None:
+                self._place.end(server.stopped)
+        finally:
+            server.close()
+            self._pushes.close()
+            self._log.close()
 
-    def start(self) -> None:
-        """Serves in a thread."""
+    def start(self, ended: Callable[[], None]) -> None:
+        """Serves in a thread, which calls `ended` at its end."""
+        self._ended = ended
         self._thread.start()
 
     @property
@@ -170,67 +215,100 @@ class _Serving:
         """Whether it serves."""
         return self._thread.is_alive()
 
-    def finish(self) -> None:
-        """After the thread: raises what ended it, or saves the state at the end."""
+    def finish(self) -> BaseException | None:
+        """After the thread: saves the state at the end; what has gone wrong."""
         self._thread.join()
-        if self._error is not None:
-            raise self._error
-        self.server.save_last()
+        if self._error is None:
+            try:
+                self.server.save_last()
+            except Exception as error:
+                self._error = error
+        return self._error
 
     def _serve(self) -> None:
         try:
             self.server.serve()
-        except BaseException as error:  # raised by `finish`
+        except BaseException as error:  # raised by `_serve`, below
             self._error = error
+        self._ended()
 
 
-def _serve(servings: list[_Serving], workers: "_Workers") -> None:
+@functools.lru_cache(maxsize=64)
+def _part(functions: Any, parts: Division, fragment: int) -> PartFunctions:
+    """Compiled once, however often its server is started in this process."""
+    return PartFunctions(functions, parts, fragment)
+
+
+def _serve(
+    servings: list[_Serving], workers: "_Workers", places: _Places, system: System
+) -> None:
     """Serves, beside this process's workers, until all servers have ended."""
     workers.serves = True
-    over = any(serving.server.stopped for serving in servings)  # before it began
-    with Stopper([serving.server for serving in servings]):
+    changed = system.threading.Event()
+    reasons = [places.over(), *(serving.server.stopped for serving in servings)]
+    before = next(filter(None, reasons), "")
+    with Stopper([serving.server for serving in servings], system):
         for serving in servings:
-            serving.start()
-        if not over:
+            serving.start(changed.set)
+        if before:  # it was over before this process began
+            _stop(servings, before, resumes=False)
+        else:
             workers.start()
         try:
-            while any(serving.alive for serving in servings):
-                time.sleep(0.05)
-                if not all(serving.alive for serving in servings):
-                    _end_together(servings)
+            while all(serving.alive for serving in servings):
+                changed.wait(_LOOK)
+                if over := places.over():
+                    _stop(servings, over, resumes=False)
+            _end_together(servings)
         finally:
-            for serving in servings:
-                serving.finish()
-            if not over:
+            errors = [error for s in servings if (error := s.finish()) is not None]
+            if not before:
                 workers.stop()
+    if errors:
+        raise errors[0]
 
 
 def _end_together(servings: list[_Serving]) -> None:
     """One fragment has ended: so has the run."""
     ended = next(s.server for s in servings if not s.alive)
+    why = ended.stopped or "another fragment's server has failed"
+    _stop(servings, why, resumes=ended.resumable)
+
+
+def _stop(servings: list[_Serving], why: str, resumes: bool) -> None:
     for serving in servings:
         if serving.alive:
-            why = ended.stopped or "another fragment's server has failed"
-            serving.server.stop(why, resumes=ended.resumable)
+            serving.server.stop(why, resumes=resumes)
 
 
 class _Workers(WorkerThreads):
     """The workers of this process, each linked to the servers of all fragments."""
 
-    def __init__(self, cluster: Cluster, job: Any, layout: Layout, straggling, say):
-        task, _, functions, seed = job.training
+    def __init__(
+        self,
+        cluster: Cluster,
+        job: Any,
+        layout: Layout,
+        places: _Places,
+        straggling: dict[int, StragglerInjection],
+        say: Callable[[str], None],
+        system: System,
+    ):
+        task, policy, functions, seed = job.training
         plan = WorkerPlan(task, functions, seed, job.agreed, job.settings)
-        super().__init__(cluster, plan, say)
-        parts, identity = layout.parts, self.identity
+        super().__init__(cluster, plan, say, system)
+        parts, waits = layout.parts, policy.properties.waits
         workers = [
-            FragmentWorker(index, devices, plan, parts, straggling[index])
+            FragmentWorker(
+                index, devices, plan, parts, straggling[index], waits, system
+            )
             for index, devices in cluster.mine.items()
         ]
         beats = []
-        for fragment in range(len(parts.servers)):
-            lookup = _Lookup(fragment_log.folder_of(job.out, fragment))
-            connect = Connector(cluster, plan, lookup, self.name)
-            own = Heartbeats(connect, job.settings, identity["nonce"])
+        for fragment, place in enumerate(places.of):
+            connect = Connector(cluster, plan, place, self.name, system)
+            identity = identity_of(self.identity, fragment)
+            own = LinkHeartbeats(connect, job.settings, identity["nonce"], system)
             numbers = Sizes.of(parts.sizes[fragment], functions.wire)
             for worker in workers:
                 link = Link(fragment, worker, connect, identity, own, numbers)
@@ -248,35 +326,18 @@ class _Workers(WorkerThreads):
 class _Beats:
     """The signs of life to all servers."""
 
-    def __init__(self, beats: list[Heartbeats]):
+    def __init__(self, beats: list[LinkHeartbeats]):
         self._beats = beats
 
     def start(self) -> None:
-        """See `Heartbeats`."""
+        """See `worker.Heartbeats`."""
         for each in self._beats:
             each.start()
 
     def stop(self) -> None:
-        """See `Heartbeats`."""
+        """See `worker.Heartbeats`."""
         for each in self._beats:
             each.stop()
-
-
-class _Lookup:
-    """Where a fragment's server is, by its folder."""
-
-    def __init__(self, folder: Path):
-        self._folder = folder
-
-    def __call__(self, seconds: float) -> dict[str, Any] | None:
-        end = time.monotonic() + seconds
-        while True:
-            for name in (topology.ADDRESS, _OVER):
-                with contextlib.suppress(OSError, ValueError):
-                    return json.loads((self._folder / name).read_text())
-            if time.monotonic() > end:
-                return None
-            time.sleep(0.1)
 
 
 def _listening(cluster: Cluster) -> Listening:
@@ -297,30 +358,33 @@ def settings_of(job: Any) -> dict[str, Any]:
     return known | {"seed": seed}
 
 
-def _result(job: Any, layout: Layout, stopped: str) -> Result:
+def _result(
+    job: Any, layout: Layout, places: _Places, stopped: str, system: System
+) -> Result:
     """What all logs and the last checkpoints say; after all servers have ended.
 
     Raises:
-      ServerError: if one does not end.
+      ServerError: if one does not end, or has not left its last state.
+      LogError: if a log cannot be read, or they do not fit each other.
     """
     parts, task, functions = layout.parts, job.training.task, job.training.functions
-    count = len(parts.servers)
-    run = run_config.digest(job.agreed)
-    end = time.monotonic() + _PATIENCE
-    for fragment in range(count):
-        lookup = _Lookup(fragment_log.folder_of(job.out, fragment))
-        while (lookup(0.0) or {}).get("run") != run:
-            if time.monotonic() > end:
+    clock = system.time.perf_counter
+    end = clock() + _PATIENCE
+    for fragment, place in enumerate(places.of):
+        while not place.over():
+            if clock() > end:
                 raise ServerError(
                     f"the server of fragment {fragment} has not ended within "
                     f"{_PATIENCE:.0f} s; look at its log, and start the same command "
                     "again."
                 )
-            time.sleep(0.1)
+            system.time.sleep(0.1)
     trace, losses = fragment_log.read(
-        job.out, parts.names, parts.sizes, settings_of(job)
+        job.out, parts.names, parts.sizes, settings_of(job), files=system.os
     )
-    vectors, _ = fragment_log.parameters(job.out, count)
+    vectors, _ = fragment_log.parameters(
+        job.out, len(parts.servers), whole=True, files=system.os
+    )
     vector = parts.join([jax.numpy.asarray(np.asarray(each)) for each in vectors])
     measures = functions.evaluate(task.data, vector)
     samples = task.batch_size * functions.config.local_steps

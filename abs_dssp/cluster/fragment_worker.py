@@ -5,6 +5,13 @@ version of it, takes this one fragment, and computes again. Whatever a server gr
 another time (it had taken the worker for dead, or was started again without the end of
 its log) is taken before the next computation. With every push the worker tells what it
 has taken since the one before, so that a replay needs to know nothing else.
+
+The next fragment is the one that the worker has pushed least, by the clocks of the
+rules, the first of several: fragment after fragment, unless it has left one and joined
+again. Where it has done so while it waits for another, it waits no more. So nobody
+waits for ever: of all clocks of all fragments take the least, of the first such
+fragment. Its worker pushes there before it pushes or waits anywhere else where it would
+be further on, so that it computes, or waits where nobody is behind it.
 """
 
 import contextlib
@@ -14,182 +21,21 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-import numpy as np
 
+from abs_dssp.cluster.fragment_links import Link, StoppedError
 from abs_dssp.cluster.fragment_server import OVER
 from abs_dssp.cluster.messages import Kind, Message, MessageError, push_for
 from abs_dssp.cluster.push_store import Turn
 from abs_dssp.cluster.system import REAL, System
-from abs_dssp.cluster.transport import Channel, ClosedError, Sizes
 from abs_dssp.cluster.worker import (
-    Connect,
-    Heartbeats,
     LostError,
     OverError,
     StragglerInjection,
-    WorkerError,
     WorkerPlan,
 )
 from abs_dssp.training.fragmented import Division
 
 _TEND = 0.5  # seconds between two looks at the servers that are not waited for
-
-
-class StoppedError(Exception):
-    """A server says that it is over: for everybody, or for this worker alone."""
-
-    def __init__(self, reason: str, resumes: bool, everybody: bool = False):
-        super().__init__(reason)
-        self.resumes, self.everybody = resumes, everybody
-
-
-class Link:
-    """A worker's connection to the server of one fragment.
-
-    Attributes:
-      fragment: 0..F-1.
-      grant: the latest, without its vector; None before the first.
-      part: its vector, a copy; None once it has been taken.
-      acknowledged: whether the server has logged the push that answers it.
-      introduced: whether the server knows this worker.
-      clock: the worker's clock as the server's rule saw it when it came.
-    """
-
-    def __init__(
-        self,
-        fragment: int,
-        worker: "FragmentWorker",
-        connect: Connect,
-        identity: dict[str, Any],
-        heartbeats: Heartbeats,
-        sizes: Sizes,
-    ):
-        self.fragment, self._worker, self._connect = fragment, worker, connect
-        self._identity, self._heartbeats, self._sizes = identity, heartbeats, sizes
-        self._channel: Channel | None = None
-        self._generation = 0
-        self.grant: Message | None = None
-        self.part: np.ndarray | None = None
-        self.acknowledged = self.introduced = False
-        self.clock = 0
-        self._idle = 0
-
-    # What a heartbeat says of the worker to this fragment's server.
-
-    @property
-    def index(self) -> int:
-        """0..N-1."""
-        return self._worker.index
-
-    @property
-    def grant_id(self) -> int:
-        """Of the latest grant; 0 before the first."""
-        return 0 if self.grant is None else self.grant.grant_id
-
-    @property
-    def waiting(self) -> bool:
-        """Whether this server is waited for."""
-        return self._worker.waits_at == self.fragment
-
-    @property
-    def steps(self) -> int:
-        """Grows while the worker computes, and while it waits for another server."""
-        self._idle += self._worker.waits_at not in (None, self.fragment)
-        return self._worker.steps + self._idle
-
-    def open(self, seconds: float) -> None:
-        """Connects and introduces the worker, unless that is done.
-
-        Raises:
-          OSError: if the server does not answer within so many seconds.
-          WorkerError: if it refuses this worker.
-        """
-        if self._channel is not None and self._generation != (
-            self._heartbeats.generation
-        ):
-            self.close()  # the server does not know this worker any more
-        if self._channel is not None:
-            return
-        self._generation = self._heartbeats.generation
-        self._channel = self._connect()
-        try:
-            self._introduce(seconds)
-        except BaseException:
-            self.close()
-            raise
-
-    def _introduce(self, seconds: float) -> None:
-        assert self._channel is not None
-        self._channel.send(Message(Kind.HELLO, self.index, text=self._identity))
-        end = self._worker.now() + seconds
-        while (left := end - self._worker.now()) > 0:
-            answer = self._channel.receive(min(left, 0.2))
-            if answer is not None and answer.kind is Kind.WELCOME:
-                break
-            self._look(answer)
-        else:
-            raise ClosedError(self._channel.silence)
-        self._channel.expect(self._sizes)
-        self.acknowledged, self.introduced = False, True
-        self._channel.send(Message(Kind.READY, self.index))
-
-    def close(self) -> None:
-        """Ends the connection."""
-        self.introduced = False
-        if self._channel is not None:
-            self._channel.close()
-            self._channel = None
-
-    def send(self, message: Message, vector: Any = None) -> None:
-        """Sends.
-
-        Raises:
-          OSError: if the connection has ended.
-        """
-        if self._channel is None:
-            raise ClosedError("there is no connection")
-        self._channel.send(message, vector)
-
-    def poll(self, seconds: float) -> bool:
-        """Reads what comes within some seconds; whether a newer grant has come.
-
-        Raises:
-          OSError: if the connection has ended.
-          StoppedError: if the run has.
-        """
-        if self._channel is None:
-            raise ClosedError("there is no connection")
-        return self._look(self._channel.receive(seconds))
-
-    def _look(self, message: Message | None) -> bool:
-        if message is None:
-            return False
-        self._heartbeats.answered = self._worker.now()
-        if message.kind is Kind.STOP:
-            text = message.text or {}
-            raise StoppedError(
-                str(text.get("reason")), bool(text.get("resumes")), OVER in text
-            )
-        if message.kind is Kind.REFUSED:
-            raise WorkerError(f"worker {self.index}: {message.text}")
-        if message.kind is Kind.HELLO:
-            raise ClosedError("the server asks who this is")
-        if message.kind is Kind.WAIT:
-            self.acknowledged = True
-        if message.kind is not Kind.GRANT:
-            return False
-        held = self.grant
-        if held is not None:
-            same = (held.grant_id, held.mark) == (message.grant_id, message.mark)
-            if same:
-                return False
-        # A channel has but a few vectors, and reuses them.
-        self.part = np.array(message.payload)
-        message.payload = None
-        if message.text is not None:
-            self.clock = int(message.text)
-        self.grant, self.acknowledged = message, False
-        return True
 
 
 class FragmentWorker:
@@ -202,6 +48,7 @@ class FragmentWorker:
         plan: WorkerPlan,
         parts: Division,
         injection: StragglerInjection,
+        waits: bool = True,
         system: System = REAL,
     ):
         """Prepares a worker; `links` come before `run`.
@@ -212,9 +59,12 @@ class FragmentWorker:
           plan: what is computed.
           parts: the fragments.
           injection: straggling.
+          waits: whether the rule makes workers wait; where it does not, one that comes
+            back far behind others pushes fragment after fragment all the same.
           system: has the clock.
         """
         self.index, self.settings, self._injection = index, plan.settings, injection
+        self._waits = waits
         self._time, self.now = system.time, system.time.perf_counter
         self._functions, self._parts = plan.functions, parts
         self._device = devices[0]
@@ -286,38 +136,51 @@ class FragmentWorker:
         return jax.numpy.concatenate([own, self._functions.start_local(own)])
 
     def _work(self) -> None:
-        count, links = len(self.links), self.links
+        links = self.links
         for link in links:
             self._await(link, functools.partial(_granted, link))
         bases: list[Any] = [self._taken(link) for link in links]
         own = self._whole(self._parts.join(bases))
-        number, turn, begins = 0, 0, True
-        took: dict[int, int] = {}
+        number, begins = 0, True
+        took: dict[int, tuple[int, int]] = {}  # version and mark, by fragment
         for link in links:
             assert link.grant is not None
             number += link.grant.clock - 1
-            turn += link.clock
-            took[link.fragment] = link.grant.version
+            took[link.fragment] = link.grant.version, link.grant.mark
+        turn = self._least_pushed()
         while True:
             for link in links:  # what servers grant at another time
                 if link.part is not None:
                     assert link.grant is not None
                     base = bases[link.fragment] = self._taken(link)
                     own = self._parts.put(own, link.fragment, base)
-                    took[link.fragment] = link.grant.version
-            link = links[turn % count]
-            grant = link.grant
+                    took[link.fragment] = link.grant.version, link.grant.mark
+            if self._waits:
+                turn = self._least_pushed()
+            if turn.ahead:
+                self._await(turn, functools.partial(self._is_free, turn))
+                continue
+            link, grant = turn, turn.grant
             assert grant is not None
             made = self._compute(own, number + 1, grant)
             moved, loss, seconds = made
-            told = Turn(number + 1, begins, tuple(sorted(took.items())))
+            taken = tuple((fragment, *took[fragment]) for fragment in sorted(took))
+            told = Turn(number + 1, begins, taken)
             vector = self._push(bases[link.fragment], moved, link.fragment)
             message = push_for(grant, seconds=seconds, loss=loss, text=list(told))
             self._exchange(link, message, vector)
             assert link.grant is not None
-            if link.grant.clock > grant.clock:  # the push counts, or else never was
-                own, number, turn, begins = moved, number + 1, turn + 1, False
-                took = {}
+            # The push counts, or else never was.
+            if link.ahead or link.grant.clock > grant.clock:
+                own, number, begins, took = moved, number + 1, False, {}
+                turn = links[(link.fragment + 1) % len(links)]
+
+    def _least_pushed(self) -> Link:
+        return min(self.links, key=lambda link: (link.clock, link.fragment))
+
+    def _is_free(self, link: Link) -> bool:
+        """Whether a fragment that was pushed need not be waited for any more."""
+        return not link.ahead or self._least_pushed() is not link
 
     def _taken(self, link: Link) -> Any:
         """A fragment that was granted, on the device."""
@@ -345,12 +208,19 @@ class FragmentWorker:
         return moved, float(loss), self.now() - begun
 
     def _exchange(self, link: Link, message: Message, vector: Any) -> None:
-        """Pushes, until the fragment's server grants something else to compute from."""
+        """Pushes, until the fragment's server grants something else to compute from.
+
+        Or until the worker has come back to another fragment so far behind that others
+        wait for it there: these may be those for whom it would wait here.
+        """
         before, sent = link.grant, -1.0
 
         def granted() -> bool:
             nonlocal sent
             if link.grant is not before:
+                return True
+            if link.logged and self._waits and self._least_pushed() is not link:
+                link.go_on()
                 return True
             late = self.now() - sent > self.settings.resend
             if sent < 0 or (late and not link.acknowledged):

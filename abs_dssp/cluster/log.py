@@ -151,14 +151,18 @@ class Log:
         self._end = end
 
 
-def read(path: Path) -> tuple[dict[str, Any], list[Entry], int]:
+def read(path: Path, files: Any = os) -> tuple[dict[str, Any], list[Entry], int]:
     """Header, entries of whole records and the length in bytes that they take.
+
+    Args:
+      path: of the log.
+      files: the module `os`, or what stands in for it.
 
     Raises:
       LogError: if there is no log, or it is damaged.
     """
     try:
-        data = path.read_bytes()
+        data = read_file(files, path)
     except OSError as error:
         raise LogError(f"{path}: {error.strerror}.") from error
     return parse(data, path)

@@ -247,8 +247,9 @@ class Membership:
             moved = steps != session.steps
             if moved or waits:
                 session.steps, session.progressed = steps, now
-            if not self.core.started or not session.ready:
+            if not self.core.started:
                 continue
+            session.ready = True  # it has said so, though perhaps nobody has heard it
             state = self._worker(session).state
             if state == LEFT and (moved or waits):
                 wanted += self._join(session, now)

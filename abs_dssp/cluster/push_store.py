@@ -23,7 +23,7 @@ from abs_dssp.training.checkpoints import read_file
 
 TURNS = "turns.log"
 _SUFFIX = ".vectors"
-_HEAD = struct.Struct("<iiI")  # worker, its clock, checksum of the vector
+_HEAD = struct.Struct("<iiI")  # worker, its clock, checksum of these and the vector
 
 
 class Turn(NamedTuple):
@@ -31,7 +31,9 @@ class Turn(NamedTuple):
 
     number: int  # pushes of the worker to all fragments, this one included
     begins: bool  # whether a process began with it
-    took: tuple[tuple[int, int], ...]  # (fragment, version) taken before it
+    # (fragment, version, mark of the grant) taken before it. A server that has lost the
+    # end of its log makes another version of the same number; marks tell them apart.
+    took: tuple[tuple[int, int, int], ...]
 
 
 def read_turn(value: Any) -> Turn:
@@ -41,14 +43,14 @@ def read_turn(value: Any) -> Turn:
       ValueError: if it is none.
 
     Example:
-      >>> read_turn([4, False, [[1, 7]]])
-      Turn(number=4, begins=False, took=((1, 7),))
+      >>> read_turn([4, False, [[1, 7, 99]]])
+      Turn(number=4, begins=False, took=((1, 7, 99),))
     """
     try:
         number, begins, took = value
-        pairs = tuple((int(fragment), int(version)) for fragment, version in took)
-        return Turn(int(number), bool(begins), pairs)
-    except TypeError as error:
+        grants = tuple((int(f), int(version), int(mark)) for f, version, mark in took)
+        return Turn(int(number), bool(begins), grants)
+    except (TypeError, OverflowError) as error:
         raise ValueError(f"{value!r} says nothing of a push") from error
 
 
@@ -66,6 +68,7 @@ class PushStore:
         size: int,
         dtype: np.dtype,
         *,
+        logged: Sequence[tuple[int, int]] = (),
         sync: bool = False,
         system: System = REAL,
     ):
@@ -75,6 +78,7 @@ class PushStore:
           folder: of the fragment; must exist.
           size: values of a vector.
           dtype: of these.
+          logged: worker and clock of the pushes that the log beside has.
           sync: wait for the disk at every push.
           system: has the disk.
 
@@ -89,7 +93,7 @@ class PushStore:
         try:
             self._turns = self._os.open(folder / TURNS, flags, 0o644)
             data = read_file(self._os, folder / TURNS)
-            self.turns, end = parse(data, folder / TURNS)
+            self.turns, end = parse(data, folder / TURNS, logged)
             self._os.ftruncate(self._turns, end)
             self._places = self._index()
             starts = self._starts()
@@ -112,7 +116,7 @@ class PushStore:
         data = np.ascontiguousarray(vector).tobytes()
         try:
             self._write(self._turns, line(worker, clock, turn))
-            head = _HEAD.pack(worker, clock, zlib.crc32(data))
+            head = _HEAD.pack(worker, clock, _checksum(worker, clock, data))
             place = self._segment, self._end
             self._write(self._vectors, head + data)
         except OSError as error:
@@ -138,13 +142,19 @@ class PushStore:
                 "from a copy, or choose another --out."
             )
         start, offset = place
-        descriptor = self._os.open(self._path(start), os.O_RDONLY)
         try:
-            data = self._piece(descriptor, offset, self._record)
-        finally:
-            self._os.close(descriptor)
-        _, _, check = _HEAD.unpack_from(data)
-        if zlib.crc32(data[_HEAD.size :]) != check:
+            descriptor = self._os.open(self._path(start), os.O_RDONLY)
+            try:
+                data = self._piece(descriptor, offset, self._record)
+            finally:
+                self._os.close(descriptor)
+        except OSError as error:
+            raise UnwritableError(
+                f"{where} cannot be read: {error.strerror}; start the same command "
+                "again."
+            ) from error
+        _, _, check = _HEAD.unpack_from(data.ljust(_HEAD.size))
+        if _checksum(worker, clock, data[_HEAD.size :]) != check:
             raise LogError(
                 f"{where} is damaged; restore the folder from a copy, or choose "
                 "another --out."
@@ -153,13 +163,21 @@ class PushStore:
 
     def begin(self, records: int) -> None:
         """A checkpoint of so many records of the log is made: what follows is apart."""
-        if records > self._segment:
-            self._os.close(self._vectors)
+        if records <= self._segment:
+            return
+        before = self._vectors
+        try:
             self._vectors = self._open(records)
+        except OSError:  # as on a full disk; the present file can take more
+            return
+        self._os.close(before)
 
     def give_up(self, records: int) -> None:
         """Removes the vectors of pushes before so many records of the log."""
-        starts = self._starts()
+        try:
+            starts = self._starts()
+        except OSError:  # at another time
+            return
         for start, after in zip(starts, starts[1:], strict=False):
             if after <= records:
                 with contextlib.suppress(OSError):
@@ -177,10 +195,15 @@ class PushStore:
         flags = os.O_RDWR | os.O_CREAT | os.O_APPEND
         path = self._path(start)
         descriptor = self._os.open(path, flags, 0o644)
-        size = self._os.fstat(descriptor).st_size
-        # A crash may have cut the last one short; nobody was told of it.
-        self._segment, self._end = start, size - size % self._record
-        self._os.ftruncate(descriptor, self._end)
+        try:
+            size = self._os.fstat(descriptor).st_size
+            # A crash may have cut the last one short; nobody was told of it.
+            end = size - size % self._record
+            self._os.ftruncate(descriptor, end)
+        except BaseException:
+            self._os.close(descriptor)
+            raise
+        self._segment, self._end = start, end
         return descriptor
 
     def _write(self, descriptor: int, data: bytes) -> None:
@@ -231,33 +254,55 @@ def line(worker: int, clock: int, turn: Turn) -> bytes:
     """A line of the file of turns.
 
     Example:
-      >>> made = line(1, 2, Turn(3, False, ((0, 5),)))
+      >>> made = line(1, 2, Turn(3, False, ((0, 5, 99),)))
       >>> made
-      b'3beb0f07 [1, 2, 3, false, [[0, 5]]]\\n'
+      b'd9d7730e [1, 2, 3, false, [[0, 5, 99]]]\\n'
       >>> parse(made, Path("turns.log"))[0]
-      {(1, 2): Turn(number=3, begins=False, took=((0, 5),))}
+      {(1, 2): Turn(number=3, begins=False, took=((0, 5, 99),))}
     """
     text = json.dumps([worker, clock, *turn])
     return f"{zlib.crc32(text.encode()):08x} {text}\n".encode()
 
 
-def parse(data: bytes, path: Path) -> tuple[dict[tuple[int, int], Turn], int]:
+def parse(
+    data: bytes, path: Path, logged: Sequence[tuple[int, int]] = ()
+) -> tuple[dict[tuple[int, int], Turn], int]:
     """The turns of a file by worker and clock, the last ones count; and its length.
 
-    A last line that is cut short is left out: nobody was told of it.
+    Damage at the end is left out where the log knows nothing of it: a crash or a loss
+    of power has cut a line short, and nobody was told of its push.
+
+    Args:
+      data: the file's content.
+      path: for messages.
+      logged: worker and clock of the pushes that the log beside has.
 
     Raises:
-      LogError: if a line is damaged.
+      LogError: if a line before others is damaged, or one of a logged push is missing.
     """
     found: dict[tuple[int, int], Turn] = {}
-    lines: Sequence[bytes] = data.split(b"\n")
-    for number, each in enumerate(lines[:-1], 1):
+    end, damaged = 0, 0
+    for number, each in enumerate(data.split(b"\n")[:-1], 1):
         check, _, text = each.partition(b" ")
         if check != f"{zlib.crc32(text):08x}".encode():
+            damaged = damaged or number
+            continue
+        if damaged:
             raise LogError(
-                f"{path} is damaged at line {number}; restore it from a copy, or "
+                f"{path} is damaged at line {damaged}; restore it from a copy, or "
                 "choose another --out."
             )
         worker, clock, *rest = json.loads(text)
         found[worker, clock] = read_turn(rest)
-    return found, len(data) - len(lines[-1])
+        end += len(each) + 1
+    for worker, clock in logged:
+        if (worker, clock) not in found:
+            raise LogError(
+                f"{path} lacks push {clock} of worker {worker}, which the log beside "
+                "it has; restore the folder from a copy, or choose another --out."
+            )
+    return found, end
+
+
+def _checksum(worker: int, clock: int, data: bytes) -> int:
+    return zlib.crc32(data, zlib.crc32(_HEAD.pack(worker, clock, 0)))

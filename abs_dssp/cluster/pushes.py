@@ -26,7 +26,8 @@ class Session:
     steps: int = -1  # finished, as its heartbeats say
     progressed: float = 0.0  # when `steps` last rose
     answered: float = 0.0  # when it was last told its grant
-    greeted: bool = False  # said READY, and has not pushed since
+    greeted: bool = False  # said HELLO or joined, and has got no grant since
+    told: int = 0  # id of the grant that followed
 
 
 class Pushes:

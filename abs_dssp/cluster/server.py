@@ -189,6 +189,7 @@ class Server:
         try:
             self._serve()
         except BaseException as error:
+            self._resumes = True  # workers are not to take this for the run's end
             self.core.end(str(error) or type(error).__name__)
             self.execute(self.membership.farewell(self.resumable))
             raise

@@ -72,6 +72,8 @@ class WorkerPlan(NamedTuple):
 class Heartbeats:
     """Signs of life of a process, on a connection of their own."""
 
+    reconnects = False  # where the server does not know whose they are
+
     def __init__(
         self, connect: Connect, settings: Settings, nonce: str, system: System = REAL
     ):
@@ -125,6 +127,8 @@ class Heartbeats:
                     self.answered = self._now()
                     if answer.kind is Kind.HELLO:
                         self.generation += 1
+                        if self.reconnects:
+                            raise ClosedError("the server asks who this is")
                         break
                 silent = self._now() - max(self.answered, connected)
                 if lives and silent > self._settings.lease / 2:

@@ -3,6 +3,10 @@
     abs-dssp simulate-cluster --seed=7 --faults=none,kill=0.01
     abs-dssp simulate-cluster --seed=1 --minutes=30 --jobs=2
     abs-dssp simulate-cluster --seeds=100 --faults=lying_sync=0.1,power=0.001
+    abs-dssp simulate-cluster --seed=1 --minutes=30 --kind=fragments
+
+A run is of one server that has all parameters (`whole`), or of fragments with a server
+each (`fragments`); `both` takes turns.
 
 A history gets shorter as faults are left out of it. Without lying_sync, a push that
 was acknowledged is never lost, if the log is synchronised. With it, a loss of power may
@@ -39,14 +43,14 @@ def main(argv: Sequence[str]) -> int:
     counts: Counter[str] = Counter()
     done = starts = events = 0
     broken = None
-    for outcomes in _batches(options, begun):
+    for kind, outcomes in _batches(options, begun):
         for outcome in outcomes:
             done += 1
             starts += outcome.starts
             events += outcome.events
             counts.update(outcome.faults)
             if outcome.violation and broken is None:
-                broken = outcome
+                broken, breaks = outcome, kind
         seconds = time.monotonic() - begun
         print(
             f"{seconds:6.0f} s: {done} seeds, {events} events, {starts} starts of "
@@ -60,58 +64,63 @@ def main(argv: Sequence[str]) -> int:
         if options.seeds == 1 and options.minutes is None:
             print(f"seed {options.seed}: digest of the history {outcome.digest:08x}")
         return 0
-    print(f"seed {broken.seed} breaks: {broken.violation}", flush=True)
-    _show(broken, chances)
+    which = f"--seed={broken.seed} --kind={breaks}"
+    print(f"{which} breaks: {broken.violation}", flush=True)
+    _show(broken, chances, seeds.scenario(breaks))
     return 1
 
 
-def _show(broken: Any, chances: faults.Faults) -> None:
+def _show(broken: Any, chances: faults.Faults, scenario: Any) -> None:
     """The history of a seed that breaks, with as few faults as possible."""
-    from abs_dssp.cluster.simulate.scenario import Scenario
 
     def breaks(only: frozenset[int]) -> bool:
-        return bool(Scenario(broken.seed, chances, only).run().violation)
+        return bool(scenario(broken.seed, chances, only).run().violation)
 
     numbers = [number for number, _ in broken.fired]
     only = shrink.shrink(numbers, breaks, _ATTEMPTS)
     print(f"its history with {len(only)} of {len(numbers)} faults:")
-    outcome = Scenario(broken.seed, chances, only, print).run()
+    outcome = scenario(broken.seed, chances, only, print).run()
     print(f"violation: {outcome.violation or 'none: the faults depend on each other'}")
     print("faults: " + ", ".join(f"{name} ({n})" for n, name in outcome.fired))
 
 
-def _batches(options: argparse.Namespace, begun: float) -> Iterator[list[Any]]:
-    """Outcomes, a few seeds at a time, until seeds or minutes are over."""
+def _batches(
+    options: argparse.Namespace, begun: float
+) -> Iterator[tuple[str, list[Any]]]:
+    """Kind and outcomes of a few seeds at a time, until seeds or minutes are over."""
     numbers: Any = itertools.count(options.seed)
     if options.minutes is None:
         numbers = range(options.seed, options.seed + options.seeds)
     numbers = iter(numbers)
     end = None if options.minutes is None else begun + 60 * options.minutes
 
-    def chunks() -> Iterator[list[int]]:
+    kinds = seeds.KINDS if options.kind == "both" else (options.kind,)
+    turns = itertools.cycle(kinds)
+
+    def chunks() -> Iterator[tuple[list[int], str, str]]:
         while chunk := list(itertools.islice(numbers, _BATCH)):
             if end is not None and time.monotonic() > end:
                 return
-            yield chunk
+            yield chunk, options.faults, next(turns)
 
     if options.jobs == 1:
         for chunk in chunks():
-            yield seeds.run(chunk, options.faults)
+            yield chunk[-1], seeds.run(*chunk)
         return
     context = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(options.jobs, context) as pool:
-        waiting = set()
+        waiting = {}  # kinds
         more = chunks()
         for chunk in itertools.islice(more, options.jobs):
-            waiting.add(pool.submit(seeds.run, chunk, options.faults))
+            waiting[pool.submit(seeds.run, *chunk)] = chunk[-1]
         while waiting:
-            ready, waiting = concurrent.futures.wait(
+            ready, _ = concurrent.futures.wait(
                 waiting, return_when=concurrent.futures.FIRST_COMPLETED
             )
             for future in ready:
-                yield future.result()
+                yield waiting.pop(future), future.result()
                 for chunk in itertools.islice(more, 1):
-                    waiting.add(pool.submit(seeds.run, chunk, options.faults))
+                    waiting[pool.submit(seeds.run, *chunk)] = chunk[-1]
 
 
 def _options(argv: Sequence[str]) -> argparse.Namespace:
@@ -123,6 +132,12 @@ def _options(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0, help="The first one.")
     parser.add_argument("--seeds", type=int, default=1, help="How many.")
     parser.add_argument("--minutes", type=float, help="Seeds until then, instead.")
+    parser.add_argument(
+        "--kind",
+        choices=(*seeds.KINDS, "both"),
+        default=seeds.KINDS[0],
+        help="Of the runs.",
+    )
     parser.add_argument("--jobs", type=int, default=1, help="Processes.")
     parser.add_argument(
         "--faults",

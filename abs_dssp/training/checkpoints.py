@@ -65,6 +65,8 @@ class Store:
         """
         self._run, self._folder, self._os = run, folder, files
         self.damaged: list[str] = []  # sentences about checkpoints that were passed by
+        self._broken: set[int] = set()  # their numbers
+        self.unread = ""  # why one of them could not be read: it may be whole
         files.makedirs(folder, exist_ok=True)
         names = files.listdir(folder)
         if any(name.isdecimal() for name in names) and not self.steps():
@@ -96,9 +98,13 @@ class Store:
             try:
                 found = self._read(path, step)
             except _DAMAGED as error:
+                if isinstance(error, OSError):
+                    self.unread = f"{path}: {error.strerror}"
                 why = (str(error).splitlines() or [type(error).__name__])[0]
                 self.damaged.append(f"{path} is damaged ({why}) and passed by")
+                self._broken.add(step)
             else:
+                self._broken.discard(step)
                 run = found.note.pop("run")
                 if self._run is not None and run != self._run:
                     raise ValueError(
@@ -108,8 +114,11 @@ class Store:
                 yield Checkpoint(found.leaves, found.note["note"], step)
 
     def latest_step(self) -> int | None:
-        """The number under which the newest checkpoint was saved, if there is one."""
-        return max(self.steps(), default=None)
+        """The number under which the newest checkpoint was saved, if there is one.
+
+        One that was passed by is none: it is saved again.
+        """
+        return max(self.usable(), default=None)
 
     def set_aside(self, step: int) -> None:
         """Renames a checkpoint so that nobody resumes from it."""
@@ -140,12 +149,16 @@ class Store:
                 stream.flush()
                 stream.raw.sync()
             self._os.replace(partial, self._path(step))
+            self._broken.discard(step)
             self._sync_folder()
         except BaseException:
             self._remove(partial)
             raise
-        for old in self.steps()[:-_KEPT]:
-            self._remove(self._path(old))
+        steps = self.steps()
+        kept = self._whole(steps)[-_KEPT:]
+        for old in steps:
+            if old < kept[0]:
+                self._remove(self._path(old))
 
     def _read(self, path: Path, step: int) -> Checkpoint:
         """Everything that is in a file; the note still has the run's identity."""
@@ -166,6 +179,13 @@ class Store:
             for path in found
             if path.suffix == _SUFFIX and path.stem.isdecimal()
         )
+
+    def usable(self) -> list[int]:
+        """The numbers of those that were not passed by, smallest first."""
+        return self._whole(self.steps())
+
+    def _whole(self, steps: Sequence[int]) -> list[int]:
+        return [step for step in steps if step not in self._broken]
 
     def _path(self, step: int) -> Path:
         return self._folder / f"{step}{_SUFFIX}"

@@ -124,6 +124,7 @@ class PartFunctions(flat.ServerFunctions):
     """What a server of a cluster computes that has one fragment alone.
 
     Attributes:
+      fragment: 0..F-1.
       task: of the whole model.
       wire: number formats of pushes and pulls.
       local_size: 0: the state of a local optimiser stays with its worker.
@@ -141,11 +142,11 @@ class PartFunctions(flat.ServerFunctions):
         self.task, self.wire = functions.task, functions.wire
         self.fragments = len(parts.servers)
         self.pulled = functions.pulled
-        self._initial, self._parts, self._fragment = functions.initial, parts, fragment
+        self._initial, self._parts, self.fragment = functions.initial, parts, fragment
 
     def initial(self, key: Any) -> Any:
         """See the class."""
-        return self._parts.part(self._initial(key), self._fragment)
+        return self._parts.part(self._initial(key), self.fragment)
 
     def evaluate(self, data: Any, vector: Any) -> dict[str, float]:
         """Nothing: of a part there is nothing to measure."""

@@ -20,6 +20,7 @@ class Planted(NamedTuple):
     old: str
     new: str
     faults: str = ""  # what makes it show sooner; see `simulate --faults`
+    kind: str = "whole"  # of the runs; see `simulate --kind`
 
 
 PLANTED = (
@@ -130,6 +131,96 @@ PLANTED = (
 )  # fmt: skip
 
 
+def _parts(module: str, old: str, new: str, faults: str = "") -> Planted:
+    """A change that runs of fragments must show."""
+    return Planted(module, old, new, faults, "fragments")
+
+
+FRAGMENTS = (
+    # Before the log says so.
+    _parts("cluster.fragment_server",
+           "        return super().execute([self._with_vector(effect) "
+           "for effect in wanted])",
+           "        first = [e for e in wanted if isinstance(e, effects.Append)]\n"
+           "        super().execute(first)\n"
+           "        rest = [e for e in wanted if e not in first]\n"
+           "        return super().execute([self._with_vector(e) for e in rest])"),
+    _parts("cluster.push_store",
+           "            self._write(self._turns, line(worker, clock, turn))\n", ""),
+    _parts("cluster.push_store",
+           "        if self._sync:\n            self._os.fdatasync(descriptor)",
+           "        return", "power=0.001"),
+    _parts("cluster.fragment_server", "steps[0] if len(steps) > 1 else 0",
+           "steps[-1] if steps else 0", "flip_checkpoint=0.5"),
+    _parts("cluster.push_store", "            self._os.ftruncate(self._turns, end)\n",
+           "", "short=0.5,kill=0.005"),
+    # What a worker says and takes.
+    _parts("cluster.fragment_worker",
+           "taken = tuple((fragment, *took[fragment]) for fragment in sorted(took))",
+           "taken = ()"),
+    _parts("cluster.fragment_worker",
+           "                    took[link.fragment] = link.grant.version, "
+           "link.grant.mark\n", ""),
+    _parts("cluster.fragment_worker", "if link.part is not None:",
+           "if link.part is not None and link.grant.text is None:"),
+    _parts("cluster.fragment_worker",
+           "if link.ahead or link.grant.clock > grant.clock:",
+           "if True:"),
+    _parts("cluster.pushes", "asked == answers and worker.state == COMPUTING",
+           "asked[1:] == answers[1:] and worker.pushes < 99"),
+    # As it was before the simulation.
+    _parts("cluster.fragment_server",
+           "        known = 0 <= message.worker",
+           "        if message.kind is Kind.BYE and isinstance(text, dict):\n"
+           "            self.stop(str(text.get(OVER)))\n"
+           "        known = 0 <= message.worker"),
+    _parts("cluster.fragment_server", "!= self._fragment:", "is False:"),
+    _parts("cluster.fragment_server", "    def _join(self, session",
+           "    def _joined(self, session"),
+    _parts("cluster.push_store",
+           "zlib.crc32(data, zlib.crc32(_HEAD.pack(worker, clock, 0)))",
+           "zlib.crc32(data)", "flip_vectors=0.5"),
+    _parts("cluster.push_store", "        except OSError:  # as on a full disk",
+           "        except ZeroDivisionError:  # as on a full disk", "full=0.01"),
+    _parts("cluster.push_store", "        except OSError as error:\n"
+           "            raise UnwritableError(\n"
+           "                f\"{where} cannot",
+           "        except ZeroDivisionError as error:\n"
+           "            raise UnwritableError(\n"
+           "                f\"{where} cannot", "disk_error=0.005"),
+    _parts("cluster.fragment_links", "if late and not self._answered:",
+           "if False:", "lose=0.1"),
+    _parts("cluster.fragment_links", " or message.grant_id < self._least:", ":",
+           "delay=0.3"),
+    _parts("cluster.fragment_links", "self.acknowledged = False  # what answers",
+           "pass  # what answers", "lose=0.1,delay=0.2"),
+    _parts("cluster.fragment_worker", "            if self._waits:",
+           "            if False:", "partition=0.01"),
+    _parts("cluster.fragment_run", "                if over := places.over():",
+           "                if over := \"\":", "kill=0.005"),
+    _parts("cluster.fragment_log", "least = len(entries) if whole else 0",
+           "least = 0", "flip_checkpoint=0.5"),
+    _parts("cluster.fragment_log", "if any((v, mark) not in parts[f].granted for",
+           "if any(v < 0 for", "power=0.001"),
+    _parts("training.checkpoints", "        return max(self.usable(), default=None)",
+           "        return max(self.steps(), default=None)", "flip_checkpoint=0.5"),
+    _parts("cluster.server", "            self._resumes = True  # workers",
+           "            pass  # workers", "full=0.01"),
+    _parts("cluster.fragment_worker", "if link.logged and self._waits and",
+           "if False and", "partition=0.01"),
+    _parts("cluster.fragment_server", "session.greeted = True  # not by READY",
+           "pass  # not by READY"),
+    _parts("cluster.membership", "            session.ready = True  # it has said so",
+           "            if not session.ready:\n                continue\n            #",
+           "lose=0.1,partition=0.01"),
+    _parts("cluster.fragment_server", "        if welcome and self._worker",
+           "        if False and self._worker", "none,kill=0.005"),
+    _parts("cluster.fragment_server", "self._store is None or not self._store.unread",
+           "True", "disk_error=0.005"),
+)  # fmt: skip
+ALL = (*PLANTED, *FRAGMENTS)
+
+
 class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     """Imports one module with its planted fault."""
 
@@ -160,15 +251,16 @@ def patched(planted: Planted) -> str:
 
 def main(number: int, seeds: int) -> int:
     """1 if a seed broke."""
-    planted = PLANTED[number]
+    planted = ALL[number]
     sys.meta_path.insert(0, _Finder(planted))
     sys.path.insert(0, str(ROOT))
     from abs_dssp.cluster.simulate import faults
-    from abs_dssp.cluster.simulate.scenario import Scenario
+    from abs_dssp.cluster.simulate import seeds as kinds
 
+    scenario = kinds.scenario(planted.kind)
     chances = faults.parse(planted.faults)
     for seed in itertools.islice(itertools.count(), seeds):
-        outcome = Scenario(seed, chances).run()
+        outcome = scenario(seed, chances).run()
         if outcome.violation:
             print(f"seed {seed}: {outcome.violation[:300]}")
             return 1

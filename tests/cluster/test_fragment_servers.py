@@ -1,22 +1,35 @@
 """Servers of fragments: their logs become one trace, which replays to the same bits."""
 
+import dataclasses
+import errno
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+import types
 
 import fragment_program as program
 import harness
 import numpy as np
 import pytest
+import test_core
 
 from abs_dssp import policies, replay
-from abs_dssp.cluster import fragment_log, push_store, topology
+from abs_dssp.cluster import fragment_log, fragment_run, push_store, system, topology
 from abs_dssp.cluster import log as logs
+from abs_dssp.cluster.fragment_links import Link, identity_of
+from abs_dssp.cluster.fragment_server import FragmentMembership, FragmentServer
+from abs_dssp.cluster.fragment_worker import FragmentWorker
 from abs_dssp.cluster.log import LogError
+from abs_dssp.cluster.messages import Kind, Message
 from abs_dssp.cluster.push_store import PushStore, Turn
+from abs_dssp.cluster.settings import Settings
+from abs_dssp.cluster.whereabouts import Whereabouts
+from abs_dssp.cluster.worker import EndedError
 from abs_dssp.history import rederivation
+from abs_dssp.history.events import Event
 from abs_dssp.traces import Trace
 from scripts import one_device
 
@@ -118,7 +131,7 @@ def test_pushes_are_found_again_until_two_checkpoints_hold_them(tmp_path):
         return np.arange(4, dtype=np.float32) + number
 
     def turn(number):
-        return Turn(number, number == 1, ((0, number), (1, 7)))
+        return Turn(number, number == 1, ((0, number, 5), (1, 7, 9)))
 
     store = PushStore(tmp_path, 4, np.float32)
     for number in (1, 2):
@@ -166,6 +179,224 @@ def test_damaged_bytes_are_named(tmp_path):
     turns.write_bytes(turns.read_bytes().replace(b"[0, 1", b"[0, 7"))
     with pytest.raises(LogError, match="damaged at line 1"):
         PushStore(tmp_path, 4, np.float32)
+
+
+def _lines(*keys):
+    turns = [(key, Turn(number, False, ())) for number, key in enumerate(keys, 1)]
+    return b"".join(push_store.line(*key, turn) for key, turn in turns)
+
+
+@pytest.mark.parametrize("rest", [b"", b"[", b"\0" * 30 + b"]\n", b"\0\n\0\n"])
+def test_turns_that_a_loss_of_power_cut_short_are_in_nobodys_way(rest, tmp_path):
+    """Of the last push the log knows nothing; with its line nobody was told of it."""
+    (tmp_path / push_store.TURNS).write_bytes(_lines((0, 1), (1, 1)) + rest)
+    store = PushStore(tmp_path, 4, np.float32, logged=[(0, 1), (1, 1)])
+    store.add(0, 2, Turn(2, False, ()), np.ones(4, np.float32))
+    store.close()
+    store = PushStore(tmp_path, 4, np.float32, logged=[(0, 1), (1, 1), (0, 2)])
+    assert store.turns.keys() == {(0, 1), (1, 1), (0, 2)}
+    store.close()
+
+
+def test_a_turn_that_the_log_needs_is_missed_at_once_and_nothing_is_cut_off(tmp_path):
+    path = tmp_path / push_store.TURNS
+    path.write_bytes(_lines((0, 1), (1, 1))[:-1] + b"\x8a")  # its end of a line
+    before = path.read_bytes()
+    with pytest.raises(LogError, match="lacks push 1 of worker 1, which the log"):
+        PushStore(tmp_path, 4, np.float32, logged=[(0, 1), (1, 1)])
+    assert path.read_bytes() == before
+
+
+def test_a_vector_is_never_taken_for_that_of_another_push(tmp_path):
+    """Its head says whose it is, and so it is among what is checked."""
+    store = PushStore(tmp_path, 4, np.float32)
+    for worker in (0, 1):
+        vector = np.full(4, worker, np.float32)
+        store.add(worker, 1, Turn(1, True, ()), vector)
+    store.close()
+    path = tmp_path / "0.vectors"
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1  # the second is worker 0's now
+    path.write_bytes(data)
+    store = PushStore(tmp_path, 4, np.float32)
+    with pytest.raises(LogError, match="push 1 of worker 0 is damaged"):
+        store.vector(0, 1)
+    store.close()
+
+
+def test_a_full_disk_at_a_checkpoint_does_not_end_the_run(tmp_path):
+    full = types.SimpleNamespace(**vars(os))
+    store = PushStore(
+        tmp_path, 4, np.float32, system=dataclasses.replace(system.REAL, os=full)
+    )
+
+    def refuse(*arguments):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    full.open = refuse
+    store.begin(5)  # the vectors that follow lie in the file before
+    full.open = os.open
+    store.add(0, 1, Turn(1, True, ()), np.ones(4, np.float32))
+    store.begin(6)
+    np.testing.assert_array_equal(store.vector(0, 1), np.ones(4, np.float32))
+    assert {path.name for path in tmp_path.iterdir()} == {
+        *("0.vectors", "6.vectors", push_store.TURNS)
+    }
+    full.open = refuse
+    with pytest.raises(LogError, match="No space left on device; start the same"):
+        store.vector(0, 1)
+    full.open = os.open
+    store.close()
+
+
+# What a run's processes tell each other.
+
+
+def test_the_end_of_a_shorter_run_is_not_the_end_of_this_one(tmp_path):
+    short, long = (
+        Whereabouts(tmp_path, {"run": "mine", "limits": [pushes, None, None]})
+        for pushes in (60, 90)
+    )
+    short.publish({"network": "tcp://a:1"})
+    assert long(0.0) == {"network": "tcp://a:1"}
+    short.withdraw()
+    short.end("end")
+    assert short.over() == "end" and short(0.0)["over"] == "end"
+    assert long.over() == "" and long(0.0) is None
+
+
+def test_an_interrupted_run_says_so_at_once_and_goes_on_later(tmp_path):
+    timer = threading.Timer(4.0, os.kill, (os.getpid(), signal.SIGTERM))
+    timer.start()
+    cluster = topology.alone(ALONE, N)
+    with pytest.raises(EndedError, match="interrupted by SIGTERM; the same command"):
+        program.train(tmp_path, "asp()", 2, 1, cluster, 10**6, 0.05)
+    assert not list(tmp_path.rglob("over.json"))
+    counts = [pushes_logged(tmp_path, f) for f in range(2)]
+    cluster = topology.alone(ALONE, N)
+    result = program.train(tmp_path, "asp()", 2, 1, cluster, 2 * max(counts) + 10)
+    assert result.stopped == "end" and len(result.trace) > sum(counts)
+
+
+def test_a_stranger_cannot_end_a_run():
+    server = object.__new__(FragmentServer)
+    mine, other = object(), object()
+    sessions = [types.SimpleNamespace(peer=mine)]
+    server.membership = types.SimpleNamespace(sessions=sessions)
+    server._fragment, stopped = 0, []
+    server.stop = lambda why, resumes: stopped.append(why)
+    for peer, text in ((other, {"over": "end"}), (mine, {}), (mine, None)):
+        assert server._noted(peer, Message(Kind.BYE, 0, text=text))
+    assert not stopped
+    server._noted(mine, Message(Kind.BYE, 0, text={"over": "end"}))
+    assert stopped == ["end"]
+
+
+def test_who_looks_for_another_fragments_server_is_asked_who_he_is():
+    """It had this one's address; nothing that it says may count here."""
+    server, peer = object.__new__(FragmentServer), types.SimpleNamespace(sent=[])
+    peer.send = peer.sent.append
+    server.membership = types.SimpleNamespace(sessions=[])
+    server._fragment = 1
+    for fragment in (0, 1):
+        said = identity_of({"nonce": "n"}, fragment)
+        mine = server._noted(peer, Message(Kind.HELLO, 0, text=said))
+        assert mine == (fragment == 1) and said["nonce"] == f"n.{fragment}"
+    assert [message.kind for message in peer.sent] == [Kind.HELLO]
+
+
+def test_who_begins_gets_a_grant_from_a_server_that_has_forgotten_its_process():
+    """It waits there in the name of the process before, and others for it elsewhere."""
+    core = test_core.new_core("bsp()")
+    settings = Settings(lease=10.0, start=5.0)
+    finite = lambda vector, loss: True  # noqa: E731
+    server = FragmentMembership(core, settings, {}, "one", test_core.N, finite, 0.0)
+    for index in range(test_core.N):
+        test_core.enter(server, index, test_core.Peer())
+    event = Event("push", 0, 1.0, 1.0, 1.0)
+    core.apply(event, None)
+    again, text = test_core.Peer(), {"nonce": "n0", "process": "here", "run": {}}
+    for begins, state in ((False, "waiting"), (True, "left")):
+        hello = Message(Kind.HELLO, 0, text=text | {"begins": begins})
+        test_core.deliver(server.message(again, hello, 2.0))
+        assert core.workers[0].state == state
+    test_core.deliver(server.message(again, Message(Kind.READY, 0), 2.0))
+    assert again.sent[-1].kind is Kind.GRANT and again.sent[-1].text == 0
+
+
+def test_who_is_behind_at_another_fragment_does_not_wait_for_this_one():
+    """Those for whom it would wait may wait for it there."""
+    worker = object.__new__(FragmentWorker)
+    here, there = (
+        types.SimpleNamespace(
+            fragment=fragment, clock=6, grant=None, logged=False, acknowledged=True,
+            send=lambda *_: None, gone_on=False,
+        )
+        for fragment in range(2)
+    )  # fmt: skip
+    here.go_on = lambda: setattr(here, "gone_on", True)
+    worker.links, worker._waits, worker.now = [here, there], True, lambda: 0.0
+    worker.settings = Settings()
+    answers = []
+
+    def look(link, done, again):
+        answers.append(done())
+        there.clock = 3  # it was left out there, and has joined again
+        answers.append(done())
+        link.logged = True
+        answers.append(done())
+
+    worker._await = look
+    worker._exchange(here, Message(Kind.PUSH), None)
+    assert answers == [False, False, True] and here.gone_on
+
+
+def test_a_server_looks_whether_the_run_has_ended_elsewhere():
+    """Whoever would tell it may be dead."""
+    serving = types.SimpleNamespace(alive=False)
+    server = types.SimpleNamespace(stopped="", resumable=False)
+
+    def stop(why, resumes):
+        server.stopped, serving.alive = why, False
+        assert not resumes
+
+    def start(ended):
+        serving.alive = True
+
+    server.stop, serving.server, serving.start = stop, server, start
+    serving.finish = lambda: None
+    said = iter(["", "", "end"])
+    places = types.SimpleNamespace(over=lambda: next(said, "end"))
+    workers = types.SimpleNamespace(start=lambda: None, stop=lambda: None)
+    fragment_run._serve([serving], workers, places, system.REAL)
+    assert server.stopped == "end" and not serving.alive
+
+
+def test_a_link_believes_the_latest_of_what_its_server_says():
+    """Messages may be late or lost; nothing is waited for that will not come."""
+    worker = types.SimpleNamespace(index=0, now=lambda: 0.0)
+    beats = types.SimpleNamespace(answered=0.0)
+    link = Link(1, worker, lambda: None, {}, beats, None)
+
+    def look(kind, grant_id, clock=0, text=None):
+        payload = np.zeros(1) if kind is Kind.GRANT else None
+        fields = {"grant_id": grant_id, "clock": clock, "text": text}
+        return link._look(Message(kind, 0, payload=payload, **fields))
+
+    assert look(Kind.GRANT, 4, 9, 5) and link.clock == 5
+    look(Kind.WAIT, 3)
+    assert not link.acknowledged, "of the push before"
+    look(Kind.WAIT, 4)
+    assert link.acknowledged and link.logged
+    assert look(Kind.GRANT, 5, 10) and link.clock == 6 and not link.logged
+    assert not look(Kind.GRANT, 4, 9, 5), "late"
+    assert (link.grant_id, link.clock) == (5, 6)
+    look(Kind.WAIT, 0)
+    assert link.acknowledged and not link.logged, "it was taken for dead"
+    assert not look(Kind.GRANT, 5, 10) and not link.acknowledged, "its push is lost"
+    look(Kind.WAIT, 5)
+    link.go_on()
+    assert look(Kind.GRANT, 6, 11) and link.clock == 7 and not link.ahead
 
 
 # Processes that are killed.

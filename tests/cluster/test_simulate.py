@@ -11,6 +11,7 @@ import time
 import types
 from pathlib import Path
 
+import harness
 import jaxtyping
 import numpy as np
 import planted
@@ -19,9 +20,8 @@ import test_core
 
 from abs_dssp.cluster import duties, log, memory, recovery, run, system, transport
 from abs_dssp.cluster.messages import Kind, Message
-from abs_dssp.cluster.simulate import faults, shrink
+from abs_dssp.cluster.simulate import faults, seeds, shrink
 from abs_dssp.cluster.simulate.disk import Files, Host
-from abs_dssp.cluster.simulate.scenario import Scenario
 from abs_dssp.cluster.simulate.world import Process, World
 from abs_dssp.history.events import Entry, Event
 from abs_dssp.training.checkpoints import Checkpoint
@@ -46,9 +46,11 @@ def test_fresh_seeds_keep_every_promise():
     end = time.monotonic() + _SECONDS
     counts = 0
     for seed in range(first, first + 10_000):
-        outcome = Scenario(seed, ALL).run()
+        kind = seeds.KINDS[seed % len(seeds.KINDS)]
+        outcome = seeds.scenario(kind)(seed, ALL).run()
         assert not outcome.violation, (
-            f"python -m abs_dssp.cluster.simulate --seed={seed}: {outcome.violation}"
+            f"python -m abs_dssp.cluster.simulate --seed={seed} --kind={kind}: "
+            f"{outcome.violation}"
         )
         counts += sum(outcome.faults.values())
         if time.monotonic() > end:
@@ -62,9 +64,11 @@ def _digest(seed: int) -> str:
     return done.stdout.split()[-1]
 
 
-def test_a_seed_gives_one_history():
-    one = Scenario(24, ALL).run()
-    assert Scenario(24, ALL).run() == one
+@pytest.mark.parametrize("kind", seeds.KINDS)
+def test_a_seed_gives_one_history(kind):
+    scenario = seeds.scenario(kind)
+    one = scenario(24, ALL).run()
+    assert scenario(24, ALL).run() == one and not one.violation
     assert one.faults and one.starts > 3
 
 
@@ -93,19 +97,22 @@ def test_processes_side_by_side_run_the_same_seeds():
 
 def test_planted_faults_fit_the_code():
     """Whoever changes a line that one of them changes is told at once."""
-    assert len({planted.patched(each) for each in planted.PLANTED}) >= 30
+    assert len({planted.patched(each) for each in planted.ALL}) >= 60
 
 
-SOME = (0, 36)  # of the core, of the stream
-# Not within 60 seeds: test_pushes.py and test_stream.py find these.
-ELSEWHERE = (23, 24, 26, 38)
+# Of the core, of the stream, and of fragments: a vector after its line in the log.
+SOME = (0, 36, len(planted.PLANTED))
+# Not within 60 seeds, or not soon: test_pushes.py, test_stream.py, and for those of
+# fragments test_fragment_servers.py and a test below find these.
+_OF_FRAGMENTS = (11, 18, 20, 25, 27, 28)
+ELSEWHERE = (23, 24, 26, 38, *(len(planted.PLANTED) + i for i in _OF_FRAGMENTS))
 
 
 @pytest.mark.parametrize(
     "number",
     [
         pytest.param(i, marks=() if i in SOME else pytest.mark.slow)
-        for i in range(len(planted.PLANTED))
+        for i in range(len(planted.ALL))
         if i not in ELSEWHERE
     ],
 )
@@ -115,8 +122,9 @@ def test_a_planted_fault_is_found(number):
     assert done.returncode == 1 and done.stdout.startswith("seed "), done
 
 
-def test_without_faults_nothing_is_counted():
-    outcome = Scenario(0, faults.NONE).run()
+@pytest.mark.parametrize("kind", seeds.KINDS)
+def test_without_faults_nothing_is_counted(kind):
+    outcome = seeds.scenario(kind)(0, faults.NONE).run()
     assert not outcome.violation and not outcome.faults
     assert outcome.starts == 3
 
@@ -147,6 +155,39 @@ def test_a_heartbeat_of_no_process_of_the_run_is_not_answered():
         message = Message(Kind.HEARTBEAT, text=text)
         test_core.deliver(server.message(peer, message, 0.0))
     assert not peer.sent
+
+
+def test_a_sign_of_life_says_that_a_worker_is_ready():
+    """Whose READY is lost, and who gets something else to read, says it no more."""
+    server, far, again = test_core.new_membership(), test_core.Peer(), test_core.Peer()
+    far.ends_with_its_process = False
+    for index in range(test_core.N):
+        test_core.enter(server, index, test_core.Peer() if index else far)
+    test_core.deliver(server.closed(far, 0.0))
+    hello = {"nonce": "n0", "process": "here", "run": {}}
+    test_core.deliver(server.message(again, Message(Kind.HELLO, 0, text=hello), 0.0))
+    for now in np.arange(1.0, 12.0):
+        test_core.deliver(server.tick(float(now)))
+    assert server.core.workers[0].state == "left"
+    beat = Message(Kind.HEARTBEAT, text=["n0", [[0, 0, 5, True]]])
+    test_core.deliver(server.message(test_core.Peer(), beat, 13.0))
+    assert server.core.workers[0].active and again.sent[-1].kind is Kind.GRANT
+
+
+def test_a_server_that_fails_does_not_tell_its_workers_that_the_run_is_over(tmp_path):
+    """They would end with 0, and those of fragments would end the other servers."""
+    with harness.two(tmp_path) as (serving, (one, other), (grant, _)):
+
+        def refuse(entries):
+            raise log.UnwritableError("no room")
+
+        serving.log.append = refuse
+        one.push(grant)
+        for worker in (one, other):
+            text = worker.expect(Kind.STOP).text
+            assert text == {"reason": "no room", "resumes": True}
+        serving.join()
+        assert serving.server.resumable
 
 
 @pytest.fixture
@@ -258,7 +299,7 @@ def test_a_checkpoint_that_cannot_be_set_aside_ends_the_start_in_a_sentence():
 def test_what_a_log_has_at_its_opening_survives_a_loss_of_power():
     """Its writer may have been killed after writing, before the disk was done."""
     world, host, files = _files(0)
-    host.folders.add("/run")
+    host.disk.folders.add("/run")
     there = dataclasses.replace(system.REAL, os=files, fcntl=files)
     made = log.Log(Path("/run"), {"num_workers": 1}, sync=True, system=there)
     files.fdatasync = lambda descriptor: None

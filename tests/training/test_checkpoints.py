@@ -192,6 +192,20 @@ def test_two_are_kept_and_what_a_dead_process_left_is_removed(store, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["5.npz", "8.npz"]
 
 
+def test_one_that_was_passed_by_is_saved_again_and_is_none_of_the_two(store, tmp_path):
+    (tmp_path / "5.npz").write_bytes(b"damaged")
+    assert store.latest_step() == 5
+    assert store.latest().step == 3 and store.latest_step() == 3
+    store.save(7, [np.zeros(1)], {})
+    assert store.usable() == [3, 7], "or else one damage more would leave none"
+    store.save(8, [np.zeros(1)], {})
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["7.npz", "8.npz"]
+    (tmp_path / "8.npz").write_bytes(b"damaged")
+    assert store.latest().step == 7
+    store.save(8, [np.zeros(1)], {})
+    assert store.latest_step() == store.latest().step == 8
+
+
 def test_a_full_disk_leaves_the_checkpoints_before(store, tmp_path):
     class Full:
         """`os` whose disk is full."""

@@ -6,7 +6,7 @@ version. Messages of the server are compared with what the log holds at that mom
 
 import gc
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from abs_dssp.cluster.messages import Kind, Message
 from abs_dssp.history import rederivation
 from abs_dssp.history.events import Entry
 from abs_dssp.history.machine import Machine
+from abs_dssp.history.traces import Trace
 from abs_dssp.replay import Result
 from abs_dssp.training import flat, replayer
 from abs_dssp.training.config import EngineConfig, ReplayConfig
@@ -89,8 +90,6 @@ class Checker:
         """
         self._num_workers, self._content = num_workers, content
         self._size = logs.record_size(num_workers)
-        self._events = 0
-        self._descriptors = len(os.listdir("/proc/self/fd"))
         self.forget()
 
     def forget(self) -> None:
@@ -102,21 +101,6 @@ class Checker:
         """Follows the log from its start: its file may be another one."""
         self.model = Model(self._num_workers)
         self._at: int | None = None  # bytes of the log that the model has seen
-
-    def after_event(self, processes: list[Any]) -> None:
-        """Looks at the log, and now and then at what must stay bounded."""
-        self.look()
-        self._events += 1
-        if self._events % _EVERY:
-            return
-        for process in processes:
-            if len(process.open) > _DESCRIPTORS:
-                raise ViolationError(f"{process.name}: {len(process.open)} descriptors")
-        most = self._descriptors + _BUFFERS
-        if len(os.listdir("/proc/self/fd")) > most:
-            gc.collect()  # the shared memory of processes that are dead
-        if len(os.listdir("/proc/self/fd")) > most:
-            raise ViolationError("more and more descriptors of shared memory")
 
     def look(self) -> None:
         """Follows what has been added to the log."""
@@ -135,6 +119,10 @@ class Checker:
                 return  # damaged, or not written to its end
             self.model.follow(entry)
             self._at += self._size
+            self._followed(entry)
+
+    def _followed(self, entry: Entry) -> None:
+        """The log has this entry, after those before it."""
 
     def sent(self, message: Message) -> None:
         """The server has sent something."""
@@ -184,6 +172,40 @@ class Checker:
                 )
 
 
+class Bounds:
+    """What must not grow, looked at now and then."""
+
+    def __init__(self, servers: int = 1) -> None:
+        """Nothing is counted.
+
+        Args:
+          servers: in one process, at most.
+        """
+        self._events, self._servers = 0, servers
+        self._descriptors = len(os.listdir("/proc/self/fd"))
+
+    def after_event(self, processes: Sequence[Any]) -> None:
+        """Looks at every few events.
+
+        Args:
+          processes: that live.
+
+        Raises:
+          ViolationError: if there are more descriptors than can be needed.
+        """
+        self._events += 1
+        if self._events % _EVERY:
+            return
+        for process in processes:
+            if len(process.open) > self._servers * _DESCRIPTORS:
+                raise ViolationError(f"{process.name}: {len(process.open)} descriptors")
+        most = self._descriptors + _BUFFERS
+        if len(os.listdir("/proc/self/fd")) > most:
+            gc.collect()  # the shared memory of processes that are dead
+        if len(os.listdir("/proc/self/fd")) > most:
+            raise ViolationError("more and more descriptors of shared memory")
+
+
 def require_replay(result: Result, training: Any) -> None:
     """The final parameters are those of the trace, in every bit.
 
@@ -205,17 +227,17 @@ def require_replay(result: Result, training: Any) -> None:
         )
 
 
-def require_decisions(result: Result, training: Any) -> None:
+def require_decisions(trace: Trace, training: Any) -> None:
     """The trace is what the policy decides, and its deadlines are the policy's.
 
     Args:
-      result: of the run.
+      trace: of one history.
       training: a `server.Training`; of a policy that does not read the loss.
 
     Raises:
       ViolationError: if they are not, or one was missed.
     """
-    trace, policy = result.trace, training.policy
+    policy = training.policy
     again = rederivation.rederive(policy, trace)
     difference = rederivation.first_difference(trace, again)
     if difference:

@@ -1,4 +1,8 @@
-"""Disks that tear, lie, fill up and forget; and the part of `os` that uses them."""
+"""Disks that tear, lie, fill up and forget; and the part of `os` that uses them.
+
+A disk is a host's own, or several hosts share it. A shared one keeps its power: it
+loses what a host that loses its own has written and not synced, and nothing of others.
+"""
 
 import errno
 import os
@@ -19,18 +23,69 @@ class _File:
         self.durable = b""
         self.modified = 0.0
         self.lock: Process | None = None
+        self.writer: Host | None = None  # the last one
+
+
+class Disk:
+    """Files and folders by path, and what a loss of power would leave of them."""
+
+    def __init__(self) -> None:
+        self.files: dict[str, _File] = {}
+        self.named: dict[str, _File] = {}  # as a loss of power would leave them
+        self.folders = {"/"}
+        self.full_until = 0.0
+        self._changed: dict[str, Host] = {}  # names that are not synced, and by whom
+
+    def change(self, host: "Host", *names: str) -> None:
+        """A host has made these names, or removed them."""
+        self._changed |= dict.fromkeys(names, host)
+
+    def sync(self, folder: str) -> None:
+        """The names in a folder are safe."""
+        for name in [n for n in self.named if posixpath.dirname(n) == folder]:
+            del self.named[name]
+        for name, file in self.files.items():
+            if posixpath.dirname(name) == folder:
+                self.named[name] = file
+                self._changed.pop(name, None)
+
+    def sync_file(self, name: str, file: _File) -> None:
+        """The content of a file is safe, and its name."""
+        file.durable = bytes(file.content)
+        if self.files.get(name) is file:
+            self.named[name] = file
+            self._changed.pop(name, None)
+
+    def clear(self, folder: str) -> None:
+        """Removes everything in a folder, and in those within it."""
+        for there in (self.files, self.named, self._changed):
+            for name in [n for n in there if n.startswith(f"{folder}/")]:
+                del there[name]
+
+    def lose(self, host: "Host") -> None:
+        """What a host has not synced is gone, as a whole or in parts."""
+        random = host.world.random
+        others = [n for n, changer in self._changed.items() if changer is not host]
+        apart = {n: self.files[n] for n in others if n in self.files}
+        before = {n: self.named[n] for n in others if n in self.named}
+        if random.random() < 0.5:  # names are written as they are synced
+            self.files = {n: f for n, f in self.named.items() if n not in others}
+            self.files |= apart
+        for file in self.files.values():
+            if file.writer is host:
+                file.content = bytearray(_remains(host.world, file))
+                file.durable = bytes(file.content)
+        self.named = {n: f for n, f in self.files.items() if n not in others} | before
+        self._changed = {n: self._changed[n] for n in others}
 
 
 class Host:
     """A machine: a disk, a date, processes."""
 
-    def __init__(self, world: World, name: str):
+    def __init__(self, world: World, name: str, disk: Disk | None = None):
         self.world, self.name = world, name
+        self.disk = Disk() if disk is None else disk
         self.date_offset = 0.0
-        self.full_until = 0.0
-        self.files: dict[str, _File] = {}
-        self.named: dict[str, _File] = {}  # as a loss of power would leave them
-        self.folders = {"/"}
         self.synced = True  # whether every sync was honest
         self.dark = False  # while it loses its power: nobody is told of anything
         self.listening: dict[str, Any] = {}  # sockets by name
@@ -44,13 +99,13 @@ class Host:
         for process in [p for p in world.processes if p.host is self]:
             process.die("loses power")
         self.dark = False
-        if world.random.random() < 0.5:
-            self.files = dict(self.named)  # names are written as they are synced
-        for file in self.files.values():
-            file.content = bytearray(_remains(world, file))
-            file.durable = bytes(file.content)
-        self.named = dict(self.files)
+        self.disk.lose(self)
         self.lost_power()
+
+    @property
+    def files(self) -> dict[str, _File]:
+        """Of its disk."""
+        return self.disk.files
 
 
 def _remains(world: World, file: _File) -> bytes:
@@ -82,6 +137,7 @@ class _Open:
 
     def __init__(self, file: _File, path: str):
         self.file, self.path, self.at = file, path, 0
+        self.appends = False
 
 
 class Files:
@@ -109,18 +165,24 @@ class Files:
     def open(self, path: Any, flags: int, mode: int = 0o777) -> int:
         del mode
         host, name = self._called(), str(path)
-        if name in host.folders:
+        disk = host.disk
+        if name in disk.folders:
             return self._process.descriptor(_Open(_File(), name))
-        if name not in host.files:
+        if name not in disk.files:
             if not flags & os.O_CREAT:
                 raise FileNotFoundError(errno.ENOENT, "No such file or directory", name)
             self._require_room()
-            host.files[name] = _File()
-        file = host.files[name]
+            disk.files[name] = _File()
+            disk.files[name].writer = host
+            disk.change(host, name)
+        file = disk.files[name]
         if flags & os.O_TRUNC:
             file.content.clear()
+            file.writer = host
         self._flip(name, file)
-        return self._process.descriptor(_Open(file, name))
+        opened = _Open(file, name)
+        opened.appends = bool(flags & os.O_APPEND)
+        return self._process.descriptor(opened)
 
     def read(self, descriptor: int, length: int) -> bytes:
         self._called()
@@ -142,6 +204,9 @@ class Files:
         elif len(data) > 1 and self._process.world.dice.falls("short"):
             data = data[: self._process.world.random.randint(1, len(data) - 1)]
         content = opened.file.content
+        opened.file.writer = self._process.host
+        if opened.appends:
+            opened.at = len(content)
         content.extend(bytes(max(0, opened.at - len(content))))
         content[opened.at : opened.at + len(data)] = data
         opened.at += len(data)
@@ -149,8 +214,8 @@ class Files:
         return len(data)
 
     def ftruncate(self, descriptor: int, length: int) -> None:
-        self._called()
-        content = self._process.open[descriptor].file.content
+        host, file = self._called(), self._process.open[descriptor].file
+        content, file.writer = file.content, host
         content.extend(bytes(max(0, length - len(content))))
         del content[length:]
 
@@ -172,17 +237,10 @@ class Files:
         if self._process.world.dice.falls("lying_sync"):
             host.synced = False
             return
-        if opened.path in host.folders:
-            inside = [n for n in host.files if posixpath.dirname(n) == opened.path]
-            for other in list(host.named):
-                if posixpath.dirname(other) == opened.path:
-                    del host.named[other]
-            host.named |= {name: host.files[name] for name in inside}
-            return
-        file: _File = opened.file
-        file.durable = bytes(file.content)
-        if host.files.get(opened.path) is file:
-            host.named[opened.path] = file
+        if opened.path in host.disk.folders:
+            host.disk.sync(opened.path)
+        else:
+            host.disk.sync_file(opened.path, opened.file)
 
     fdatasync = fsync
 
@@ -199,6 +257,7 @@ class Files:
         if str(old) not in host.files:
             raise FileNotFoundError(errno.ENOENT, "No such file or directory", str(old))
         host.files[str(new)] = host.files.pop(str(old))
+        host.disk.change(host, str(old), str(new))
 
     def unlink(self, path: Any) -> None:
         host = self._called()
@@ -206,6 +265,7 @@ class Files:
             raise FileNotFoundError(
                 errno.ENOENT, "No such file or directory", str(path)
             )
+        host.disk.change(host, str(path))
 
     def listdir(self, path: Any) -> list[str]:
         host = self._called()
@@ -217,7 +277,7 @@ class Files:
 
     def makedirs(self, path: Any, exist_ok: bool = False) -> None:
         del exist_ok
-        self._called().folders.add(str(path))
+        self._called().disk.folders.add(str(path))
 
     # Locks, as in the module `fcntl`.
 
@@ -255,8 +315,8 @@ class Files:
         if world.dice.falls("full"):
             seconds = 20 * world.random.random()
             world.note(host.name, f"has a full disk for {seconds:.3f} s")
-            host.full_until = world.now + seconds
-        return host.full_until > world.now
+            host.disk.full_until = world.now + seconds
+        return host.disk.full_until > world.now
 
     def _require_room(self) -> None:
         if self._full():

@@ -40,6 +40,8 @@ class Faults:
     lying_sync: float = 0.0  # a sync returns without having written, see above
     flip_log: float = 0.05  # a bit, at an open of the log
     flip_checkpoint: float = 0.2  # a bit, at an open of a checkpoint
+    flip_vectors: float = 0.02  # a bit, at an open of the pushes of a fragment,
+    flip_turns: float = 0.02  # and of what came before each
     nan: float = 5e-3  # a computation's push, or its loss
     stranger: float = 0.02  # per event: somebody sends nonsense
 

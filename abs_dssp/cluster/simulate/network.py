@@ -16,6 +16,7 @@ from abs_dssp.cluster.simulate.world import Process, Signal, World
 
 _KEEPALIVE = 45.0  # seconds until an idle end asks in vain, as `stream` sets it up
 _RETRIES = 1000.0  # seconds at most until what is sent again and again is given up
+_PORTS = 20000  # and up, where nobody asks for one
 _LOOK = 3.0  # seconds between two looks at who should have hung up,
 _LOOKS = 3  # and how many in vain are too many
 
@@ -26,7 +27,15 @@ class Network:
     def __init__(self, world: World):
         self.world = world
         self.listening: dict[tuple[str, int], Any] = {}  # tcp.Listener
+        self.reuses_ports = False  # whether a port that is chosen is the first free one
         self._cut: dict[frozenset[str], float] = {}  # until when
+
+    def free(self, host: str, number: int) -> tuple[str, int]:
+        """An address that the process of this number may listen on."""
+        port = _PORTS + (0 if self.reuses_ports else number)
+        while (host, port) in self.listening:
+            port += 1
+        return host, port
 
     def away(self, one: str, other: str, strikes: bool = True) -> float:
         """Seconds until two hosts reach each other; 0 if they do.

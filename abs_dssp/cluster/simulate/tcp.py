@@ -116,7 +116,7 @@ class Listener(Handle):
     def __init__(self, process: Process, network: Network, address: tuple[str, int]):
         super().__init__(process)
         if not address[1]:
-            address = (address[0], 20000 + process.number)
+            address = network.free(address[0], process.number)
         if address in network.listening:
             self.close()
             raise _error(errno.EADDRINUSE)
