@@ -15,6 +15,7 @@ def replayed(trace, **settings):
     return replay.replay(harness.task(), harness.OPTIMIZER, trace, 7, **settings)
 
 
+@pytest.mark.often(2)
 @pytest.mark.parametrize(
     ("text", "transport", "steps", "local_state"),
     [

@@ -135,7 +135,7 @@ def factor(problem: known.Problem, step, largest, local_steps) -> float:
     return ORDINARY_EQUAL if problem.equal else LARGEST_SPREAD
 
 
-@pytest.mark.often(5)
+@pytest.mark.often(3)
 @pytest.mark.parametrize(
     ("text", "local_steps"),
     [(r, 3) for r in LOCAL]

@@ -90,6 +90,7 @@ def test_a_fixed_step_has_another_slope():
     assert slope([2000, 8000], found) > -0.4
 
 
+@pytest.mark.often(2)
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_constant_is_the_limit_and_the_corollary_holds(kind):
     """Equal curvatures attain gap / c + L c V / 2; the corollary says 3 and 5 for it.

@@ -96,7 +96,7 @@ def plain(task, server, local, trace, kept=False, fresh_at=()):
     return weights(versions[-1])
 
 
-@pytest.mark.often(3)
+@pytest.mark.often(2)
 @pytest.mark.parametrize(
     ("steps", "loop"),
     [pytest.param(4, *loop.values, id=f"4-{loop.id}") for loop in LOOPS]
@@ -158,7 +158,7 @@ def test_diloco_is_adamw_inside_and_nesterov_outside(task, loop):
 RULES = ["asp()", "k_sync(k=2)", "ringmaster(threshold=2)"]
 
 
-@pytest.mark.often(3)
+@pytest.mark.often(2)
 @pytest.mark.parametrize("loop", LOOPS)
 @pytest.mark.parametrize("text", RULES)
 def test_a_kept_state_follows_every_finished_computation(task, text, loop):

@@ -17,7 +17,7 @@ def hidden():
             yield pytest.param(each, id=each.name, marks=marks)
 
 
-@pytest.mark.often(8)
+@pytest.mark.often(6)
 @pytest.mark.parametrize("each", hidden())
 def test_what_hides_is_found(each):
     """By the search, by the properties of progress, or by a thin schedule."""

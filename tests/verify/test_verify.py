@@ -73,7 +73,7 @@ def test_every_rule_has_an_example():
         policies.parse(text, 3)
 
 
-@pytest.mark.often(13)
+@pytest.mark.often(10)
 @WRONG
 def test_what_is_broken_is_named_by_a_shortest_way(mutant):
     policy = made(mutant)
