@@ -12,33 +12,36 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-import jax
-import numpy as np
-
-from abs_dssp.cluster import addresses, fragment_log, run_config, topology
+from abs_dssp.cluster import (
+    addresses,
+    fragment_log,
+    fragment_result,
+    run_config,
+    topology,
+)
 from abs_dssp.cluster import log as logs
 from abs_dssp.cluster.connections import Listening
 from abs_dssp.cluster.connector import Connector
+from abs_dssp.cluster.duties import Record
 from abs_dssp.cluster.fragment_links import Link, LinkHeartbeats, identity_of
 from abs_dssp.cluster.fragment_server import FragmentServer
+from abs_dssp.cluster.fragment_view import View
 from abs_dssp.cluster.fragment_worker import FragmentWorker
 from abs_dssp.cluster.local_workers import WorkerThreads
 from abs_dssp.cluster.push_store import PushStore
-from abs_dssp.cluster.server import ServerConfig, ServerError, Training
+from abs_dssp.cluster.server import ServerConfig, Training
+from abs_dssp.cluster.status import Status
 from abs_dssp.cluster.stopping import Stopper
 from abs_dssp.cluster.system import REAL, System
 from abs_dssp.cluster.topology import Cluster
 from abs_dssp.cluster.transport import Sizes
 from abs_dssp.cluster.whereabouts import Whereabouts
 from abs_dssp.cluster.worker import EndedError, StragglerInjection, WorkerPlan
-from abs_dssp.history import trace_format
 from abs_dssp.training import checkpoints
-from abs_dssp.training.evaluation import History
 from abs_dssp.training.fragmented import Division, PartFunctions
 from abs_dssp.training.replayer import Result
 
 _LOOK = 1.0  # seconds between two looks at whether another process has ended the run
-_PATIENCE = 60.0  # seconds for the other servers to end
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,6 +65,8 @@ def take_part(
     straggling: dict[int, StragglerInjection],
     say: Callable[[str], None],
     begun: Callable[[], None] | None = None,
+    watch: Callable[[Status], None] | None = None,
+    recorder: Callable[[Record], None] | None = None,
     system: System = REAL,
 ) -> Result | None:
     """Takes part until the run is over; see `run.train`.
@@ -73,6 +78,8 @@ def take_part(
       straggling: injected, by worker of this process.
       say: prints a line.
       begun: see `run.train`.
+      watch: see `run.train`; what it sees is that of one fragment.
+      recorder: see `run.train`.
       system: clock, threads, sockets and disk.
 
     Returns:
@@ -100,12 +107,22 @@ def take_part(
             ]
             if begun is not None:
                 begun()
-            _serve(servings, workers, places, system)
+            first = next(iter(workers.workers), None)
+            every = job.settings.evaluate
+            view = View(
+                *(servings[0].server, mine[0], first, layout.parts, job.training),
+                *(every, watch, recorder, system),
+            )
+            with view.open():
+                _serve(servings, workers, places, system)
         for server in (serving.server for serving in servings):
             if server.resumable:
                 raise EndedError(workers.name, server.stopped)
         if cluster.process == 0:
-            return _result(job, layout, places, servings[0].server.stopped, system)
+            stopped = servings[0].server.stopped
+            return fragment_result.read(
+                job, layout, places.of, stopped, view.records, system
+            )
         return None
     finally:
         cluster.leave()
@@ -348,56 +365,3 @@ def _listening(cluster: Cluster) -> Listening:
     keys = None if cluster.network is None else topology.load_keys(cluster.options)
     busy = cluster.processes if cluster.is_local else len(cluster.mine) + 1
     return Listening(False, network, keys, busy + 1)
-
-
-def settings_of(job: Any) -> dict[str, Any]:
-    """What the trace of a run says of it."""
-    task, policy, functions, seed = job.training
-    steps = functions.config.local_steps
-    known = trace_format.settings_of(policy, task.num_workers, steps, task.name)
-    return known | {"seed": seed}
-
-
-def _result(
-    job: Any, layout: Layout, places: _Places, stopped: str, system: System
-) -> Result:
-    """What all logs and the last checkpoints say; after all servers have ended.
-
-    Raises:
-      ServerError: if one does not end, or has not left its last state.
-      LogError: if a log cannot be read, or they do not fit each other.
-    """
-    parts, task, functions = layout.parts, job.training.task, job.training.functions
-    clock = system.time.perf_counter
-    end = clock() + _PATIENCE
-    for fragment, place in enumerate(places.of):
-        while not place.over():
-            if clock() > end:
-                raise ServerError(
-                    f"the server of fragment {fragment} has not ended within "
-                    f"{_PATIENCE:.0f} s; look at its log, and start the same command "
-                    "again."
-                )
-            system.time.sleep(0.1)
-    trace, losses = fragment_log.read(
-        job.out, parts.names, parts.sizes, settings_of(job), files=system.os
-    )
-    vectors, _ = fragment_log.parameters(
-        job.out, len(parts.servers), whole=True, files=system.os
-    )
-    vector = parts.join([jax.numpy.asarray(np.asarray(each)) for each in vectors])
-    measures = functions.evaluate(task.data, vector)
-    samples = task.batch_size * functions.config.local_steps
-    record = {
-        "push": len(trace),
-        "version": trace.commits,
-        "seconds": trace.seconds,
-        "epoch": len(trace) * samples / task.samples_per_epoch,
-        **{name: float(value) for name, value in measures.items()},
-    }
-    return Result(
-        trace=trace,
-        variables=functions.layout.unflatten(vector),
-        history=History((record,), losses),
-        stopped=stopped,
-    )

@@ -77,6 +77,8 @@ class FragmentWorker:
         self.reason = ""  # why the run is over
         self.resumes = False  # whether it may go on later
         self.leaving = False  # set from outside: end soon
+        # What it was last given of every fragment, and the sum of their versions.
+        self.seen: tuple[tuple[Any, ...], int] | None = None
         self._computed = 0
         self._lost = 0.0  # since when a server that is waited for cannot be found
         self._tended = 0.0
@@ -147,6 +149,7 @@ class FragmentWorker:
             assert link.grant is not None
             number += link.grant.clock - 1
             took[link.fragment] = link.grant.version, link.grant.mark
+        versions = [took[link.fragment][0] for link in links]
         turn = self._least_pushed()
         while True:
             for link in links:  # what servers grant at another time
@@ -155,6 +158,8 @@ class FragmentWorker:
                     base = bases[link.fragment] = self._taken(link)
                     own = self._parts.put(own, link.fragment, base)
                     took[link.fragment] = link.grant.version, link.grant.mark
+                    versions[link.fragment] = link.grant.version
+            self.seen = tuple(bases), sum(versions)
             if self._waits:
                 turn = self._least_pushed()
             if turn.ahead:

@@ -158,7 +158,7 @@ def train(
         agreed |= {"fragments": fragments, "servers": servers}
         job = Job(training, limits, agreed, settings, Path(out))
         return fragment_run.take_part(
-            cluster, job, layout, straggling, say or _say, begun
+            cluster, job, layout, straggling, say or _say, begun, watch, recorder
         )
     return take_part(
         cluster,

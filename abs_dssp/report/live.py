@@ -85,7 +85,7 @@ class Live:
         if self._json:
             line = lines.as_json(line, 0, time.time(), self._seconds)
         if self._stream is not None:  # Python's standard error may be missing
-            print(line, file=self._stream, flush=True)
+            print(f"{line}\n", end="", file=self._stream, flush=True)  # of any thread
 
 
 def plain_line(status: Status) -> str:

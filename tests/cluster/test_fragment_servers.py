@@ -12,25 +12,37 @@ import types
 
 import fragment_program as program
 import harness
+import jax
 import numpy as np
 import pytest
 import test_core
 
 from abs_dssp import policies, replay
-from abs_dssp.cluster import fragment_log, fragment_run, push_store, system, topology
+from abs_dssp.cluster import (
+    fragment_log,
+    fragment_result,
+    fragment_run,
+    push_store,
+    system,
+    topology,
+)
 from abs_dssp.cluster import log as logs
 from abs_dssp.cluster.fragment_links import Link, identity_of
 from abs_dssp.cluster.fragment_server import FragmentMembership, FragmentServer
+from abs_dssp.cluster.fragment_view import View
 from abs_dssp.cluster.fragment_worker import FragmentWorker
 from abs_dssp.cluster.log import LogError
 from abs_dssp.cluster.messages import Kind, Message
 from abs_dssp.cluster.push_store import PushStore, Turn
 from abs_dssp.cluster.settings import Settings
+from abs_dssp.cluster.status import Status
 from abs_dssp.cluster.whereabouts import Whereabouts
 from abs_dssp.cluster.worker import EndedError
 from abs_dssp.history import rederivation
 from abs_dssp.history.events import Event
 from abs_dssp.traces import Trace
+from abs_dssp.training import flat, fragmented
+from abs_dssp.training.config import UpdateConfig
 from scripts import one_device
 
 N, F = 3, 3
@@ -484,3 +496,38 @@ def test_recovery_without_a_checkpoint_reads_every_push(made, tmp_path):
     cluster = topology.alone(ALONE, N)
     again = program.train(copy, "ssp(s=1)", F, 1, cluster, 60)
     np.testing.assert_array_equal(harness.vector(again), harness.vector(result))
+
+
+def test_what_is_seen_of_a_run_is_what_its_first_worker_was_given():
+    """Parameters of versions that it took, at the times that were asked for."""
+    task = harness.divisible(N)
+    config = UpdateConfig(program.OUTER, harness.REMEMBERS, 2, push="displacement")
+    functions = flat.Functions(task, config)
+    training = types.SimpleNamespace(task=task, functions=functions)
+    parts = fragmented.division(task, config, F)
+    start = functions.initial(jax.random.key(program.SEED))
+    bases = tuple(parts.part(start, fragment) for fragment in range(F))
+    now = iter([0.5, 2.0, 3.0, 4.5])
+    server = types.SimpleNamespace(status=lambda: status(next(now)))
+    worker = types.SimpleNamespace(seen=None)
+    shown, recorded = [], []
+    view = View(server, 1, worker, parts, training, 2.0, shown.append, recorded.append)
+    view.look()
+    worker.seen = bases, 7
+    for _ in range(3):
+        view.look()
+    assert [record["seconds"] for record in recorded] == [2.0, 4.5]
+    expected = task.evaluate(task.data, functions.layout.unflatten(start))
+    for record in recorded:
+        np.testing.assert_allclose(record["loss"], expected["loss"], rtol=1e-5)
+        assert (record["version"], record["push"]) == (7, 3 * 10)
+    assert shown[0].policy == "ssp(s=1), fragment 1 of 3" and not shown[0].measures
+    assert shown[-1].measures["loss"] == recorded[-1]["loss"]
+    # At the end it is known how many pushes there were.
+    last = {"push": 25, "epoch": 0.5, "seconds": 4.0}
+    (kept,) = fragment_result._before(view.records, last)
+    assert kept["push"] == 25 and kept["epoch"] == 0.5 and kept["seconds"] == 2.0
+
+
+def status(seconds):
+    return Status("ssp(s=1)", seconds, 10, 20, 9, 5.0, 1.0, ())
