@@ -18,8 +18,8 @@ from abs_dssp.history.traces import Trace
 from abs_dssp.report import curves as curves_lib
 from abs_dssp.report import style, summary
 from abs_dssp.report import timeline as timeline_lib
+from abs_dssp.training.driver import Result
 from abs_dssp.training.evaluation import History
-from abs_dssp.training.replayer import Result
 
 __all__ = ["Picture", "curves", "staleness", "timeline"]
 

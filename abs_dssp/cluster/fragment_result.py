@@ -12,8 +12,8 @@ from abs_dssp.cluster.server import ServerError
 from abs_dssp.cluster.system import System
 from abs_dssp.cluster.whereabouts import Whereabouts
 from abs_dssp.history import trace_format
+from abs_dssp.training.driver import Result
 from abs_dssp.training.evaluation import History
-from abs_dssp.training.replayer import Result
 
 _PATIENCE = 60.0  # seconds for the other servers to end
 

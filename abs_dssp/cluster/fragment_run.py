@@ -38,8 +38,8 @@ from abs_dssp.cluster.transport import Sizes
 from abs_dssp.cluster.whereabouts import Whereabouts
 from abs_dssp.cluster.worker import EndedError, StragglerInjection, WorkerPlan
 from abs_dssp.training import checkpoints
+from abs_dssp.training.driver import Result
 from abs_dssp.training.fragmented import Division, PartFunctions
-from abs_dssp.training.replayer import Result
 
 _LOOK = 1.0  # seconds between two looks at whether another process has ended the run
 

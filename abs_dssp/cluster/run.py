@@ -37,8 +37,8 @@ from abs_dssp.tasks.base import Task, require_accuracy
 from abs_dssp.training import checkpoints, flat, fragmented, mesh
 from abs_dssp.training.checkpoints import read_file
 from abs_dssp.training.config import UpdateConfig
+from abs_dssp.training.driver import Result
 from abs_dssp.training.evaluation import History
-from abs_dssp.training.replayer import Result
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,8 +11,8 @@ import numpy as np
 from abs_dssp.history import traffic
 from abs_dssp.history.traces import Trace
 from abs_dssp.simulation.what_if import aligned, finite
+from abs_dssp.training.driver import Result
 from abs_dssp.training.evaluation import History
-from abs_dssp.training.replayer import Result
 
 _MEASURES: dict[str, Callable[[Trace, History], Any]] = {
     "final_accuracy": lambda trace, history: _last(history, "accuracy"),

@@ -22,7 +22,7 @@ from abs_dssp import checks, extras, literals
 from abs_dssp.history import traces
 from abs_dssp.history.traces import Trace
 from abs_dssp.tasks.base import Task, variable_bytes
-from abs_dssp.training import compiled, evaluation, replayer
+from abs_dssp.training import compiled, driver, evaluation, replayer
 from abs_dssp.training.config import EvaluationConfig, Every, UpdateConfig
 
 # Of the scalars of a setting: the server's optimizer, or the server's and the workers'.
@@ -273,7 +273,7 @@ def _measure(kind, task: Task, settings, keys, trace: Trace, points, until):
     """Measures (R, S, E) by name."""
     kept, capacity = _kept(trace), _power_of_four(max(len(trace), _ROWS))
     config = kind.program([float(column[0]) for column in settings]).config
-    rows = compiled.rows(replayer.columns(trace), task, config, capacity)
+    rows = compiled.rows(driver.columns(trace), task, config, capacity)
     servers = _begin(kind, kept, capacity, settings, keys)
     versions = np.concatenate([[0], np.cumsum(trace.committed)])
     done, found = 0, []

@@ -19,7 +19,7 @@ from abs_dssp.simulation.delays import Delays
 from abs_dssp.simulation.running import Source
 from abs_dssp.tasks import fragmenting
 from abs_dssp.tasks.base import Task
-from abs_dssp.training import engines, fragmented, identity, replayer
+from abs_dssp.training import driver, engines, fragmented, identity, replayer
 from abs_dssp.training.config import (
     CheckpointConfig,
     EngineConfig,
@@ -28,7 +28,7 @@ from abs_dssp.training.config import (
     ReplayConfig,
     RunLimits,
 )
-from abs_dssp.training.replayer import Progress, Result
+from abs_dssp.training.driver import Progress, Result
 
 
 def train(
@@ -224,7 +224,7 @@ def _alternate(
     engine = engines.make(
         task, config.update, source.seed, source.pushes or 1024, False, config.engine
     )
-    run = replayer.Run(engine, config, progress)
+    run = driver.Run(engine, config, progress)
     policy = source.settings["policy"]
     known = (source.seed, policy, source.pushes, source.until, every, engine.loop)
     delays, link, absences = source.delays, source.communication, source.absences
