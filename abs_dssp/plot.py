@@ -188,8 +188,14 @@ def _traces(where: str, given: Any) -> list[Trace]:
 
 def _sequence(where: str, given: Any) -> list[Any]:
     if not isinstance(given, (list, tuple)):
+        others = ""
+        if isinstance(given, Trace):  # of no accuracies and losses
+            others = " of results; plot.timeline and plot.staleness draw traces"
+        elif isinstance(given, History):
+            others = " with traces; plot.curves draws histories"
         raise TypeError(
-            f"{where}: expected runs or a list of runs, got {checks.shown(given)}."
+            f"{where}: expected runs or a list of runs{others}, got "
+            f"{checks.shown(given)}."
         )
     return list(given)
 

@@ -193,6 +193,8 @@ PLOT = {
     "plot.curves([TRACE])": "results must be a History, such as result.history",
     "plot.curves(RESULT.variables)": "results must be a History, such as",
     "plot.curves(HISTORY, against='megabytes')": "needs results, whose traces know",
+    "plot.curves(TRACE)": "of results; plot.timeline and plot.staleness draw traces",
+    "plot.timeline(HISTORY)": "with traces; plot.curves draws histories, got",
     "plot.timeline('trace.npz')": "expected runs or a list of runs, got 'trace.npz'.",
     "TRACE.plot(rounds=1.5)": "rounds must be a whole number, got 1.5.",
 }

@@ -155,9 +155,13 @@ def table(ranked: Sequence[Advice], tuned: bool = True) -> str:
         lines.append(
             f"{advice.method.label:{width}} {_number(advice.tuned_seconds)} "
             f"{advice.tuned_step:6.3f}  {_number(advice.seconds)} {advice.step:6.3f} "
-            f"{advice.time(tuned) / best:6.2f}x  {advice.reason}"
+            f"{_times(advice.time(tuned) / best)}  {advice.reason}"
         )
     return "\n".join(lines)
+
+
+def _times(ratio: float) -> str:
+    return f"{ratio:6.2f}x" if math.isfinite(ratio) else "      -"
 
 
 def _number(seconds: float) -> str:

@@ -278,6 +278,7 @@ def staleness_picture(traces: Mapping[str, Trace]) -> Any:
             mean = float(staleness.mean())
             axes.axvline(mean, color="0.3", linewidth=0.8, linestyle=":")
             axes.set_title(title, loc="left", fontsize=7)
+            axes.xaxis.get_major_locator().set_params(integer=True)
             note = f"mean {mean:.2f}, max {int(staleness.max())}"
             axes.text(0.99, 0.9, note, transform=axes.transAxes, **_SMALL)
         for axes in panels.flat[len(traces) :]:

@@ -47,6 +47,9 @@ _TABLE = (  # field, heading, format
 )
 
 
+_OF_ACCURACY = ("seconds_to_target", "commits_to_target", "final_accuracy")
+
+
 def summarise(result: Result, target_accuracy: float | None) -> dict[str, Any]:
     """The fields of `summary.json` for one run; None where there is no value.
 
@@ -127,10 +130,12 @@ def over_seeds(policy: str, runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]
 
 def table(entries: Sequence[Mapping[str, Any]]) -> str:
     """The entries of `over_seeds` as aligned text, one line per policy."""
-    rows = [["policy", *(heading for _, heading, _ in _TABLE)]]
+    some = any(entry["final_accuracy"] is not None for entry in entries)
+    columns = [each for each in _TABLE if some or each[0] not in _OF_ACCURACY]
+    rows = [["policy", *(heading for _, heading, _ in columns)]]
     for entry in entries:
         row = [str(entry["policy"])]
-        for name, _, form in _TABLE:
+        for name, _, form in columns:
             value, spread = entry[name], entry["spread"][name]
             if name in _BYTES:
                 value, spread = (x and x / 1e6 for x in (value, spread))

@@ -89,7 +89,8 @@ def from_flax(
     if not isinstance(module, nn.Module):
         raise ValueError(
             "from_flax: expected a flax.linen module, such as nn.Dense(10), got "
-            f"{module!r}; nnx models go to from_nnx, functions to from_functions."
+            f"{type(module).__name__}; nnx models go to from_nnx, functions to "
+            "from_functions."
         )
     checks.accepted("from_flax", settings, _SETTINGS)
     settings.setdefault("name", type(module).__name__.lower())

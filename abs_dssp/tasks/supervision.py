@@ -223,7 +223,17 @@ def _outputs(name: str, init, apply: Apply, inputs: PyTree) -> PyTree:
 
     Raises:
       ValueError: for variables, outputs or statistics that no task can have.
+      Exception: what the model raises, with a note on what it was given.
     """
+    try:
+        return _traced(name, init, apply, inputs)
+    except Exception as error:
+        given = samples.describe(samples.blank(inputs, 2))
+        error.add_note(f"{name}: the model was tried on samples of inputs {given}.")
+        raise
+
+
+def _traced(name: str, init, apply: Apply, inputs: PyTree) -> PyTree:
     key = jax.random.key(0)
     variables = jax.eval_shape(init, key, samples.blank(inputs))
     require_float32(name, variables)

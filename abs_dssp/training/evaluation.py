@@ -42,6 +42,15 @@ class History:
         ]
         return markup.table(self.names, rows, f"{some}{len(self.records)} records")
 
+    def __getitem__(self, name: str) -> Float[np.ndarray, " E"]:
+        """`column`.
+
+        Example:
+          >>> History(({"push": 4, "loss": 0.5},), np.empty(0))["loss"].tolist()
+          [0.5]
+        """
+        return self.column(name)
+
     def column(self, name: str) -> Float[np.ndarray, " E"]:
         """One measure over all records, in order; NaN where a record lacks it.
 

@@ -69,8 +69,8 @@ class Sweep(NamedTuple):
           >>> task = tasks.quadratic(2, dim=3, noise=0.0)
           >>> made = replay.sweep(task, optimizers.sgd, [[0.5, 1.0]], trace)
           >>> made
-          <Sweep of learning_rate: 2 settings, 1 seeds, 2 evaluations of loss, \
-gradient_norm_squared>
+          <Sweep of learning_rate: 2 settings, 1 seeds, 2 evaluations of \
+gradient_norm_squared, loss>
           >>> made.to_pandas()[["learning_rate", "version", "loss"]].values.tolist()
           [[0.5, 0.0, 1.5], [0.5, 2.0, 0.09375], [1.0, 0.0, 1.5], [1.0, 2.0, 0.0]]
         """

@@ -164,6 +164,11 @@ def test_bytes_are_an_axis_of_results(result):
     assert line.get_xdata()[-1] == pytest.approx((12 + pulls) * 12 / 1e6)
 
 
+def test_staleness_is_counted_in_whole_versions(result):
+    axes = plot.staleness([result, result]).figure.axes[0]
+    assert all(float(tick).is_integer() for tick in axes.get_xticks())
+
+
 def test_accuracies_stay_within_0_and_1_and_every_good_curve_is_shown():
     _, (low, high) = bounds([np.linspace(0, 1, 21), np.linspace(0, 0.9, 21)])
     assert low >= 0 and high == 1

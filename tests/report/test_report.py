@@ -147,3 +147,7 @@ def test_several_seeds_give_mean_and_spread_and_null_where_never_reached():
     text = summary.table([entry, never])
     lines = text.splitlines()
     assert "4.5 ±2.1" in lines[2] and lines[3].split()[1] == "-"
+    # Of a regression there is no accuracy, and so no target.
+    none = dict.fromkeys(("seconds_to_target", "commits_to_target", "final_accuracy"))
+    bare = summary.table([each | none for each in (entry, never)]).splitlines()[0]
+    assert "accuracy" not in bare and "target" not in bare and "loss" in bare

@@ -201,6 +201,15 @@ def test_two_dropouts_of_one_nnx_model_drop_differently():
     assert evaluated(task, variables)["loss"] == 0
 
 
+def test_what_a_model_raises_says_what_it_was_given():
+    flat = np.ones((8, 64), np.float32)
+    with pytest.raises(Exception) as caught:
+        tasks.from_flax(nn.Conv(4, (3, 3)), (flat, LABELS[:8]), (flat, LABELS[:8]), 2)
+    said = " ".join(caught.value.__notes__)
+    assert "conv: the model was tried on samples of inputs" in said
+    assert "(64,)" in said
+
+
 def test_a_class_of_nnx_may_take_rngs_by_keyword_alone():
     class Net(nnx.Module):
         def __init__(self, *, rngs):
