@@ -50,12 +50,14 @@ class Picture:
         return written.getvalue()
 
 
-def timeline(trace: Traces, *, rounds: int = 12) -> Picture:
-    """What every worker did when, early in a run; a panel for each of several runs.
+def timeline(trace: Traces, *, rounds: int = 12, start: float = 0.0) -> Picture:
+    """What every worker did when, in a part of a run; a panel for each of several runs.
 
     Args:
       trace: of a run, or its result; or several of them.
       rounds: how far: about so many pushes of a worker.
+      start: seconds of the run at which the picture begins, such as shortly before a
+        worker left (`trace.events`).
 
     Raises:
       TypeError: for anything else than traces and results.
@@ -68,7 +70,15 @@ def timeline(trace: Traces, *, rounds: int = 12) -> Picture:
       <Picture: .save("picture.png") writes it>
     """
     checks.whole("timeline", "rounds", rounds, least=1)
-    return Picture(timeline_lib.picture(_traces("timeline", trace), rounds))
+    checks.number("timeline", "start", start)
+    traces = _traces("timeline", trace)
+    longest = max(each.seconds for each in traces)
+    if start >= longest:
+        raise ValueError(
+            f"timeline: start must be below the length of the run, {longest:.3g} s, "
+            f"got {start}."
+        )
+    return Picture(timeline_lib.picture(traces, rounds, start))
 
 
 def staleness(trace: Traces) -> Picture:
@@ -135,6 +145,13 @@ def curves(
     if measure not in known:
         listed = ", ".join(known)
         raise ValueError(f"curves: unknown measure {measure!r}; known: {listed}.")
+    if limits is not None:
+        ends = list(checks.numbers("curves", "limits", limits).flat)
+        if len(ends) != 2 or not ends[0] < ends[1] or (measure == "loss" and 0 in ends):
+            raise ValueError(
+                "curves: limits must be two numbers, the lower first, above 0 for a "
+                f"loss, such as (0.5, 1), got {checks.shown(limits)}."
+            )
     drawn = curves_lib.picture(named, against, measure, target, bounds=limits)
     return Picture(drawn)
 

@@ -51,15 +51,17 @@ def main(argv):
         model, ratio, _PUSHES.value, _SEED.value, tuned, _POLICY.value, progress.update
     )
     progress.close()
-    first = [f"--policy={shlex.quote(a.method.setting)}" for a in ranked[:3]]
+    times = {a.time(tuned): a for a in reversed(ranked)}  # rules may be one rule here
+    unlike = sorted(times.values(), key=lambda a: a.time(tuned))[:3]
+    first = [f"--policy={shlex.quote(a.method.setting)}" for a in unlike]
     by = "a guess at the step that tuning finds" if tuned else "the theory's step"
     print(
         f"{model.num_workers} workers, R = {ratio:g}, {_PUSHES.value:,} pushes "
         f"scheduled: seconds per unit of progress, ranked by {by}; steps in units of "
         f"1 / L\n\n{advice.table(ranked, tuned)}\n\n"
-        f"Use {', then '.join(first)}. Their steps "
-        "differ: tune --learning_rate for each. How well such rankings did, and what "
-        "it costs to follow one: docs/optimality.md."
+        f"The first: {first[0]}\nCompare it with: {' '.join(first[1:])}\n"
+        "Their steps differ: tune --learning_rate for each. How well such rankings "
+        "did, and what it costs to follow one: docs/optimality.md."
     )
     if by_loss:
         print(f"Not ranked, since the loss drives them: {', '.join(by_loss)}.")

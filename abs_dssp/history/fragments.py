@@ -228,10 +228,6 @@ class FragmentedTrace(Trace):
         assert isinstance(cut, FragmentedTrace)
         if len(cut) == len(self):
             return self
-        if rows.start not in (None, 0):
-            raise ValueError(
-                f"trace[...]: a trace of fragments is cut at its end only, got {rows}."
-            )
         numbers = range(self.num_fragments)
         counts = [int((cut.fragment == number).sum()) for number in numbers]
         beside = tuple(

@@ -114,11 +114,11 @@ class Trace:
         return plot.timeline(self, **settings)
 
     def __getitem__(self, rows: slice) -> "Trace":
-        """The rows of a slice, with the same settings.
+        """The first rows of a run, with the same settings: the run until then.
 
         Raises:
           TypeError: for anything else than a slice.
-          ValueError: for a slice that leaves out rows in between.
+          ValueError: for a slice that leaves out rows, other than at the end.
         """
         if not isinstance(rows, slice):
             raise TypeError(
@@ -128,6 +128,12 @@ class Trace:
         if rows.step not in (None, 1):
             raise ValueError(
                 f"trace[...]: rows of a run follow each other, got step {rows.step}."
+            )
+        if rows.start not in (None, 0):
+            raise ValueError(
+                f"trace[...]: a trace begins where its run does, got rows from "
+                f"{rows.start} on; take rows of its columns, as in trace.time[100:200], "
+                "and plot.timeline(trace, start=...) for a picture."
             )
         columns = {name: column[rows] for name, column in self.columns.items()}
         cut = range(*rows.indices(len(self)))
@@ -191,7 +197,9 @@ class Trace:
         """Clocks by which the pusher leads the slowest living worker, push counted.
 
         Clocks are those that the policy sees: who joins again has the clock of the
-        slowest, and not the number of its pushes, which `clock` is.
+        slowest, and not the number of its pushes, which `clock` is. A rule bounds the
+        lead at a release, before the next push is counted: with `max_gap=2` there may
+        be 3 here.
         """
         clocks = np.zeros(self.num_workers, np.int64)
         alive = np.ones(self.num_workers, bool)
@@ -365,6 +373,8 @@ class Trace:
         """
         from abs_dssp.history import fragments
 
+        if os.path.isdir(path):
+            raise TraceError(f"{path} is a folder; give the file in it, trace.npz.")
         found = trace_format.read(path)
         kind = fragments.FragmentedTrace if "fragment" in found else cls
         if "takes" in found:

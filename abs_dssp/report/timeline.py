@@ -141,11 +141,13 @@ def _begun(trace: Trace, end: float) -> Iterator[Span]:
     return spans(trace, np.flatnonzero(trace.started < end).tolist())
 
 
-def window(traces: Sequence[Trace], rounds: int = 12) -> tuple[float, float]:
-    """A stretch early in the run in which a worker makes about `rounds` pushes."""
+def window(
+    traces: Sequence[Trace], rounds: int = 12, start: float = 0.0
+) -> tuple[float, float]:
+    """A stretch of the run in which a worker makes about `rounds` pushes."""
     per_push = [t.seconds * t.num_workers / max(len(t), 1) for t in traces]
     length = rounds * float(np.median(per_push))
-    return 0.0, min(length, max(t.seconds for t in traces))
+    return start, min(start + length, max(t.seconds for t in traces))
 
 
 def save_picture(traces: Sequence[Trace], path: str | os.PathLike[str]) -> Path:
@@ -154,12 +156,13 @@ def save_picture(traces: Sequence[Trace], path: str | os.PathLike[str]) -> Path:
         return style.save(picture(traces), path)
 
 
-def picture(traces: Sequence[Trace], rounds: int = 12) -> Any:
+def picture(traces: Sequence[Trace], rounds: int = 12, start: float = 0.0) -> Any:
     """The figure that `save_picture` saves.
 
     Args:
       traces: of the runs, at least one.
       rounds: pushes of a worker that are shown, about.
+      start: seconds at which the picture begins.
     """
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
@@ -169,7 +172,7 @@ def picture(traces: Sequence[Trace], rounds: int = 12) -> Any:
         ratios = {"height_ratios": [t.num_workers + 1.5 for t in traces]}
         look = {"figsize": (7.0, height), "sharex": True, "gridspec_kw": ratios}
         figure, panels = canvas.subplots(len(traces), 1, squeeze=False, **look)
-        start, end = window(traces, rounds)
+        start, end = window(traces, rounds, start)
         for axes, trace in zip(panels[:, 0], traces, strict=True):
             draw(axes, trace, start, end)
             share = f"waiting {100 * trace.waiting_share:.0f} %"
@@ -182,10 +185,16 @@ def picture(traces: Sequence[Trace], rounds: int = 12) -> Any:
         real = all(trace.recorded for trace in traces)
         label = "time (s)" if real else "virtual time (s)"
         longest = max(trace.seconds for trace in traces)
-        if end < longest:
-            label += f": the beginning of {longest:.3g} s"
+        if start > 0 or end < longest:
+            part = "a part" if start > 0 else "the beginning"
+            label += f": {part} of {longest:.3g} s"
         panels[-1, 0].set_xlabel(label)
-        used = {s.kind for t in traces for s in _begun(t, end) if s.start < end}
+        used = {
+            span.kind
+            for trace in traces
+            for span in _begun(trace, end)
+            if span.start < end and span.end > start
+        }
         shown = {kind: color for kind, color in _COLORS.items() if kind in used}
         handles: list[Any] = [Patch(color=c, label=kind) for kind, c in shown.items()]
         mark: dict[str, Any] = {"color": "black", "marker": "v", "ls": "", "ms": 3}

@@ -147,6 +147,11 @@ def test_bsp_waits_what_the_closed_form_says():
     np.testing.assert_allclose(trace.pushes_per_second, 2 / 2.7, rtol=1e-9)
 
 
+def test_a_folder_is_no_trace(tmp_path):
+    with pytest.raises(traces.TraceError, match="is a folder; give the file in it"):
+        traces.Trace.load(tmp_path)
+
+
 def test_leads_are_those_that_the_rule_sees_after_a_return():
     """Who comes back has few pushes, and the clock of the slowest."""
     gone = "given([(2, 50.0, 80.0)])"

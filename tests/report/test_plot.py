@@ -139,6 +139,12 @@ def test_one_bad_curve_does_not_squash_the_others_and_is_named():
     assert with_bad[0] == pytest.approx(alone[0], rel=0.2) and with_bad[1] < 30
 
 
+def test_a_timeline_may_begin_later(result):
+    drawn = plot.timeline(result, rounds=2, start=6.0).figure
+    (axes,) = drawn.axes
+    assert axes.get_xlim()[0] == 6.0 and "a part of" in axes.get_xlabel()
+
+
 def test_curves_that_leave_the_picture_are_said_and_limits_can_be_given():
     dip = np.where(np.arange(21) == 15, 0.1, GOOD)
     figure, (low, _) = bounds([GOOD, dip])
