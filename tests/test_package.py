@@ -159,6 +159,6 @@ def test_the_installed_program_compares_trains_and_checks(installed):
     assert "equal in every bit" in replayed and "NOT" not in replayed
     assert "the policy decides the same" in replayed
     assert "check: " in run("whatif", "real", "--policy=bsp()")
-    assert "Use --policy=" in run("advise", "real", "--pushes=100")
+    assert "The first: --policy=" in run("advise", "real", "--pushes=100")
     small = ["--num_workers=2", "--depth=6", "--schedule_depth=6"]
     assert "no broken" in run("verify", "--policy=ssp(s=1)", *small)

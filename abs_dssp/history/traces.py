@@ -132,7 +132,7 @@ class Trace:
         if rows.start not in (None, 0):
             raise ValueError(
                 f"trace[...]: a trace begins where its run does, got rows from "
-                f"{rows.start} on; take rows of its columns, as in trace.time[100:200], "
+                f"{rows.start} on; take rows of its columns, such as trace.time[9:99], "
                 "and plot.timeline(trace, start=...) for a picture."
             )
         columns = {name: column[rows] for name, column in self.columns.items()}
