@@ -21,6 +21,10 @@ from abs_dssp import checks, compilation
 from abs_dssp.cluster import coordinator
 
 _KEY = "abs_dssp/server"
+_LEFT = "abs_dssp/left/"  # of processes that leave, by index
+_PATIENCE = 10.0  # seconds for the others to leave
+_GRACE = 0.5
+_hosting = False  # whether this process hosts the service that the others need
 
 
 class Place(NamedTuple):
@@ -130,6 +134,10 @@ def join(
             "address, and that every process is given the same number."
         ) from None
     index, count = _state().process_id, _state().num_processes
+    global _hosting
+    _hosting = index == 0 and not apart
+    with contextlib.suppress(Exception):
+        _client().key_value_delete(f"{_LEFT}{index}")  # it was here before
     if index == 0:
         # What an earlier process 0 left would be taken for this one's.
         for platform in ("cpu", "cuda", "rocm"):
@@ -192,9 +200,30 @@ def _in_one_sentence(what: str) -> Iterator[None]:
 
 
 def leave() -> None:
-    """Leaves the cluster, without waiting for those who do not answer."""
+    """Leaves the cluster, without waiting for those who do not answer.
+
+    Where this process hosts the service, the others leave before: jax ends every
+    process that is connected to a service when it stops.
+    """
+    with contextlib.suppress(Exception):
+        if _hosting:
+            _await_others()
+        else:
+            key = f"{_LEFT}{_state().process_id}"
+            _client().key_value_set(key, "", allow_overwrite=True)
     with contextlib.suppress(Exception):
         jax.distributed.shutdown()
+
+
+def _await_others() -> None:
+    others, end = _state().num_processes - 1, time.monotonic() + _PATIENCE
+    if not others:
+        return
+    while len(_client().key_value_dir_get(_LEFT)) < others:
+        if time.monotonic() > end:  # they have died
+            return
+        time.sleep(0.05)
+    time.sleep(_GRACE)  # they have said so, and disconnect now
 
 
 def publish(address: dict[str, Any]) -> None:
