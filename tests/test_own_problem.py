@@ -147,6 +147,7 @@ WRONG = [
     (
         ["--optimizer=adma(0.1)"],
         "unknown name 'adma' (did you mean adamax?); known: ",
+    ),
     (["--optimizer=adam(0.1)", "--learning_rate=0.2"], "leave one of them out"),
     (["--optimizer=adam(0.1)", "--momentum=0.9"], "--momentum belongs to SGD"),
     (["--optimizer=adam(learning_rate=open(1))"], "unknown name 'open'"),
