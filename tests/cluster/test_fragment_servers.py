@@ -2,7 +2,10 @@
 
 import dataclasses
 import errno
+import itertools
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,6 +20,7 @@ import pytest
 
 from abs_dssp import policies, replay
 from abs_dssp.cluster import (
+    core,
     fragment_log,
     push_store,
     system,
@@ -29,6 +33,7 @@ from abs_dssp.cluster.whereabouts import Whereabouts
 from abs_dssp.cluster.worker import EndedError
 from abs_dssp.history import rederivation
 from abs_dssp.traces import Trace
+from abs_dssp.training import checkpoints
 from scripts import one_device
 
 N, F = 3, 3
@@ -101,6 +106,44 @@ def test_logs_that_do_not_fit_each_other_are_told_of(made):
     cut = [entries[0] - whole[0] + 4, *entries[1:]]  # as after a loss of power
     with pytest.raises(LogError, match="one of them has lost its end"):
         fragment_log.read(out, trace.names, trace.sizes, same, cut)
+
+
+def test_a_version_of_a_lost_history_is_none_of_this_one(made, tmp_path):
+    """It has the number of another one, which was made after the loss."""
+    out, result = made
+    shutil.copytree(out, tmp_path / "run")
+    trace = result.trace
+    known = {"num_workers": N, "policy": trace.policy, "local_steps": 2}
+    path = fragment_log.folder_of(tmp_path / "run", 1) / push_store.TURNS
+    rows = path.read_bytes().splitlines(keepends=True)
+    worker, clock, number, begins, took = json.loads(rows[-1].partition(b" ")[2])
+    assert took, "the last push took something before it was computed"
+    other = tuple((f, v, mark ^ 1) for f, v, mark in took)
+    rows[-1] = push_store.line(worker, clock, Turn(number, begins, other))
+    path.write_bytes(b"".join(rows))
+    with pytest.raises(LogError, match="computed from is none of them"):
+        fragment_log.read(tmp_path / "run", trace.names, trace.sizes, known)
+
+
+def test_the_parameters_at_the_end_are_never_those_of_an_earlier_checkpoint(
+    made, tmp_path
+):
+    out, _ = made
+    shutil.copytree(out, tmp_path / "run")
+    folder = fragment_log.folder_of(tmp_path / "run", 1)
+    store = checkpoints.Store(folder / "checkpoints", None)
+    (newest,) = itertools.islice(store.newest_first(), 1)
+    header, entries, _ = logs.read(folder / logs.NAME)
+    # One that was made three entries before, and is all that is left.
+    records = len(entries) - 3
+    mark = core.mark_of(entries[:records])
+    earlier = {"records": records, "core": newest.note["core"] | {"mark": mark}}
+    shutil.rmtree(folder / "checkpoints")
+    other = checkpoints.Store(folder / "checkpoints", "x")
+    other.save(records, newest.leaves, newest.note | earlier)
+    assert fragment_log.parameters(tmp_path / "run", F)[1][1] == records
+    with pytest.raises(LogError, match="no checkpoint of the end of its log"):
+        fragment_log.parameters(tmp_path / "run", F, whole=True)
 
 
 @pytest.mark.parametrize(
