@@ -102,8 +102,8 @@ def test_planted_faults_fit_the_code():
 
 # Of the core, of the stream, and of fragments: a vector after its line in the log.
 SOME = (0, 36, len(planted.PLANTED))
-# Not within 60 seeds, or not soon: test_pushes.py, test_stream.py, and for those of
-# fragments test_fragment_*.py, test_push_store.py, test_checkpoints.py and tests below do.
+# Not within 60 seeds, or not soon: test_pushes.py, test_stream.py and, for those of
+# fragments, test_fragment_*.py, test_push_store.py, test_checkpoints.py and some below.
 _OF_FRAGMENTS = (11, 18, 20, 21, 22, 23, 25, 27, 28)
 ELSEWHERE = (23, 24, 26, 38, *(len(planted.PLANTED) + i for i in _OF_FRAGMENTS))
 
