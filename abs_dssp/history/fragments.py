@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int32
+from jaxtyping import Float, Int, Int32
 
 from abs_dssp import checks
 from abs_dssp.history import builder, trace_rules, traces
@@ -288,7 +288,7 @@ def clocks(worker: Int32[np.ndarray, " P"], num_workers: int) -> np.ndarray:
     return counts
 
 
-def rows_before(worker: Int32[np.ndarray, " P"], count: int) -> np.ndarray:
+def rows_before(worker: Int[np.ndarray, " P"], count: int) -> np.ndarray:
     """The row of each row's worker so many of its pushes before; -1 if there is none.
 
     Args:
