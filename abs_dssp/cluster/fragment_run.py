@@ -111,7 +111,7 @@ def take_part(
             every = job.settings.evaluate
             view = View(
                 *(servings[0].server, mine[0], first, layout.parts, job.training),
-                *(every, watch, recorder, system),
+                *(every, watch, recorder, say, system),
             )
             with view.open():
                 _serve(servings, workers, places, system)

@@ -37,6 +37,7 @@ class View:
         every: float,
         watch: Callable[[Status], None] | None,
         recorder: Callable[[Record], None] | None,
+        say: Callable[[str], None],
         system: System = REAL,
     ):
         """Nothing has been seen.
@@ -50,13 +51,14 @@ class View:
           every: seconds between two evaluations.
           watch: called with the state every second.
           recorder: called with every evaluation.
+          say: prints a line.
           system: has threads.
         """
         self._server, self._worker, self._parts = server, worker, parts
         self._name = f"fragment {fragment} of {len(parts.servers)}"
         self._task, self._functions = training.task, training.functions
         self._every, self._watch, self._recorder = every, watch, recorder
-        self._system = system
+        self._say, self._system = say, system
         self._evaluated = 0.0  # seconds of the run
         self.records: list[Record] = []
 
@@ -70,8 +72,11 @@ class View:
         ended = threading.Event()
 
         def look() -> None:
-            while not ended.wait(_LOOK):
-                self.look()
+            try:
+                while not ended.wait(_LOOK):
+                    self.look()
+            except Exception as error:  # a full disk, say: the run goes on without
+                self._say(f"this run is neither shown nor measured any more: {error}")
 
         thread = threading.Thread(target=look, name="view")
         thread.start()

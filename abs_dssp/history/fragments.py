@@ -202,10 +202,8 @@ class FragmentedTrace(Trace):
             follows = 0 if before is None else int(self.fragment[before]) + 1
             if take is not None:
                 held |= {(worker, f): version for f, version in take.versions}
-            elif given[row] >= 0:
-                held[worker, int(self.fragment[given[row]])] = int(
-                    self.taken[given[row]]
-                )
+            elif (earlier := given[row]) >= 0:
+                held[worker, int(self.fragment[earlier])] = int(self.taken[earlier])
             if fragment != follows % self.num_fragments and take is None:
                 raise TraceError(f"row {row}: fragment={fragment} is not in turn.")
             if held.get((worker, fragment), 0) != self.pulled[row]:

@@ -1,5 +1,7 @@
 """Workers of fragments and their links to servers, without sockets."""
 
+import errno
+import threading
 import types
 
 import fragment_program as program
@@ -11,6 +13,7 @@ import test_core
 from abs_dssp.cluster import (
     fragment_result,
     fragment_run,
+    fragment_view,
     system,
     topology,
 )
@@ -166,7 +169,8 @@ def test_what_is_seen_of_a_run_is_what_its_first_worker_was_given():
     server = types.SimpleNamespace(status=lambda: status(next(now)))
     worker = types.SimpleNamespace(seen=None)
     shown, recorded = [], []
-    view = View(server, 1, worker, parts, training, 2.0, shown.append, recorded.append)
+    told = shown.append, recorded.append, print
+    view = View(server, 1, worker, parts, training, 2.0, *told)
     view.look()
     worker.seen = bases, 7
     for _ in range(3):
@@ -182,6 +186,26 @@ def test_what_is_seen_of_a_run_is_what_its_first_worker_was_given():
     last = {"push": 25, "epoch": 0.5, "seconds": 4.0}
     (kept,) = fragment_result._before(view.records, last)
     assert kept["push"] == 25 and kept["epoch"] == 0.5 and kept["seconds"] == 2.0
+
+
+def test_a_run_goes_on_when_it_cannot_be_shown(monkeypatch):
+    """As on a full disk."""
+    monkeypatch.setattr(fragment_view, "_LOOK", 0.01)
+    said = threading.Event()
+
+    def fails(status):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def say(line):
+        assert line.endswith("No space left on device")
+        said.set()
+
+    server = types.SimpleNamespace(status=lambda: status(1.0))
+    parts = types.SimpleNamespace(servers=[None])
+    training = types.SimpleNamespace(task=None, functions=None)
+    view = View(server, 0, None, parts, training, 2.0, fails, None, say)
+    with view.open():
+        assert said.wait(10)
 
 
 def status(seconds):
