@@ -5,8 +5,8 @@
 
 A rule takes part by its file in `abs_dssp/policies`. What was measured is kept in
 --out: the same command goes on where it was interrupted. Writes report.md, report.html,
-pictures and rows.jsonl.xz, the same bytes for the same versions of the packages on the
-same kind of CPU.
+pictures and rows.jsonl.xz, the same bytes for the same versions of the packages on one
+machine.
 """
 
 from pathlib import Path

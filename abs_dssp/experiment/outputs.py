@@ -157,7 +157,7 @@ def machine(device) -> str:
 
 
 def _processor() -> str:
-    """The CPU, for which XLA chooses the order of its sums."""
+    """The CPU, for which XLA has compiled."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:  # not Linux
