@@ -33,6 +33,10 @@ def answers(tmp_path_factory):
             "train", "--task=quadratic(batch_size=8)", "--batch_size=4", *QUICK,
         ],
         "no effect": ["train", *small, "--slowdown=[1,1,1,9]"],
+        "goes on": [
+            "train", "--task=quadratic(dim=3)", "--cluster=local",
+            "--policy=asp(); fragments=2; overlap=1",
+        ],
         "no such setting": ["train", "--task=mine:make", "--model=cnn", *QUICK],
         "no data": ["train", "--task=mine:make", "--data_dir=.", *QUICK],
         "not .py": ["train", "--task=mine.py:make", *QUICK],
@@ -98,6 +102,7 @@ def test_fragments_are_asked_for_by_a_flag_or_by_a_policy(answers):
     [
         ("said twice", "--batch_size: got 4, but --task says batch_size too"),
         ("no effect", "--slowdown is for real processes; give --cluster=local too"),
+        ("goes on", "--overlap=1 is for virtual time: workers of real processes wait"),
         ("no such setting", "--model has no effect on --task=mine:make, which takes"),
         ("no data", "--data_dir has no effect on --task=mine:make, which takes batch_"),
         ("not .py", "leave out .py: mine:make"),

@@ -41,7 +41,7 @@ def main(argv):
     del argv
     out = outputs.folder(_OUT.value)
     if cluster_flags.wanted():
-        run_flags.refuse_on_processes()
+        run_flags.refuse_on_processes(_POLICY.value)
     if cluster_flags.is_launcher():
         status = cluster_flags.launch(out)
         if status:

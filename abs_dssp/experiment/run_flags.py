@@ -229,8 +229,11 @@ def _describe(policy: str, seed: int, own: Mapping[str, Any]) -> Run:
     )
 
 
-def refuse_on_processes() -> None:
+def refuse_on_processes(policy: str) -> None:
     """Says what real processes cannot do: die by a model, or go on before a release.
+
+    Args:
+      policy: `--policy`, which may bring settings of its own.
 
     Raises:
       ValueError: if it was asked for.
@@ -240,9 +243,11 @@ def refuse_on_processes() -> None:
             "--absences is for virtual time and does nothing to real processes; leave "
             "it out, or kill some of them (scripts/chaos)."
         )
-    if _OVERLAP.value:
+    _, own = policy_text.settings_of(policy, _OWN)
+    overlap = own.get("overlap", _OVERLAP.value)
+    if overlap:
         raise ValueError(
-            f"--overlap={_OVERLAP.value} is for virtual time: workers of real "
+            f"--overlap={overlap} is for virtual time: workers of real "
             "processes wait until they are released; leave it out."
         )
 
