@@ -200,10 +200,10 @@ def _in_one_sentence(what: str) -> Iterator[None]:
 
 
 def leave() -> None:
-    """Leaves the cluster, without waiting for those who do not answer.
+    """Leaves the cluster.
 
-    Where this process hosts the service, the others leave before: jax ends every
-    process that is connected to a service when it stops.
+    Where this process hosts the service, it waits for the others to leave before, a few
+    seconds at most: jax aborts every process that is still connected when it stops.
     """
     with contextlib.suppress(Exception):
         if _hosting:

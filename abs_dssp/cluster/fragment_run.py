@@ -108,11 +108,8 @@ def take_part(
             if begun is not None:
                 begun()
             first = next(iter(workers.workers), None)
-            every = job.settings.evaluate
-            view = View(
-                *(servings[0].server, mine[0], first, layout.parts, job.training),
-                *(every, watch, recorder, say, system),
-            )
+            seen = servings[0].server, mine[0], first, layout.parts
+            view = View(*seen, job, watch, recorder, say, system)
             with view.open():
                 _serve(servings, workers, places, system)
         for server in (serving.server for serving in servings):

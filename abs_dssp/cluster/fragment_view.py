@@ -33,8 +33,7 @@ class View:
         fragment: int,
         worker: FragmentWorker | None,
         parts: Division,
-        training: Any,
-        every: float,
+        job: Any,
         watch: Callable[[Status], None] | None,
         recorder: Callable[[Record], None] | None,
         say: Callable[[str], None],
@@ -47,8 +46,7 @@ class View:
           fragment: which one it is.
           worker: of this process, if it has one.
           parts: the fragments.
-          training: a `server.Training`, of the whole model.
-          every: seconds between two evaluations.
+          job: a `run.Job`, of the whole model.
           watch: called with the state every second.
           recorder: called with every evaluation.
           say: prints a line.
@@ -56,8 +54,9 @@ class View:
         """
         self._server, self._worker, self._parts = server, worker, parts
         self._name = f"fragment {fragment} of {len(parts.servers)}"
-        self._task, self._functions = training.task, training.functions
-        self._every, self._watch, self._recorder = every, watch, recorder
+        self._task, self._functions = job.training.task, job.training.functions
+        self._every = job.settings.evaluate
+        self._watch, self._recorder = watch, recorder
         self._say, self._system = say, system
         self._evaluated = 0.0  # seconds of the run
         self.records: list[Record] = []

@@ -30,7 +30,7 @@ class WorkerStatus:
     process: str  # such as "process 1, pid 4711"
     transport: str  # "reference", "shm" or "tcp"; "" while not connected
     clock: int  # pushes received
-    lead: int  # clock as the policy sees it: at a join, that of the slowest
+    policy_clock: int  # as the policy sees it: at a join, that of the slowest
     state: str  # "computing", "waiting", "absent", "left" or "expelled"
     since: float  # seconds in this state
     pulled: int  # version that it computes from
@@ -119,7 +119,9 @@ def of_server(server: Any, now: float, since: float) -> Status:
     )
 
 
-def _of_worker(worker: Any, session: Any, seconds: float, lead: int) -> WorkerStatus:
+def _of_worker(
+    worker: Any, session: Any, seconds: float, policy_clock: int
+) -> WorkerStatus:
     waited = worker.waited
     if worker.state == WAITING:
         waited += seconds - worker.since
@@ -128,7 +130,7 @@ def _of_worker(worker: Any, session: Any, seconds: float, lead: int) -> WorkerSt
         process=session.process,
         transport=session.peer.transport if session.peer is not None else "",
         clock=worker.pushes,
-        lead=lead,
+        policy_clock=policy_clock,
         state=worker.state,
         since=max(0.0, seconds - worker.since),
         pulled=worker.pulled,

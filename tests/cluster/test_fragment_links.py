@@ -161,7 +161,10 @@ def test_what_is_seen_of_a_run_is_what_its_first_worker_was_given():
     task = harness.divisible(N)
     config = UpdateConfig(program.OUTER, harness.REMEMBERS, 2, push="displacement")
     functions = flat.Functions(task, config)
-    training = types.SimpleNamespace(task=task, functions=functions)
+    job = types.SimpleNamespace(
+        training=types.SimpleNamespace(task=task, functions=functions),
+        settings=Settings(evaluate=2.0),
+    )
     parts = fragmented.division(task, config, F)
     start = functions.initial(jax.random.key(program.SEED))
     bases = tuple(parts.part(start, fragment) for fragment in range(F))
@@ -170,7 +173,7 @@ def test_what_is_seen_of_a_run_is_what_its_first_worker_was_given():
     worker = types.SimpleNamespace(seen=None)
     shown, recorded = [], []
     told = shown.append, recorded.append, print
-    view = View(server, 1, worker, parts, training, 2.0, *told)
+    view = View(server, 1, worker, parts, job, *told)
     view.look()
     worker.seen = bases, 7
     for _ in range(3):
@@ -202,8 +205,10 @@ def test_a_run_goes_on_when_it_cannot_be_shown(monkeypatch):
 
     server = types.SimpleNamespace(status=lambda: status(1.0))
     parts = types.SimpleNamespace(servers=[None])
-    training = types.SimpleNamespace(task=None, functions=None)
-    view = View(server, 0, None, parts, training, 2.0, fails, None, say)
+    job = types.SimpleNamespace(
+        training=types.SimpleNamespace(task=None, functions=None), settings=Settings()
+    )
+    view = View(server, 0, None, parts, job, fails, None, say)
     with view.open():
         assert said.wait(10)
 

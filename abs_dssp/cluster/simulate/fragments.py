@@ -9,7 +9,6 @@ operator begins the run again. With it, everything is promised as after a kill.
 import dataclasses
 import functools
 import json
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -26,7 +25,6 @@ from abs_dssp.cluster.server import Training
 from abs_dssp.cluster.simulate import checks
 from abs_dssp.cluster.simulate.checks import ViolationError
 from abs_dssp.cluster.simulate.disk import Disk, Host
-from abs_dssp.cluster.simulate.faults import Faults
 from abs_dssp.cluster.simulate.fragment_keeper import FragmentChecker, FragmentKeeper
 from abs_dssp.cluster.simulate.operated import (
     NUM_WORKERS,
@@ -106,15 +104,7 @@ class FragmentsScenario(Operated):
     pushes, longest = 90, 120.0
     _hopes = 12
 
-    def __init__(
-        self,
-        seed: int,
-        faults: Faults,
-        only: frozenset[int] | None = None,
-        say: Callable[[str], None] | None = None,
-    ):
-        """See `Operated`."""
-        super().__init__(seed, faults, only, say)
+    def _prepare(self, seed: int) -> None:
         world = self.world
         text, more = POLICIES[seed % len(POLICIES)], seed // len(POLICIES)
         self._count, state = 2 + more % 2, ("kept", "fresh")[more // 2 % 2]

@@ -145,8 +145,13 @@ class Operated(abc.ABC):
         self._bounds = checks.Bounds()
         self._result: Result | None = None
         world.after_event = self._after_event
+        self._prepare(seed)
 
     # What a kind is.
+
+    @abc.abstractmethod
+    def _prepare(self, seed: int) -> None:
+        """What is trained, its hosts, and who watches over it."""
 
     @abc.abstractmethod
     def _host(self, index: int) -> Host:

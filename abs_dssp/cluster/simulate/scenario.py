@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,6 @@ from abs_dssp.cluster.server import Training
 from abs_dssp.cluster.simulate import checks
 from abs_dssp.cluster.simulate.checks import Checker
 from abs_dssp.cluster.simulate.disk import Host
-from abs_dssp.cluster.simulate.faults import Faults
 from abs_dssp.cluster.simulate.keeper import Keeper
 from abs_dssp.cluster.simulate.operated import (
     NUM_WORKERS,
@@ -82,15 +80,7 @@ class Scenario(Operated):
 
     pushes = 240
 
-    def __init__(
-        self,
-        seed: int,
-        faults: Faults,
-        only: frozenset[int] | None = None,
-        say: Callable[[str], None] | None = None,
-    ):
-        """See `Operated`."""
-        super().__init__(seed, faults, only, say)
+    def _prepare(self, seed: int) -> None:
         world = self.world
         self.address: dict[str, Any] | None = None
         text = POLICIES[seed % len(POLICIES)]
