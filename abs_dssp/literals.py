@@ -32,9 +32,6 @@ _QUOTED = r"""(?s:\"(?:\\.|[^"\\])*"|'(?:\\.|[^'\\])*')"""
 _MODULE = re.compile(_QUOTED + r"|(?P<module>[^\W\d]\w*(?:\.\w+)*):(?=\w+\s*(?:\(|$))")
 
 
-_MANY = 40  # names that nobody reads once what was meant is clear
-
-
 def parse_call(text: str, where: str) -> Call:
     """The call that `text` spells; a bare name is a call without arguments.
 
@@ -177,8 +174,6 @@ def _build(call: Call, where, known, fixed) -> Any:
     if call.name not in known:
         names = ", ".join(sorted(known))
         near = guess(call.name, known)
-        if near and len(known) > _MANY:
-            names = f"{len(known)} names"
         raise ValueError(f"{where}: unknown name {call.name!r}{near}; known: {names}.")
 
     def value(argument):

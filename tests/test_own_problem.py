@@ -146,7 +146,7 @@ WRONG = [
     (["--optimizer=adam"], "adam needs the argument 'learning_rate'"),
     (
         ["--optimizer=adma(0.1)"],
-        "unknown name 'adma' (did you mean adamax?); known: ",
+        "unknown name 'adma' (did you mean adamax?); known: adabelief, adadelta",
     ),
     (["--optimizer=adam(0.1)", "--learning_rate=0.2"], "leave one of them out"),
     (["--optimizer=adam(0.1)", "--momentum=0.9"], "--momentum belongs to SGD"),

@@ -12,6 +12,7 @@ the step that the theory allows, and for a guess at what tuning finds. How well 
 ranks methods was measured: docs/optimality.md.
 """
 
+import itertools
 import shlex
 
 from absl import flags
@@ -51,9 +52,9 @@ def main(argv):
         model, ratio, _PUSHES.value, _SEED.value, tuned, _POLICY.value, progress.update
     )
     progress.close()
-    times = {a.time(tuned): a for a in reversed(ranked)}  # rules may be one rule here
-    unlike = sorted(times.values(), key=lambda a: a.time(tuned))[:3]
-    first = [f"--policy={shlex.quote(a.method.setting)}" for a in unlike]
+    # Some are one rule here, and take the same time.
+    unlike = [next(a) for _, a in itertools.groupby(ranked, lambda a: a.time(tuned))]
+    first = [f"--policy={shlex.quote(a.method.setting)}" for a in unlike[:3]]
     by = "a guess at the step that tuning finds" if tuned else "the theory's step"
     print(
         f"{model.num_workers} workers, R = {ratio:g}, {_PUSHES.value:,} pushes "

@@ -252,7 +252,7 @@ class Run:
 # The same object for the same text, so that jit finds its compiled program again.
 @functools.lru_cache(maxsize=64)
 def _policy(text: str, workers: int) -> Policy:
-    return policies.resolve(policies.parse(text, workers), workers, "--policy")
+    return policies.resolve(text, workers, "--policy")
 
 
 @functools.lru_cache(maxsize=8)

@@ -136,18 +136,13 @@ class Trace:
                 "and plot.timeline(trace, start=...) for a picture."
             )
         columns = {name: column[rows] for name, column in self.columns.items()}
-        cut = range(*rows.indices(len(self)))
-        after = cut.stop if len(cut) else 0
+        _, after, _ = rows.indices(len(self))
         left = list(self.open_restarts)
         for worker in range(len(left)):  # what the first push left out tells of it
             rest = np.flatnonzero(self.worker[after:] == worker)
             if rest.size:
                 left[worker] = int(self.restarts[after + rest[0]])
-        events = tuple(
-            event._replace(rows=event.rows - cut.start)
-            for event in self.events
-            if cut.start <= event.rows <= after
-        )
+        events = tuple(event for event in self.events if event.rows <= after)
         return dataclasses.replace(
             self, **columns, open_restarts=tuple(left), events=events
         )

@@ -240,10 +240,11 @@ def _say_if_outside(axes, lines: Sequence[Line], bounds, words: str) -> None:
         cut |= {f"above {bounds[1]:.3g}"} if mean.max() > bounds[1] else set()
     alone = len(lines) == 1
     said = [words_ if alone else f"{name} {words_}" for name, words_ in outside]
-    text = words + "; ".join(said[:3]) + (" ..." if len(said) > 3 else "")
-    if cut and not said and words:  # curves that leave the picture and come back
+    if said:
+        text = words + "; ".join(said[:3]) + (" ..." if len(said) > 3 else "")
+    elif cut and words:  # a curve leaves the picture and comes back
         text = f"not shown: values {' and '.join(sorted(cut))}"
-    if not said and not (cut and words):
+    else:
         return
     look = _SMALL | {"fontsize": 6, "color": "0.35", "ha": "left", "va": "bottom"}
     look["bbox"] = _OVER_LINES

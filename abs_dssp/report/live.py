@@ -85,7 +85,8 @@ class Live:
         if self._json:
             line = lines.as_json(line, 0, time.time(), self._seconds)
         if self._stream is not None:  # Python's standard error may be missing
-            print(f"{line}\n", end="", file=self._stream, flush=True)  # of any thread
+            # In one piece, for threads share the stream.
+            print(f"{line}\n", end="", file=self._stream, flush=True)
 
 
 def plain_line(status: Status) -> str:
@@ -95,9 +96,9 @@ def plain_line(status: Status) -> str:
     parts += [f"{name} {value:.4g}" for name, value in status.measures.items()]
     if workers:
         waiting = sum(w.waiting_share for w in workers) / len(workers)
-        slowest = min(workers, key=lambda w: (w.lead, w.index))
+        slowest = min(workers, key=lambda w: (w.policy_clock, w.index))
         parts.append(f"waiting {waiting:.0%}")
-        parts.append(f"slowest worker {slowest.index} at clock {slowest.lead}")
+        parts.append(f"slowest worker {slowest.index} at clock {slowest.policy_clock}")
     gone = [w for w in status.workers if w.state in ("left", "expelled")]
     if gone:
         parts.append(f"gone: {', '.join(str(w.index) for w in gone)}")

@@ -45,8 +45,6 @@ _TABLE = (  # field, heading, format
     ("bytes_sent", "MB sent", "{:.1f}"),
     ("peak_bytes_per_second", "MB/s at most", "{:.3g}"),
 )
-
-
 _OF_ACCURACY = ("seconds_to_target", "commits_to_target", "final_accuracy")
 
 
@@ -130,8 +128,8 @@ def over_seeds(policy: str, runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]
 
 def table(entries: Sequence[Mapping[str, Any]]) -> str:
     """The entries of `over_seeds` as aligned text, one line per policy."""
-    some = any(entry["final_accuracy"] is not None for entry in entries)
-    columns = [each for each in _TABLE if some or each[0] not in _OF_ACCURACY]
+    measured = any(entry["final_accuracy"] is not None for entry in entries)
+    columns = [each for each in _TABLE if measured or each[0] not in _OF_ACCURACY]
     rows = [["policy", *(heading for _, heading, _ in columns)]]
     for entry in entries:
         row = [str(entry["policy"])]
@@ -142,9 +140,8 @@ def table(entries: Sequence[Mapping[str, Any]]) -> str:
             if value is None:
                 row.append("-")
                 continue
-            # Of milliseconds a step, mostly.
             if name == "seconds_to_target" and value < 10:
-                form = "{:.3g}"
+                form = "{:.3g}"  # steps may take milliseconds
             text = form.format(value)
             if name in ("seconds_to_target", "final_accuracy") and spread is not None:
                 text += f" ±{form.format(spread)}"

@@ -19,7 +19,7 @@ def worker(index, **changes):
         index=index,
         process=f"process {index}, pid 47{index}",
         transport="shm",
-        lead=9,
+        policy_clock=9,
         clock=10,
         state="computing",
         since=2.0,
@@ -50,7 +50,7 @@ def status(**changes):
         messages_refused=2,
         workers=(
             worker(0, state="waiting", since=31.0),
-            worker(1, clock=5, lead=6, since=45.0, waiting_share=0.75),
+            worker(1, clock=5, policy_clock=6, since=45.0, waiting_share=0.75),
         ),
     )
     return Status(**(fields | changes))
