@@ -26,6 +26,7 @@ from abs_dssp.training import local_vectors, update
 from abs_dssp.training.config import DTYPES, UpdateConfig, Wire
 from abs_dssp.training.config import wire as wire
 from abs_dssp.training.elementwise import is_elementwise
+from abs_dssp.training.vectors import joined
 
 
 class Layout(NamedTuple):
@@ -53,8 +54,7 @@ def flatten(variables: Variables) -> Float[Array, " D"]:
       >>> flatten(Variables({"a": jnp.ones((2, 2))}, {"mean": jnp.zeros(1)})).tolist()
       [1.0, 1.0, 1.0, 1.0, 0.0]
     """
-    leaves = [jnp.ravel(leaf) for leaf in jax.tree.leaves(variables)]
-    return leaves[0] if len(leaves) == 1 else jnp.concatenate(leaves)
+    return joined([jnp.ravel(leaf) for leaf in jax.tree.leaves(variables)])
 
 
 def layout(task: Task) -> Layout:
@@ -290,7 +290,7 @@ def _finish(travel, state):
 def _arrive(travel, state):
     vector = flatten(state.variables)
     if travel.local is not None:
-        vector = jnp.concatenate([vector, local_vectors.flatten(state.optimizer)])
+        vector = joined([vector, local_vectors.flatten(state.optimizer)])
     return vector, jnp.mean(state.losses)
 
 
@@ -311,7 +311,7 @@ def _parts(travel: Travel, vector):
 def _packed(travel: Travel, push: update.Push):
     vector = flatten(Variables(push.gradient, push.stats))
     if travel.local is not None:
-        vector = jnp.concatenate([vector, local_vectors.flatten(push.local)])
+        vector = joined([vector, local_vectors.flatten(push.local)])
     return vector.astype(DTYPES[travel.dtype]), push.loss.astype(jnp.float32)
 
 
@@ -394,7 +394,7 @@ def _moved(plan, vector, state, gradient, stats, epoch, version):
         present = Variables(vector[:cut], vector[cut:])
     else:
         present = layout.unflatten(vector)
-        gradient, stats = layout.unflatten(jnp.concatenate([gradient, stats]))
+        gradient, stats = layout.unflatten(joined([gradient, stats]))
     new, state = update.apply(config, present, state, gradient, stats, epoch, version)
     return flatten(new), state
 

@@ -17,6 +17,7 @@ from abs_dssp.tasks import fragmenting
 from abs_dssp.tasks.base import Task
 from abs_dssp.training import flat
 from abs_dssp.training.config import DTYPES, UpdateConfig
+from abs_dssp.training.vectors import joined
 
 Runs = tuple[tuple[int, int], ...]
 
@@ -207,7 +208,7 @@ def _part(whole: flat.Layout, mine: Sequence[int], count: int) -> flat.Layout:
 
 @functools.partial(jax.jit, static_argnums=(0,))
 def _part_of(runs: Runs, vector):
-    return jnp.concatenate([vector[start:stop] for start, stop in runs])
+    return joined([vector[start:stop] for start, stop in runs])
 
 
 @functools.partial(jax.jit, static_argnums=(0,))
@@ -232,7 +233,7 @@ def _carried(place: Place, vector, part, sent):
 def _push(place: Place, dtype: str, pulled, vector):
     own, cut = _part_of(place.runs, vector), place.parameters
     moved = pulled[:cut].astype(jnp.float32) - own[:cut]
-    return jnp.concatenate([moved, own[cut:]]).astype(DTYPES[dtype])
+    return joined([moved, own[cut:]]).astype(DTYPES[dtype])
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))

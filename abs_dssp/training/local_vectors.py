@@ -15,6 +15,7 @@ from jaxtyping import Array, Float
 
 from abs_dssp.tasks.base import Task
 from abs_dssp.training.config import UpdateConfig, Wire
+from abs_dssp.training.vectors import joined
 
 _FITTING = ("float32", "int32", "uint32")  # of four bytes
 
@@ -53,7 +54,7 @@ def flatten(state: Any) -> Float[Array, " S"]:
         jax.lax.bitcast_convert_type(jnp.asarray(leaf), jnp.float32).reshape(-1)
         for leaf in jax.tree.leaves(state)
     ]
-    return jnp.concatenate([jnp.zeros(0, jnp.float32), *leaves])
+    return joined(leaves) if leaves else jnp.zeros(0, jnp.float32)
 
 
 def layout(task: Task, config: UpdateConfig) -> LocalLayout | None:
