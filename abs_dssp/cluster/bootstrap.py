@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,6 +24,7 @@ _KEY = "abs_dssp/server"
 _LEFT = "abs_dssp/left/"  # of processes that leave, by index
 _PATIENCE = 10.0  # seconds for the others to leave
 _GRACE = 0.5
+_COLLECTIVES = "cpu:gloo"  # where jax keeps who adds up with whom
 _hosting = False  # whether this process hosts the service that the others need
 
 
@@ -72,6 +73,7 @@ def join(
     process_id: int | None = None,
     *,
     apart: bool = False,
+    together: bool = False,
     timeout: int = 30,
 ) -> Place:
     """Joins the cluster; call it before anything uses a device.
@@ -84,17 +86,15 @@ def join(
       num_processes: processes in all.
       process_id: index of this one.
       apart: the service runs in a process of its own, as the launcher starts it.
+      together: processes compute together; elsewhere they do not need each other.
       timeout: seconds to look for the service.
 
     Raises:
       ValueError: if there is no cluster, or its service cannot be reached.
     """
-    compilation.compute_in_the_calling_thread()
+    _configure(together)
     jax.config.update("jax_enable_recoverability", True)
     jax.config.update("jax_enable_preemption_service", False)  # it swallows SIGTERM
-    # A worker with several devices adds within its process alone, and in the order in
-    # which a replay does that knows no other processes.
-    jax.config.update("jax_cpu_collectives_implementation", None)
     known = None not in (coordinator_address, num_processes, process_id)
     host = (coordinator_address or "").rsplit(":", 1)[0]
     local = host in ("127.0.0.1", "localhost")
@@ -144,6 +144,43 @@ def join(
             with contextlib.suppress(Exception):
                 _client().key_value_delete(f"{platform}:global_topology/{platform}")
     return Place(index, count)
+
+
+def _configure(together: bool) -> None:
+    compilation.compute_in_the_calling_thread()
+    # A worker with several devices of one process adds within it alone, and in the
+    # order in which a replay does that knows no other processes.
+    chosen = "gloo" if together else None
+    jax.config.update("jax_cpu_collectives_implementation", chosen)
+
+
+def by_itself() -> None:
+    """Has this process's devices add up as those of several processes would.
+
+    For the replay of a run whose workers had several processes each; call it before
+    anything uses a device.
+
+    Raises:
+      RuntimeError: if something has used one.
+    """
+    _configure(together=True)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    jax.distributed.initialize(address, 1, 0, coordinator_bind_address=address)
+
+
+def forget_collectives(devices: Sequence[Any]) -> None:
+    """Deletes what earlier processes said of how to reach them for sums.
+
+    Args:
+      devices: of whoever has come again; all of their processes must have ended.
+    """
+    ours = {str(device.id) for device in devices}
+    for key, _ in _client().key_value_dir_get_bytes(_COLLECTIVES):
+        among = key.removeprefix(f"{_COLLECTIVES}/").partition("/")[0].split(",")
+        if ours & set(among):
+            _client().key_value_delete(key)
 
 
 def _await_service(address: str, seconds: float) -> None:
@@ -226,17 +263,22 @@ def _await_others() -> None:
     time.sleep(_GRACE)  # they have said so, and disconnect now
 
 
-def publish(address: dict[str, Any]) -> None:
-    """Tells where the server is; replaces what an earlier one told."""
-    _client().key_value_set(_KEY, json.dumps(address), allow_overwrite=True)
+def publish(address: dict[str, Any], key: str = _KEY) -> None:
+    """Tells where the server is; replaces what an earlier one told.
+
+    Args:
+      address: how to reach it; values for JSON.
+      key: says who is reached there, if it is not the server.
+    """
+    _client().key_value_set(key, json.dumps(address), allow_overwrite=True)
 
 
-def lookup(seconds: float) -> dict[str, Any] | None:
-    """Where the server is; None if nobody has told within `seconds`."""
+def lookup(seconds: float, key: str = _KEY) -> dict[str, Any] | None:
+    """Where the server is, or who else has the key; None if nobody told in time."""
     end = time.monotonic() + seconds
     while True:
         try:
-            return json.loads(_client().key_value_try_get(_KEY))
+            return json.loads(_client().key_value_try_get(key))
         except (jax.errors.JaxRuntimeError, ValueError):
             if time.monotonic() > end:
                 return None

@@ -333,7 +333,7 @@ class _Workers(WorkerThreads):
 
     def stop(self) -> None:
         """Ends the threads; who was not told of the run's end is not waited for."""
-        self._ask_to_leave()
+        self.ask_to_leave()
         super().stop()
 
 

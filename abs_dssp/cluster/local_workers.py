@@ -77,14 +77,14 @@ class WorkerThreads:
         """
         threading, signal = self._system.threading, self._system.signal
         if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, lambda *_: self._ask_to_leave())
+            signal.signal(signal.SIGTERM, lambda *_: self.ask_to_leave())
         self.start()
         try:
             for thread in self._threads:
                 while thread.is_alive():
                     thread.join(0.5)
         except KeyboardInterrupt:
-            self._ask_to_leave()
+            self.ask_to_leave()
             raise
         finally:
             self.stop()
@@ -106,7 +106,8 @@ class WorkerThreads:
             thread.join(max(0.0, end - now()))
         self._heartbeats.stop()
 
-    def _ask_to_leave(self) -> None:
+    def ask_to_leave(self) -> None:
+        """Ends the threads soon; the run may go on without this process."""
         for worker in self.workers:
             worker.leaving = True
 
@@ -118,7 +119,7 @@ class WorkerThreads:
             if self.serves:
                 self._say(str(error))
             else:
-                self._ask_to_leave()
+                self.ask_to_leave()
 
 
 class LocalWorkers(WorkerThreads):

@@ -10,7 +10,7 @@ import numpy as np
 import optax
 
 from abs_dssp import policies
-from abs_dssp.cluster import addresses, fragment_run, run_config, topology
+from abs_dssp.cluster import addresses, fragment_run, run_config, team, topology
 from abs_dssp.cluster import log as logs
 from abs_dssp.cluster import status as statuses
 from abs_dssp.cluster.core import RunLimits
@@ -128,8 +128,8 @@ def train(
     config = UpdateConfig(optimizer, local_optimizer, local_steps, *kinds)
     options = cluster.options
     wire = flat.wire(options.push_format, options.pull_format)
-    count, rule = options.devices_per_worker, options.sharding
-    split = splitting.of_task(task, count, rule)
+    count, together = options.devices_per_worker, options.processes_per_worker
+    split = splitting.of_task(task, count, options.sharding, together)
     functions = mesh.functions(task, config, wire, split)
     if cluster.is_server:
         functions.placed(())  # it computes pushes again: refused at once if it cannot
@@ -243,8 +243,11 @@ def take_part(
     """
     task, _, functions, seed = job.training
     plan = WorkerPlan(task, functions, seed, job.agreed, job.settings)
-    workers = LocalWorkers(cluster, plan, straggling, say, system)
     try:
+        if cluster.team is not None:
+            team.take_part(cluster, plan, straggling, say)
+            return None
+        workers = LocalWorkers(cluster, plan, straggling, say, system)
         if not cluster.is_server:
             workers.run()
             return None

@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 
@@ -34,10 +34,18 @@ class Options:
     push_format: str = "float32"
     pull_format: str = "float32"
     devices_per_worker: int = 1
+    processes_per_worker: int = 1  # among which these devices are divided evenly
     sharding: str | splitting.Rule = "largest"  # see `splitting.of_task`
 
     def __post_init__(self):
-        checks.whole("cluster", "devices_per_worker", self.devices_per_worker, least=1)
+        devices, processes = self.devices_per_worker, self.processes_per_worker
+        checks.whole("cluster", "devices_per_worker", devices, least=1)
+        checks.whole("cluster", "processes_per_worker", processes, least=1)
+        if devices % processes:
+            raise ValueError(
+                f"--processes_per_worker: must divide --devices_per_worker={devices}, "
+                f"got {processes}."
+            )
         splitting.parse(self.sharding)  # refuses what it does not know
         name = transport.OLD_NAMES.get(self.transport, self.transport)
         object.__setattr__(self, "transport", name)
@@ -58,8 +66,22 @@ class Options:
         return self.transport == "tcp" or (self.transport == "auto" and not local)
 
 
+class Team(NamedTuple):
+    """A worker that has several processes."""
+
+    worker: int  # its index
+    processes: tuple[int, ...]  # the first one leads, the others follow
+    devices: tuple[Any, ...]  # in the order of the processes, as many of each
+
+
 class Cluster:
-    """This process among the others, before a task is chosen."""
+    """This process among the others, before a task is chosen.
+
+    Attributes:
+      team: that this process belongs to; None where every worker has one process.
+    """
+
+    team: Team | None = None
 
     def __init__(
         self, options: Options, process: int, processes: int, present: int, mine
@@ -105,6 +127,11 @@ class Cluster:
     def is_server(self) -> bool:
         """Whether the server runs here."""
         return self.process == 0
+
+    @property
+    def follows(self) -> bool:
+        """Whether this process computes with another one, which leads."""
+        return self.team is not None and self.team.processes[0] != self.process
 
     @property
     def is_local(self) -> bool:
@@ -158,7 +185,10 @@ def joined(options: Options) -> Cluster:
         options.num_processes,
         options.process_id,
         apart=options.coordinator_apart,
+        together=options.processes_per_worker > 1,
     )
+    if options.processes_per_worker > 1:
+        return _in_teams(options, position)
     working = [
         group
         for index, devices in sorted(_by_process(jax.devices()).items())
@@ -176,6 +206,44 @@ def joined(options: Options) -> Cluster:
         if group[0].process_index == position.process
     }
     return Cluster(options, position.process, position.processes, len(working), mine)
+
+
+def _in_teams(options: Options, position: bootstrap.Place) -> Cluster:
+    """Process 0 has the server alone; each worker has the next few processes.
+
+    A worker's process that dies takes the others with it, which the server must not be.
+
+    Raises:
+      ValueError: unless the numbers of processes and devices are enough, and even.
+    """
+    (process, processes), each = position, options.processes_per_worker
+    if processes == 1 or (processes - 1) % each:
+        raise ValueError(
+            f"--processes_per_worker={each}: beside process 0, which serves alone, a "
+            f"multiple of {each} processes must be there, got {processes} in all; "
+            f"start {1 + each * max(1, round((processes - 1) / each))}."
+        )
+    share = options.devices_per_worker // each
+    found = _by_process(jax.devices())
+    for index in range(1, processes):
+        if len(found[index]) < share:
+            raise ValueError(
+                f"--processes_per_worker={each}: process {index} needs {share} of the "
+                f"{options.devices_per_worker} devices of its worker, and has "
+                f"{len(found[index])}; give --devices_per_process."
+            )
+    teams = []
+    for worker, first in enumerate(range(1, processes, each)):
+        members = tuple(range(first, first + each))
+        devices = tuple(d for index in members for d in found[index][:share])
+        teams.append(Team(worker, members, devices))
+    mine = {t.worker: t.devices for t in teams if t.processes[0] == process}
+    cluster = Cluster(options, process, processes, len(teams), mine)
+    if process == 0:
+        bootstrap.forget_collectives(found[0])
+    else:
+        cluster.team = teams[(process - 1) // each]
+    return cluster
 
 
 class _Alone(Cluster):
@@ -200,6 +268,7 @@ class _Alone(Cluster):
 
 def alone(options: Options, num_workers: int) -> Cluster:
     """Server and workers as threads of this very process."""
+    _require_one_process(options)
     compilation.compute_in_the_calling_thread()
     mine = _spread(options, 0, num_workers)
     return _Alone(options, 0, 1, num_workers, mine)
@@ -232,6 +301,7 @@ def guest(options: Options, folder: Path, worker: int) -> Cluster:
     Raises:
       ValueError: if no run serves there, or it has no such workers.
     """
+    _require_one_process(options)
     try:
         known = json.loads((folder / ADDRESS).read_text())["workers"]
     except (OSError, ValueError, KeyError):
@@ -250,6 +320,14 @@ def guest(options: Options, folder: Path, worker: int) -> Cluster:
     made = _Guest(options, 1 + worker, 2 + worker, 0, mine)
     made.folder = folder
     return made
+
+
+def _require_one_process(options: Options) -> None:
+    if options.processes_per_worker > 1:
+        raise ValueError(
+            "--processes_per_worker: guests, and workers beside the server in one "
+            f"process, have one process each, got {options.processes_per_worker}."
+        )
 
 
 def _spread(options: Options, first: int, count: int) -> dict[int, Any]:

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from absl import flags
 
-from abs_dssp.cluster import fragment_log
+from abs_dssp.cluster import bootstrap, fragment_log
 from abs_dssp.experiment import (
     entry,
     outputs,
@@ -36,6 +36,8 @@ def main(argv):
     # Threads of the device decide in which order a CPU adds; they must be the same.
     # JAX reads this when it first touches a device.
     os.environ["XLA_FLAGS"] = settings.get("xla_flags", "")
+    if settings.get("processes_per_worker", 1) > 1:
+        bootstrap.by_itself()
     divided = fragment_log.count_of(run_dir) > 0
     recorded = None if divided else recorded_run.load(run_dir)
     run_flags.adopt(settings)

@@ -47,6 +47,13 @@ _OF_WORKER = flags.DEFINE_integer(
     "workers as its devices are enough for.",
     lower_bound=1,
 )
+_PROCESSES_OF_WORKER = flags.DEFINE_integer(
+    "processes_per_worker",
+    1,
+    "Processes of each worker, all on one host, which have its devices among them; "
+    "process 0 has the server alone then.",
+    lower_bound=1,
+)
 _SHARDING = flags.DEFINE_string(
     "sharding",
     "largest",
@@ -384,6 +391,8 @@ def record() -> dict[str, Any]:
     more: dict[str, Any] = {}  # as before there were these flags: kept runs are found
     if _OF_WORKER.value > 1:
         more = {"devices_per_worker": _OF_WORKER.value, "sharding": _SHARDING.value}
+    if _PROCESSES_OF_WORKER.value > 1:
+        more["processes_per_worker"] = _PROCESSES_OF_WORKER.value
     return more | {
         "push_format": _PUSH.value,
         "pull_format": _PULL.value,

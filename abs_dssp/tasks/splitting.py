@@ -30,20 +30,25 @@ class Split(NamedTuple):
       axes: names of parameters, in alphabetical order, each with the number of the axis
         that is divided into `devices` equal parts; None for a parameter of which every
         device has all.
+      processes: of one worker, among which its devices are divided evenly. Where they
+        are several, sums over devices are taken in an order of their own.
     """
 
     devices: int
     axes: tuple[tuple[str, int | None], ...]
+    processes: int = 1
 
     @property
     def record(self) -> dict[str, Any]:
         """The same for JSON, such as a trace's; see `read`."""
-        return {"devices": self.devices, "axes": dict(self.axes)}
+        several = {"processes": self.processes} if self.processes > 1 else {}
+        return {"devices": self.devices, "axes": dict(self.axes)} | several
 
     @property
     def digest(self) -> str:
         """Tells it from others, in few letters."""
-        return hashlib.sha256(repr(tuple(self)).encode()).hexdigest()[:16]
+        told = tuple(self) if self.processes > 1 else (self.devices, self.axes)
+        return hashlib.sha256(repr(told).encode()).hexdigest()[:16]
 
 
 def read(record: Mapping[str, Any]) -> Split | None:
@@ -57,7 +62,7 @@ def read(record: Mapping[str, Any]) -> Split | None:
     if not record:
         return None
     axes = sorted((str(name), axis) for name, axis in record["axes"].items())
-    return Split(int(record["devices"]), tuple(axes))
+    return Split(int(record["devices"]), tuple(axes), int(record.get("processes", 1)))
 
 
 def largest(name: str, shape: tuple[int, ...], devices: int) -> int | None:
@@ -83,7 +88,9 @@ def metadata(name: str, shape: tuple[int, ...], devices: int) -> int | None:
 RULES: dict[str, Rule] = {"largest": largest, "metadata": metadata}
 
 
-def of_task(task: Task, devices: int, rule: str | Rule = "largest") -> Split | None:
+def of_task(
+    task: Task, devices: int, rule: str | Rule = "largest", processes: int = 1
+) -> Split | None:
     """How the parameters of a task are divided; nothing is computed.
 
     Args:
@@ -93,6 +100,7 @@ def of_task(task: Task, devices: int, rule: str | Rule = "largest") -> Split | N
         `"module:function"`, or a function of (name, shape, number of devices) that
         gives the number of the axis to divide, or None. Names are those of the model,
         such as `"Dense_0.kernel"`.
+      processes: of one worker; divides `devices`.
 
     Returns:
       The split; None for one device.
@@ -137,7 +145,7 @@ that 4 divides, fewer devices, or another rule.
             f"model with an axis that {devices} divides, fewer devices, or another "
             "rule."
         )
-    return Split(devices, tuple(sorted(axes)))
+    return Split(devices, tuple(sorted(axes)), processes)
 
 
 def parse(rule: str | Rule) -> Rule:

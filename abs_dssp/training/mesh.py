@@ -5,6 +5,9 @@ version lies in one flat buffer of the host, as it travelled. Every device is gi
 slices of that buffer, XLA divides the computation among the devices (Xu et al., GSPMD,
 2021, arXiv 2105.04663), and every device's part of the push goes to its slices of the
 buffer that is sent: no device ever has the whole vector.
+
+The devices may be those of several processes, each of which reaches its own alone; what
+they do together is said in `cluster.team`.
 """
 
 import functools
@@ -70,7 +73,8 @@ class MeshFunctions(flat.Functions):
           devices: of the worker; the first of this process by default.
 
         Raises:
-          ValueError: if there are too few.
+          ValueError: if there are too few, or if they add up otherwise than those of
+            several processes, where the split is of such.
         """
         count = self.split.devices
         found = jax.local_devices() if devices is None else devices
@@ -80,8 +84,10 @@ class MeshFunctions(flat.Functions):
                 f"one process, and this one has {len(found)}; a CPU has as many as "
                 f"XLA_FLAGS=--xla_force_host_platform_device_count={count} says."
             )
+        _require_collectives(self.split, found[0])
         mesh = Mesh(np.array(found[:count]), (AXIS,))
-        return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
+        everywhere = NamedSharding(mesh, PartitionSpec())
+        return jax.tree.map(functools.partial(_copied, everywhere), tree)
 
     def programs(self, key: Any) -> "Programs":
         """What computes a push on the devices that have this key."""
@@ -261,6 +267,30 @@ class Programs:
 
 
 _programs = functools.lru_cache(maxsize=64)(Programs)
+
+
+def _require_collectives(split: Split, device: Any) -> None:
+    """Refuses to add up on a CPU in another order than several processes do."""
+    if split.processes == 1 or device.platform != "cpu":
+        return
+    chosen = jax.config.jax_cpu_collectives_implementation  # type: ignore[attr-defined]
+    if chosen != "gloo" or not jax.distributed.is_initialized():
+        raise ValueError(
+            f"processes_per_worker={split.processes}: the processes of a worker add up "
+            "as gloo does, and this one does not; call "
+            "abs_dssp.cluster.bootstrap.by_itself() before anything uses a device."
+        )
+
+
+def _copied(sharding: NamedSharding, leaf: Any) -> Any:
+    """An array of which every device has a copy; each process fills its own."""
+    if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        numbers = _copied(sharding, jax.random.key_data(leaf))
+        return jax.random.wrap_key_data(numbers, impl=jax.random.key_impl(leaf))
+    values = np.asarray(leaf)
+    return jax.make_array_from_callback(
+        values.shape, sharding, lambda index: np.array(values[index])
+    )
 
 
 def _divided(piece: Piece, vector: np.ndarray) -> Any:
