@@ -96,6 +96,7 @@ WRONG = [
     (["advise.py", "constant(seconds=[1])"], "one worker needs no policy"),
     (["optimality.py", "--problems=cubic:3"], "unknown 'cubic'; known: tridiagonal"),
     (["optimality.py", "--beside=tridiagonal:1"], "such as tridiagonal:10:8"),
+    (["optimality.py", "--where=dead"], "--where: unknown 'dead'; known: equal, sqrt"),
     (["optimality.py", "--problems=logistic"], "ratio above 0, such as tridiagonal:10"),
     (["optimality.py", "--only=Nobody"], "no method is called"),
 ]

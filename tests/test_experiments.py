@@ -181,6 +181,7 @@ SETTINGS = {
     "streaming": "compare.py",
     "reproduction": "reproduce.py",
     "optimality": "optimality.py",
+    "optimality_deaths": "optimality.py",
     "optimality_large": "optimality.py",
     "growth": "optimality.py",
 }

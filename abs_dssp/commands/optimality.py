@@ -40,6 +40,12 @@ _LIMIT = flags.DEFINE_integer("max_pushes", 40_000, "Give up after.", lower_boun
 _ONLY = flags.DEFINE_multi_string(  # labels have commas in them
     "only", None, "Methods whose label contains this, or one of several."
 )
+_WHERE = flags.DEFINE_multi_string(  # labels have commas in them
+    "where", None, "Regimes with this label, or one of several; all of them."
+)
+_FOR_DEATHS = flags.DEFINE_bool(
+    "for_deaths", False, "Also rules with deadlines and backup workers."
+)
 _GROWTHS = flags.DEFINE_list(
     "growths", [], "Factors by which abs_dssp's rounds grow, each a method of its own."
 )
@@ -102,14 +108,18 @@ def _beside(text: str) -> tuple[str, int]:
 def _compare(problem, limits: Limits, kept: Kept, few: bool) -> Comparison:
     """Measures the methods in the regimes, or takes what was measured before."""
     growths = [float(text) for text in _GROWTHS.value]
-    places = [
-        regime
-        for regime in regimes.every(limits.num_workers, _DATA.value)
-        if not few or regime.label in _FEW_REGIMES
-    ]
+    n = limits.num_workers
+    known = regimes.every(n, _DATA.value)
+    names = [regime.label for regime in known]
+    wanted = _WHERE.value or (_FEW_REGIMES if few else names)
+    for name in _WHERE.value or ():
+        if name not in names:
+            raise ValueError(f"--where: unknown {name!r}; known: {', '.join(names)}.")
+    places = [regime for regime in known if regime.label in wanted]
+    more = methods.for_deaths(n) if _FOR_DEATHS.value else []
     chosen = [
         method
-        for method in methods.recommended(limits.num_workers, problem.ratio, growths)
+        for method in [*methods.recommended(n, problem.ratio, growths), *more]
         if (not few or method.label.startswith(_FEW_METHODS))
         and not (problem.large and method.aggregate in ("workers", "table"))
         and (not _ONLY.value or any(part in method.label for part in _ONLY.value))

@@ -129,6 +129,21 @@ def recommended(n: int, ratio: float, growths: Sequence[float] = ()) -> list[Met
     ]
 
 
+def for_deaths(n: int) -> list[Method]:
+    """Rules with deadlines or backup workers, which do without the slow and the dead.
+
+    Args:
+      n: workers.
+    """
+    backups = n - n // 8
+    return [
+        Method(f"K-sync, K = {backups}", f"k_sync(k={backups})"),
+        Method(f"Quorum, K = {3 * n // 4}", f"quorum(k={3 * n // 4})"),
+        Method("Deadline", "deadline()"),
+        Method("MindFlayer", "mindflayer(trials=1,seconds=2.0)"),
+    ]
+
+
 def given(text: str, n: int) -> Method:
     """A method of the user's.
 

@@ -276,11 +276,13 @@ def setting() -> Section:
             "workers in the opposite phase; a Markov chain between 1 s and 20 s (0.01 "
             "to slow, 0.02 back), each worker its own or all the same by computation; "
             "step times of jobs 1 and 4 of Alibaba's GPU cluster, in units of their "
-            "mean. Where times are listed they are counted by computations that were "
-            "started, cancelled ones too, so a rule that restarts gets through the "
-            "slow ones sooner: there it has an easier task. Under `m-sync` all workers "
-            "get through the list in step, which is why it never waits where half of "
-            "them alternate against the other half.",
+            "mean. With deaths, a worker is there for 80 s and away for 20, both "
+            "exponential, loses its computation and is missed after 2 s. Where times "
+            "are listed they are counted by computations that were started, cancelled "
+            "ones too, so a rule that restarts gets through the slow ones sooner: "
+            "there it has an easier task. Under `m-sync` all workers get through the "
+            "list in step, which is why it never waits where half of them alternate "
+            "against the other half.",
             "The lower bound is that of Tyurin and Richtárik (NeurIPS 2023) for fixed "
             "times, up to a universal constant; for random times their means stand in "
             "it, and methods that restart may then be faster. It is about the hardest "
