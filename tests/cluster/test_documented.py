@@ -79,3 +79,25 @@ def test_a_guest_takes_part(tmp_path):
         finally:
             run.kill()
     assert (run.returncode, guest.returncode) == (0, 0), said
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("section", "processes", "workers"),
+    [
+        ("A worker larger than a device", 1, 2),
+        ("A worker over several processes", 2, 2),
+    ],
+)
+def test_workers_of_several_devices(section, processes, workers, tmp_path):
+    folder = hosts.tree(tmp_path)
+    [command] = [c for c in hosts.documented(section) if "train.py" in c]
+    small = "--task=digits --epochs=0.5 --notensorboard"
+    with start(f"{command} {small}", folder) as process:
+        said, _ = process.communicate(timeout=240)
+    assert process.returncode == 0, said
+    [path] = (folder / "out").glob("*/trace.npz")
+    trace = traces.Trace.load(path)
+    assert set(trace.worker) == set(range(workers))
+    assert trace.split["devices"] == 4
+    assert trace.split.get("processes", 1) == processes
