@@ -41,6 +41,8 @@ def main(argv):
             raise ValueError(f"--only: unknown {name!r}; known: {', '.join(FIGURES)}.")
     here = study_flags.context()
     notice = scales.notice(here.scale)
+    if _ONLY.value:
+        notice += f" Of all figures these alone: {', '.join(names)}."
     if _KEPT.value is not None:
         count = archive.unpack(Path(_KEPT.value), here.runner.folder)
         print(f"{count} runs from {_KEPT.value}")

@@ -29,12 +29,14 @@ def mean_time(times: Sequence[float | None]) -> float | None:
     return float(np.mean(known)) if known and len(known) == len(times) else None
 
 
-def time_text(times: Sequence[float | None], form: str = "{:.0f}") -> str:
+def time_text(
+    times: Sequence[float | None], form: str = "{:.0f}", unit: str = ""
+) -> str:
     """Mean and spread of the seeds that reached the target, and how many did."""
     known = [t for t in times if t is not None]
     if not known:
         return "never"
-    text = spread(known, form)
+    text = f"{spread(known, form)} {unit}".rstrip()
     return text if len(known) == len(times) else f"{text} ({len(known)}/{len(times)})"
 
 

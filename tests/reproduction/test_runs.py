@@ -172,7 +172,8 @@ def test_times_are_means_only_where_every_seed_got_there():
     assert statistics.mean_time([1.0, 3.0]) == 2.0
     assert statistics.mean_time([1.0, None]) is None
     assert statistics.time_text([1.0, 3.0, None]) == "2 ± 1 (2/3)"
-    assert statistics.time_text([None]) == "never"
+    assert statistics.time_text([1.0, 3.0, None], unit="s") == "2 ± 1 s (2/3)"
+    assert statistics.time_text([None], unit="s") == "never"
 
 
 def test_every_scale_has_every_problem():

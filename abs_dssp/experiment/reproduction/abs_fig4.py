@@ -61,8 +61,8 @@ def build(context: Context) -> Section:
 def _claim(kind: str, made: Outcomes, target: float) -> Claim:
     grown = [name for name in made if name != "K fixed"]  # from the smallest a on
     shown = "; ".join(
-        f"{name}: {time_text(study.times_to(made[name], target))} s, "
-        f"{time_text(study.times_to(made[name], target, 'version'))} rounds, "
+        f"{name}: {time_text(study.times_to(made[name], target), unit='s')}, "
+        f"{time_text(study.times_to(made[name], target, 'version'), unit='rounds')}, "
         f"{spread(finals(made[name]))} at the end"
         for name in grown
     )

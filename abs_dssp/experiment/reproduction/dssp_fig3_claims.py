@@ -113,11 +113,13 @@ def is_faster(
 ) -> Claim:
     """DSSP against another method, by seconds to a target."""
     sides = outcomes["DSSP"], outcomes[rival]
-    own, theirs = (time_text(study.times_to(each, target), "{:.1f}") for each in sides)
+    own, theirs = (
+        time_text(study.times_to(each, target), "{:.1f}", "s") for each in sides
+    )
     return study.compared(
         f"DSSP converges faster than {rival}: to {target:.0%} ({title})",
         paper,
-        f"{own} s against {theirs} s",
+        f"{own} against {theirs}",
         sides,
         study.sooner(*sides, target),
     )

@@ -138,8 +138,8 @@ def _claims(outcomes: Outcomes, targets: tuple[float, float]) -> list[Claim]:
             study.compared(
                 f"DSSP reaches {targets[0]:.1%} sooner than {name}",
                 "ASP, DSSP < SSP < BSP",
-                f"{time_text(study.times_to(dssp, targets[0]))} s against "
-                f"{time_text(study.times_to(slow, targets[0]))} s",
+                f"{time_text(study.times_to(dssp, targets[0]), unit='s')} against "
+                f"{time_text(study.times_to(slow, targets[0]), unit='s')}",
                 (dssp, slow),
                 study.sooner(dssp, slow, targets[0]),
                 "the drop comes when two thirds of all samples have been seen, and "
