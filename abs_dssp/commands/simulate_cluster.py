@@ -5,8 +5,8 @@
     abs-dssp simulate-cluster --seeds=100 --faults=lying_sync=0.1,power=0.001
     abs-dssp simulate-cluster --seed=1 --minutes=30 --kind=fragments
 
-A run is of one server that has all parameters (`whole`), or of fragments with a server
-each (`fragments`); `both` takes turns.
+A run is of one server that has all parameters (`whole`), of fragments with a server
+each (`fragments`), or of workers with two devices each (`divided`); `all` takes turns.
 
 A history gets shorter as faults are left out of it. Without lying_sync, a push that
 was acknowledged is never lost, if the log is synchronised. With it, a loss of power may
@@ -94,7 +94,7 @@ def _batches(
     numbers = iter(numbers)
     end = None if options.minutes is None else begun + 60 * options.minutes
 
-    kinds = seeds.KINDS if options.kind == "both" else (options.kind,)
+    kinds = seeds.KINDS if options.kind == "all" else (options.kind,)
     turns = itertools.cycle(kinds)
 
     def chunks() -> Iterator[tuple[list[int], str, str]]:
@@ -134,7 +134,7 @@ def _options(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, help="Seeds until then, instead.")
     parser.add_argument(
         "--kind",
-        choices=(*seeds.KINDS, "both"),
+        choices=(*seeds.KINDS, "all"),
         default=seeds.KINDS[0],
         help="Of the runs.",
     )

@@ -27,6 +27,7 @@ from abs_dssp.cluster.system import System
 from abs_dssp.cluster.transport import stream
 from abs_dssp.cluster.worker import StragglerInjection, WorkerError
 from abs_dssp.replay import Result
+from abs_dssp.training import mesh
 
 NUM_WORKERS = 3  # one for each process; 0 and 1 on host a, 2 on host b
 OUT = Path("/run")
@@ -64,7 +65,7 @@ class Place(topology.Cluster):
     """A process among the others."""
 
     def __init__(self, process: Process, index: int, options: topology.Options):
-        mine = {index: jax.local_devices()[:1]}
+        mine = {index: jax.local_devices()[: options.devices_per_worker]}
         super().__init__(options, index, NUM_WORKERS, NUM_WORKERS, mine)
         self._process = process
 
@@ -104,7 +105,7 @@ class Diverging:
     def _spoiled(self, result: Any) -> Any:
         if result is not None and self._dice.falls("nan"):
             vector, loss = result
-            return vector * np.float32("nan"), loss
+            return jax.numpy.asarray(mesh.whole(vector)) * np.float32("nan"), loss
         return result
 
 

@@ -27,7 +27,8 @@ from abs_dssp.cluster.simulate.strangers import Strangers
 from abs_dssp.cluster.simulate.world import Process
 from abs_dssp.cluster.transport import stream
 from abs_dssp.replay import Result
-from abs_dssp.training import flat
+from abs_dssp.tasks import splitting
+from abs_dssp.training import mesh
 from abs_dssp.training.config import UpdateConfig
 
 POLICIES = (
@@ -43,14 +44,15 @@ POLICIES = (
 
 
 @functools.cache
-def training(text: str, local_steps: int) -> Training:
-    """What is trained, compiled once for all seeds."""
+def training(text: str, local_steps: int, devices: int) -> Training:
+    """What is trained by workers of so many devices, compiled once for all seeds."""
     task = tasks.logistic(NUM_WORKERS, samples=30, dim=6, batch_size=2)
     # A rate on the clock of epochs, so that it matters which one a version has.
     server = optimizers.sgd(lambda epoch: 0.1 / (1 + epoch), momentum=0.5)
     update = UpdateConfig(server, optimizers.sgd(0.1), local_steps, "mean")
     policy = policies.parse(text, NUM_WORKERS)
-    return Training(task, policy, flat.Functions(task, update), 7)
+    split = splitting.of_task(task, devices)
+    return Training(task, policy, mesh.functions(task, update, split=split), 7)
 
 
 class _Place(Place):
@@ -79,12 +81,14 @@ class Scenario(Operated):
     """One seed's run of a server that has all parameters, in process 0."""
 
     pushes = 240
+    devices = 1  # of a worker
 
     def _prepare(self, seed: int) -> None:
         world = self.world
         self.address: dict[str, Any] | None = None
         text = POLICIES[seed % len(POLICIES)]
-        self.training = training(text, 1 + (seed // len(POLICIES)) % 2)
+        steps = 1 + (seed // len(POLICIES)) % 2
+        self.training = training(text, steps, self.devices)
         sync = bool(world.random.getrandbits(1))
         settings = dataclasses.replace(SETTINGS, sync_log=sync)
         limits = RunLimits(pushes=self.pushes)
@@ -99,6 +103,7 @@ class Scenario(Operated):
             listen="a:5555" if world.random.random() < 0.5 else "a:0",
             transport="tcp" if world.random.random() < 0.3 else "auto",
             encrypt=False,
+            devices_per_worker=self.devices,
         )
         self._joined = world.random.choice([1, stream._JOINED])
         functions = self.training.functions
@@ -156,3 +161,9 @@ class Scenario(Operated):
     def _stranger(self) -> None:
         if self.address is not None and self.dice.falls("stranger"):
             self._strangers.come(self._hosts["a"], self.address)
+
+
+class Divided(Scenario):
+    """The same, of workers whose two devices have a part of the parameters each."""
+
+    devices = 2
