@@ -74,8 +74,7 @@ PLANTED = (
     Planted("cluster.membership", "if not pushes.finite(message.payload, event.loss):",
             "if False:"),
     # Pushes that are decided together.
-    Planted("cluster.pushes", " or any(event.worker == worker for event in events)",
-            ""),
+    Planted("cluster.pushes", "if worker in known:", "if False:"),
     Planted("cluster.pushes", "if count < 2 or not all(",
             "if count < 2 or False and ("),
     Planted("cluster.core", "single = self._pending == 0 and all(", "single = all("),
