@@ -43,6 +43,12 @@ class Connection(Handle):
         if not self.is_open:
             raise _error(errno.EBADF)
 
+    def getsockname(self) -> tuple[str, int]:
+        return self._end.address
+
+    def getpeername(self) -> tuple[str, int]:
+        return self._end.other.address
+
     def recv_into(self, place: memoryview) -> int:
         self._called()
         end, random = self._end, self.process.world.random
