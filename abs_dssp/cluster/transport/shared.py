@@ -105,6 +105,8 @@ class SharedChannel(Channel):
             return None
         try:
             data, descriptors = _receive(self._system, self._socket)
+        except BlockingIOError:  # there was nothing after all
+            return None
         except OSError as error:
             raise ClosedError(str(error)) from error
         with _Closing(descriptors):
