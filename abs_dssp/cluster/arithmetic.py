@@ -15,6 +15,7 @@ from abs_dssp.training import flat, mesh
 from abs_dssp.training.parameters import Parameters, advances
 
 _SMALL = 1 << 18  # bytes of a vector
+_FLOAT32 = np.dtype(np.float32)
 
 
 class Arithmetic:
@@ -35,7 +36,7 @@ class Arithmetic:
         self._views = memory.Views([self._device], 2 * task.num_workers)
         self._size = functions.layout.size
         self._parameters = Parameters(functions, functions.initial(self._key))
-        self._versions: dict[int, Any] = {}  # of the latest `advance`
+        self._versions: dict[int, np.ndarray] = {}  # of the latest `advance`, (D,)
         # Calls for several pushes are for models whose arithmetic takes less than one.
         # They do not carry on local optimisers.
         small = 4 * functions.layout.size <= _SMALL and task.num_workers > 1
@@ -88,10 +89,10 @@ class Arithmetic:
             self._parameters.keep()
         return local
 
-    def commit(self, made: Commit) -> None:
-        """Makes the next version."""
+    def commit(self, version: int, epoch: float) -> None:
+        """Makes the next version, see `effects.Commit`."""
         self._versions.clear()
-        self._parameters.commit(made.epoch, made.version)
+        self._parameters.commit(epoch, version)
 
     def advance(self, pushes: Sequence[tuple[Accumulate, Commit]]) -> None:
         """Makes several versions, each of one push; all can be read until the next.
@@ -100,13 +101,15 @@ class Arithmetic:
         """
         vectors = [self._placed(push.vector) for push, _ in pushes]
         numbers = [(push.weight, made.epoch, made.version) for push, made in pushes]
-        versions = self._parameters.advance(vectors, numbers)
+        versions = np.asarray(self._parameters.advance(vectors, numbers))
         first = pushes[0][1].version + 1
         self._versions = dict(enumerate(versions, first))
 
     def read(self, version: int) -> Any:
         """A version as it travels: the present one, or one of those just made."""
-        vector = self._versions.get(version, self.vector)
+        vector = self._versions.get(version)
+        if vector is None:
+            vector = self.vector
         return vector if self._travels_as_it_is else self.functions.pulled(vector)
 
     def evaluate(self, vector: Any) -> dict[str, float]:
@@ -141,12 +144,11 @@ class Arithmetic:
         """Whether a push's values and its loss are."""
         if not math.isfinite(loss):
             return False
-        if vector.dtype != np.float32:
+        if vector.dtype != _FLOAT32:
             return bool(_all_finite(vector))
         values = np.asarray(vector)[: self._size]  # behind them may be any bits
-        with np.errstate(all="ignore"):
-            if math.isfinite(np.dot(values, values)):
-                return True
+        if math.isfinite(np.vdot(values, values)):  # which `dot` would warn of
+            return True
         return bool(np.isfinite(values).all())  # large values overflow the product
 
     def warm_up(self, push_dtype: np.dtype, pull_dtype: np.dtype) -> None:

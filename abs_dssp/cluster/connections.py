@@ -52,8 +52,9 @@ class Connections:
                 self._shared = transport.SharedAcceptor(name, self.pool, sizes, system)
                 self._shared.register(self._selector)
             if listening.network is not None:
+                where, key = listening.network, listening.keys
                 self._network = transport.NetworkAcceptor(
-                    listening.network, self.pool, sizes, listening.keys, system
+                    where, self.pool, sizes, key, system, seldom=not spin
                 )
                 self._network.register(self._selector)
         except BaseException:

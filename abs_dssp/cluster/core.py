@@ -176,19 +176,22 @@ class Core:
         grants = [self.workers[event.worker].grant for event in events]
         made = self._machine.pushes(events, grants, self._loss())
         events, vectors = events[: len(made)], vectors[: len(made)]
-        triples = list(zip(events, made, vectors, strict=True))
         single = self._pending == 0 and all(d.commit and d.weight > 0 for d in made)
-        entries = tuple(done.entry(event) for event, done, _ in triples)
+        entries = tuple(map(HostTransition.entry, made, events))
         wanted: list[Effect] = [effects.Append(entries)]
-        steps = [self._follow(*each) for each in triples]
+        steps = list(map(self._follow, events, made, vectors))
         if single:
             commits: Any = tuple((step[0], step[1]) for step in steps)
             wanted.append(effects.Advance(commits))
             steps = [step[2:] for step in steps]
-        rest = list(itertools.chain.from_iterable(steps))
-        wanted += [effect for effect in rest if not isinstance(effect, effects.Tell)]
-        # Once each, and only what is true after the last of them.
-        wanted += dict.fromkeys(e for e in rest if isinstance(e, effects.Tell))
+        told: dict[int, Effect] = {}
+        for effect in itertools.chain.from_iterable(steps):
+            if type(effect) is effects.Tell:
+                # Once each, and only what is true after the last of them.
+                told.setdefault(effect.worker, effect)
+            else:
+                wanted.append(effect)
+        wanted += told.values()
         return wanted, len(made)
 
     def pushes_together(self, events: Sequence[Event]) -> int:
@@ -213,15 +216,11 @@ class Core:
             self._count(worker, event, done)
             self._pending += done.weight > 0
             if done.weight > 0 or self._every_push:
+                decided = (done.weight, done.commit)
+                pulled = (worker.pulled, worker.epoch)
                 wanted.append(
                     effects.Accumulate(
-                        event.worker,
-                        vector,
-                        done.weight,
-                        done.commit,
-                        worker.pushes,
-                        worker.pulled,
-                        worker.epoch,
+                        event.worker, vector, *decided, worker.pushes, *pulled
                     )
                 )
         elif event.kind == "leave":
@@ -238,8 +237,10 @@ class Core:
             wanted.append(effects.Commit(self.version, self.epoch))
             self.version += 1
             self.epoch = float(np.float32(self.epochs))
-        if event.kind in ("push", "leave"):
-            wanted.append(effects.Drop(event.worker, event.kind == "leave"))
+        if event.kind == "leave":
+            wanted.append(effects.Drop(event.worker, left=True))
+        elif event.kind == "push" and event.worker not in done.grants:
+            wanted.append(effects.Drop(event.worker))
         for index, grant in done.grants.items():
             wanted += self._begin(index, grant, event.time)
         if event.kind == "push" and worker.state == WAITING:

@@ -8,7 +8,7 @@ from abs_dssp.cluster.arithmetic import Arithmetic
 from abs_dssp.cluster.effects import Effect
 from abs_dssp.cluster.log import Log
 from abs_dssp.cluster.measures import Measures
-from abs_dssp.cluster.messages import Kind
+from abs_dssp.cluster.messages import Kind, Message
 from abs_dssp.cluster.versions import Versions
 
 _LOG, _APPLY, _PUBLISH, _SEND, _REST = range(5)  # after the decision, as in `PARTS`
@@ -38,16 +38,17 @@ class Executor:
         """
         self._arithmetic, self._versions = arithmetic, versions
         self._measures, self._clock = measures, clock
-        self._do: dict[type, tuple[int, Callable[[Any], None]]] = {
-            effects.Append: (_LOG, lambda effect: log.append(effect.entries)),
+        # What is called with the fields of an effect.
+        self._do: dict[type, tuple[int, Callable[..., None]]] = {
+            effects.Append: (_LOG, lambda entries: log.append(entries)),
             effects.Accumulate: (_APPLY, self._accumulate),
             effects.Commit: (_APPLY, arithmetic.commit),
-            effects.Advance: (_APPLY, lambda effect: arithmetic.advance(effect.pushes)),
-            effects.Hold: (_PUBLISH, lambda effect: versions.hold(*effect)),
-            effects.Drop: (_PUBLISH, lambda effect: versions.drop(*effect)),
-            effects.Tell: (_REST, lambda effect: None),  # nobody is connected
+            effects.Advance: (_APPLY, arithmetic.advance),
+            effects.Hold: (_PUBLISH, versions.hold),
+            effects.Drop: (_PUBLISH, versions.drop),
+            effects.Tell: (_REST, lambda worker: None),  # nobody is connected
             effects.Send: (_SEND, self._send),
-            effects.Say: (_REST, lambda effect: say(effect.line)),
+            effects.Say: (_REST, say),
         }
 
     def execute(self, wanted: Sequence[Effect]) -> list[float]:
@@ -59,25 +60,27 @@ class Executor:
         Returns:
           Seconds of each of `measures.PARTS` after the decision, and of the rest.
         """
-        clock, spent = self._clock, [0.0] * (_REST + 1)
-        last = clock()
+        clock, known, spent = self._clock, self._do, [0.0] * (_REST + 1)
+        last, before = clock(), _REST
         for effect in wanted:
-            part, do = self._do[type(effect)]
-            do(effect)
-            now = clock()
-            spent[part] += now - last
-            last = now
+            part, do = known[type(effect)]
+            if part != before:
+                now = clock()
+                spent[before] += now - last
+                last, before = now, part
+            do(*effect)
+        spent[before] += clock() - last
         return spent
 
-    def _accumulate(self, effect: effects.Accumulate) -> None:
+    def _accumulate(self, *push: Any) -> None:
+        effect = effects.Accumulate(*push)
         pulled = self._versions.array(effect.worker)
         local = self._arithmetic.accumulate(effect, pulled)
         if local is not None:
             self._versions.keep(effect.worker, local)
 
-    def _send(self, effect: effects.Send) -> None:
-        message = effect.message
+    def _send(self, peer: Any, message: Message) -> None:
         if message.kind is Kind.GRANT:
             message.buffer = self._versions.buffer(message.worker)
             self._measures.granted(message)
-        effect.peer.send(message)
+        peer.send(message)

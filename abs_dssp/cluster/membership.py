@@ -379,7 +379,7 @@ class Membership:
         """The effects, with messages to connections instead of `Tell`."""
         found: list[Effect] = []
         for effect in wanted:
-            if not isinstance(effect, effects.Tell):
+            if type(effect) is not effects.Tell:
                 found.append(effect)
                 continue
             session = self.sessions[effect.worker]
@@ -395,14 +395,9 @@ class Membership:
             message = Message(Kind.WAIT, session.index, grant_id=worker.grant)
             return effects.Send(session.peer, message)
         session.answered = now
+        granted = (worker.pushes + 1, worker.grant, worker.pulled)
         message = Message(
-            Kind.GRANT,
-            session.index,
-            clock=worker.pushes + 1,
-            grant_id=worker.grant,
-            mark=worker.mark,
-            version=worker.pulled,
-            epoch=worker.epoch,
+            Kind.GRANT, session.index, *granted, mark=worker.mark, epoch=worker.epoch
         )
         return effects.Send(session.peer, message)
 

@@ -40,7 +40,10 @@ class MessageError(ValueError):
 
 @dataclasses.dataclass(slots=True)
 class Message:
-    """A header; unused fields are 0."""
+    """A header; unused fields are 0.
+
+    The first ten fields after the kind are the header's, in its order.
+    """
 
     kind: Kind
     worker: int = 0  # 0..N-1
@@ -49,30 +52,27 @@ class Message:
     version: int = 0  # the granted version
     buffer: int = -1  # where a vector lies in shared memory; -1 if not there
     nbytes: int = 0  # length of the vector, bytes
+    mark: int = 0  # of the history at the grant, see `Core`
     seconds: float = 0.0  # duration of the computation
     epoch: float = 0.0  # of the granted version
     loss: float = 0.0  # mean training loss of the push
-    mark: int = 0  # of the history at the grant, see `Core`
     text: Any = None  # JSON
     payload: Any = None  # the vector; travels beside the header
 
 
-# What follows magic, version and kind in the header, in this order.
-_FIELDS = (
-    *("worker", "clock", "grant_id", "version", "buffer", "nbytes", "mark"),
-    *("seconds", "epoch", "loss"),
-)
-_COUNTS = ("worker", "clock", "grant_id", "version", "nbytes")  # never negative
+# What follows magic, version and kind in the header.
+_FIELDS = [field.name for field in dataclasses.fields(Message)][1:11]
 _values = operator.attrgetter(*_FIELDS)
+_KINDS = {int(kind): kind for kind in Kind}
 
 
 def push_for(grant: Message, **fields: Any) -> Message:
     """The header of the push that answers a grant; `fields` are set besides."""
-    known = {name: getattr(grant, name) for name in _ANSWERED}
-    return Message(Kind.PUSH, **(known | fields))
-
-
-_ANSWERED = ("worker", "clock", "grant_id", "version", "mark")
+    asked = (grant.worker, grant.clock, grant.grant_id, grant.version)
+    push = Message(Kind.PUSH, *asked, mark=grant.mark)
+    for name, value in fields.items():
+        setattr(push, name, value)
+    return push
 
 
 def encode(message: Message) -> bytes:
@@ -88,16 +88,7 @@ def announced(data: bytes | memoryview) -> int:
     Raises:
       MessageError: if none does.
     """
-    if len(data) < HEADER_BYTES:
-        raise MessageError(f"{len(data)} bytes are less than a header.")
-    magic, version, *_, length = _HEADER.unpack_from(data)
-    if magic != MAGIC:
-        raise MessageError("no message of abs_dssp.")
-    if version != VERSION:
-        raise MessageError(f"wire format {version}, expected {VERSION}.")
-    if length > MAX_TEXT:
-        raise MessageError(f"a text of {length} bytes, at most {MAX_TEXT} allowed.")
-    return HEADER_BYTES + length
+    return HEADER_BYTES + _header(data, 0)[-1]
 
 
 def decode(data: bytes | memoryview) -> Message:
@@ -106,24 +97,61 @@ def decode(data: bytes | memoryview) -> Message:
     Raises:
       MessageError: if it is not one.
     """
-    if len(data) != (expected := announced(data)):
-        raise MessageError(f"{len(data)} bytes, {expected} announced.")
-    _, _, number, *values, length = _HEADER.unpack_from(data)
-    try:
-        kind = Kind(number)
-    except ValueError:
-        raise MessageError(f"unknown kind {number}.") from None
-    message = Message(kind, **dict(zip(_FIELDS, values, strict=True)))
-    if any(getattr(message, name) < 0 for name in _COUNTS):
+    found = first(data, 0, len(data))
+    if found is None or found[1] != len(data):
+        raise MessageError(f"{len(data)} bytes, {announced(data)} announced.")
+    return found[0]
+
+
+def first(data: bytes | memoryview, start: int, end: int) -> tuple[Message, int] | None:
+    """The message that begins at `start`, and where it ends, without its vector.
+
+    Args:
+      data: what has come, up to `end`.
+      start: where the message begins.
+      end: behind what has come.
+
+    Returns:
+      None if it is not here as a whole.
+
+    Raises:
+      MessageError: if it is none.
+    """
+    if end - start < HEADER_BYTES:
+        return None
+    number, *values, length = _header(data, start)
+    stop = start + HEADER_BYTES + length
+    if stop > end:
+        return None
+    kind = _KINDS.get(number)
+    if kind is None:
+        raise MessageError(f"unknown kind {number}.")
+    message = Message(kind, *values)
+    worker, clock, grant_id, version, _, nbytes, *_ = values
+    if min(worker, clock, grant_id, version, nbytes) < 0:
         raise MessageError("a negative number in the header.")
     if not message.seconds >= 0:
         raise MessageError(f"{message.seconds} is no duration.")
     if length:
         try:
-            message.text = json.loads(bytes(data[HEADER_BYTES:]))
+            message.text = json.loads(bytes(data[start + HEADER_BYTES : stop]))
         except (ValueError, RecursionError) as error:
             raise MessageError("its text is not JSON.") from error
-    return message
+    return message, stop
+
+
+def _header(data: bytes | memoryview, start: int) -> list[Any]:
+    """What a header says: the number of its kind, its fields, the text's length."""
+    if len(data) - start < HEADER_BYTES:
+        raise MessageError(f"{len(data) - start} bytes are less than a header.")
+    magic, version, *found = _HEADER.unpack_from(data, start)
+    if magic != MAGIC:
+        raise MessageError("no message of abs_dssp.")
+    if version != VERSION:
+        raise MessageError(f"wire format {version}, expected {VERSION}.")
+    if found[-1] > MAX_TEXT:
+        raise MessageError(f"a text of {found[-1]} bytes, at most {MAX_TEXT} allowed.")
+    return found
 
 
 def heartbeats(text: Any, num_workers: int) -> tuple[str, list[tuple]] | None:

@@ -84,13 +84,16 @@ class Pushes:
         vectors: list[Any] = []
         if not self._core.together or self._core.ended:
             return [], []
+        known: set[int] = set()
         for (peer, message), now in zip(arrivals, times, strict=True):
             if message is None or message.kind is not Kind.PUSH:
                 break
             worker = message.worker
-            known = 0 <= worker < len(sessions) and sessions[worker].peer is peer
-            if not known or any(event.worker == worker for event in events):
+            if not 0 <= worker < len(sessions) or sessions[worker].peer is not peer:
                 break
+            if worker in known:
+                break
+            known.add(worker)
             if not self.is_answer(message):
                 break
             events.append(self.event(message, now))

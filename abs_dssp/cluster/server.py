@@ -270,7 +270,7 @@ class Server:
         wanted: list[Effect] = []
         pushes, taken = core.pushes, 0
         if len(arrivals) > 1:
-            times = [now, *(self._now() for _ in arrivals[1:])]
+            times = [now] + [self._now() for _ in arrivals[1:]]
             wanted, taken = self.membership.pushes(arrivals, times)
         if not taken:
             taken, (peer, message) = 1, arrivals[0]

@@ -42,15 +42,10 @@ class HostTransition(NamedTuple):
 
     def entry(self, event: Event) -> Entry:
         """The event with this decision, as a log holds it."""
-        return Entry(
-            event,
-            pulled=self.pulled if event.kind == "push" else 0,
-            version=self.version if event.kind in ("push", "leave", "timer") else 0,
-            weight=self.weight,
-            commit=self.commit,
-            release=self.release,
-            restart=self.restart,
-        )
+        pulled = self.pulled if event.kind == "push" else 0
+        version = self.version if event.kind in ("push", "leave", "timer") else 0
+        decided = (self.weight, self.commit, self.release, self.restart)
+        return Entry(event, pulled, version, *decided)
 
 
 class Machine:

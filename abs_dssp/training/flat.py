@@ -114,7 +114,7 @@ class ServerFunctions:
       commit_single: `(vector, state, push, numbers)`, donating the first two, gives the
         next two: the commit of a single push. Numbers are those of `packed`.
       commit_singles: `(vector, state, pushes, numbers)`: several such commits in one
-        call; gives every vector, and the last state.
+        call; gives every vector as one array, (pushes, D), and the last one and state.
     """
 
     fragments = 1
@@ -381,7 +381,7 @@ def _commit_singles(plan):
         for push, each in zip(pushes, numbers.reshape(-1, 3), strict=True):
             vector, state = _single(plan, vector, state, push, each)
             vectors.append(vector)
-        return vectors, state
+        return jnp.stack(vectors), vector, state
 
     return jax.jit(commits, donate_argnums=(0, 1))
 

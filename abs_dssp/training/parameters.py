@@ -109,7 +109,7 @@ class Parameters:
             )
         self._count, self._first = 0, None
 
-    def advance(self, pushes: Sequence[Any], numbers: Sequence[tuple]) -> list[Any]:
+    def advance(self, pushes: Sequence[Any], numbers: Sequence[tuple]) -> Any:
         """Makes several versions, each of one push, as `receive` and `commit` would.
 
         Nothing may have been received since the last commit. The pushes must not change
@@ -120,14 +120,13 @@ class Parameters:
           numbers: of each `(weight, epoch, version)`, as in `receive` and `commit`.
 
         Returns:
-          The versions; the last one is `vector`.
+          The versions, (pushes, D) on the device; the last one is `vector`, too.
         """
         assert self._count == 0
         data = packed(*numbers)
-        versions, self.optimizer = self.functions.commit_singles(
+        versions, self.vector, self.optimizer = self.functions.commit_singles(
             self.vector, self.optimizer, tuple(pushes), data
         )
-        self.vector = versions[-1]
         return versions
 
     def leaves(self) -> list[Any]:
@@ -185,7 +184,7 @@ def advances(functions: Functions) -> bool:
                 (random.uniform(0.1, 2), 0.1 * number, count * number + i)
                 for i in range(count)
             ]
-            versions = [np.array(each) for each in many.advance(pushes, numbers)]
+            versions = np.array(many.advance(pushes, numbers))
             for push, (weight, epoch, version), made in zip(
                 pushes, numbers, versions, strict=True
             ):

@@ -13,13 +13,14 @@ from abs_dssp.cluster.transport import stream
 from abs_dssp.cluster.transport.base import ClosedError
 
 
-@pytest.fixture
-def ends():
+@pytest.fixture(params=[False, True], ids=["early", "seldom"])
+def ends(request):
     """A TCP connection: a plain socket, and a `Stream`."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
         near = socket.create_connection(listening.getsockname())
         far, _ = listening.accept()
-    with contextlib.closing(stream.Stream(near)) as reading, far:
+    reading = stream.Stream(near, seldom=request.param)
+    with contextlib.closing(reading), far:
         yield far, reading
 
 
@@ -77,3 +78,26 @@ def test_an_end_amid_a_vector_is_noticed(ends):
     far.close()
     with pytest.raises(ClosedError):
         _next(reader, reading)
+
+
+@pytest.mark.parametrize("ends", [True], indirect=True)
+def test_a_reader_that_is_to_wake_up_seldom_sleeps_until_the_rest_is_there(ends):
+    far, reading = ends
+    place = np.zeros(100_000, np.float32)
+    reader = stream.Reader(reading, lambda message: place)
+    ready = select.poll()
+    ready.register(reading.socket, select.POLLIN)
+    sent = np.arange(100_000, dtype=np.float32)
+    data = _all(sent)
+    for start, end in ((0, 100_000), (100_000, 300_000)):
+        far.sendall(data[start:end])
+        assert bool(ready.poll(50)) == (start == 0)
+        if start == 0:
+            with pytest.raises(BlockingIOError):
+                reader.next()
+    far.sendall(data[300_000:])
+    assert ready.poll(5000)
+    np.testing.assert_array_equal(reader.next().payload, sent)
+    far.sendall(messages.encode(Message(Kind.HEARTBEAT_ACK)))  # a small one wakes again
+    assert ready.poll(5000)
+    assert reader.next().kind is Kind.HEARTBEAT_ACK

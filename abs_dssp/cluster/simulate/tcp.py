@@ -3,6 +3,7 @@
 import collections
 import errno
 import os
+from collections.abc import Sequence
 from typing import Any
 
 from abs_dssp.cluster.messages import HEADER_BYTES, MessageError, announced, decode
@@ -42,6 +43,12 @@ class Connection(Handle):
         if not self.is_open:
             raise _error(errno.EBADF)
 
+    def getsockname(self) -> tuple[str, int]:
+        return self._end.address
+
+    def getpeername(self) -> tuple[str, int]:
+        return self._end.other.address
+
     def recv_into(self, place: memoryview) -> int:
         self._called()
         end, random = self._end, self.process.world.random
@@ -58,7 +65,7 @@ class Connection(Handle):
             return 0
         raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
 
-    def send(self, data: memoryview) -> int:
+    def send(self, data: bytes | memoryview) -> int:
         self._called()
         end, world, given = self._end, self.process.world, bytes(data)
         self._raise_error()
@@ -75,6 +82,9 @@ class Connection(Handle):
         self._left -= count
         end.wire.write(given[:count])
         return count
+
+    def sendmsg(self, parts: Sequence[bytes | memoryview]) -> int:
+        return self.send(b"".join(parts))
 
     def drop(self) -> None:
         super().drop()

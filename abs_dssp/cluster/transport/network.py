@@ -3,7 +3,6 @@
 A peer without the key is hung up on before a message of its reaches us.
 """
 
-import dataclasses
 import math
 import selectors
 import socket
@@ -65,7 +64,7 @@ class NetworkChannel(Channel):
             addresses.parts(endpoint), timeout=_CONNECTING
         )
         try:
-            self._stream = Stream(connection, context)
+            self._stream = Stream(connection, context, seldom=not spin)
         except KeyRefusedError as error:
             connection.close()
             raise KeyRefusedError(
@@ -100,19 +99,23 @@ class NetworkChannel(Channel):
                     raise ClosedError("the server takes nothing any more") from None
 
     def receive(self, seconds: float) -> Message | None:
-        begun = self._now()
-        while True:
+        end = self._now() + seconds
+        there = self._reader.has_more
+        while there or self._wait(end):
             try:
                 return self._reader.next()
-            except BlockingIOError:
-                spent = self._now() - begun
-            if spent < min(self._spin, seconds):
+            except BlockingIOError:  # less than a message
+                there = False
+        return None
+
+    def _wait(self, end: float) -> bool:
+        """Whether something comes until then."""
+        now = self._now()
+        if self._spin:
+            until = min(now + self._spin, end)
+            while not self._readable.poll(0) and (now := self._now()) < until:
                 self._os.sched_yield()  # to whoever has something to do
-                continue
-            if spent >= seconds:
-                return None
-            # What has come then may still be less than a message.
-            self._readable.poll(math.ceil(1e3 * (seconds - spent)))
+        return bool(self._readable.poll(math.ceil(1e3 * max(end - now, 0))))
 
     def _room(self, message: Message) -> np.ndarray:
         if self._sizes is None:
@@ -140,6 +143,7 @@ class NetworkAcceptor:
         sizes: Sizes,
         keys: Keys | None,
         system: System = REAL,
+        seldom: bool = False,
     ):
         """Listens.
 
@@ -149,11 +153,13 @@ class NetworkAcceptor:
           sizes: of the vectors.
           keys: for TLS; None without encryption.
           system: has sockets and the clock.
+          seldom: see `Stream`.
 
         Raises:
           ValueError: if the port is taken or the address is not this host's.
         """
         self.pool, self.sizes, self._system = pool, sizes, system
+        self.seldom = seldom
         self._context = None if keys is None else keys.context(server=True)
         host, port = addresses.parts(address)
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -272,7 +278,8 @@ class _NetworkPeer(Peer):
 
     def __init__(self, acceptor: NetworkAcceptor, connection: Any, name: Any, context):
         self._acceptor, self.name = acceptor, addresses.endpoint(*name[:2])[6:]
-        self.stream = Stream(connection, context, server=True)
+        seldom = acceptor.seldom
+        self.stream = Stream(connection, context, server=True, seldom=seldom)
         self._reader = Reader(self.stream, self._room)
         self._writer = Writer(self.stream)
         self._outbox = Outbox()
@@ -349,7 +356,8 @@ class _NetworkPeer(Peer):
             pool.hold(self._sending)  # as long as it is sent
             vector = pool.arrays[self._sending]
             message.nbytes = vector.nbytes
-        self._writer.put(dataclasses.replace(message, buffer=-1), vector)
+            message.buffer = -1  # it travels
+        self._writer.put(message, vector)
 
     def _let_go(self) -> None:
         """The version that was sent is needed no more."""

@@ -4,7 +4,6 @@ The socket's end tells that a process died. A worker's pushes go through a ring 
 own; versions lie in buffers that all workers map, so a version is copied once.
 """
 
-import contextlib
 import os
 import selectors
 import socket
@@ -98,36 +97,37 @@ class SharedChannel(Channel):
                 raise ClosedError(str(error)) from error
 
     def receive(self, seconds: float) -> Message | None:
-        end = self._now() + min(self._spin, seconds)
-        while True:
-            try:
-                data, descriptors = _receive(self._system, self._socket)
-                break
-            except BlockingIOError:
-                if self._now() < end:
-                    self._system.os.sched_yield()  # whoever has something to do
-                    continue
-            except OSError as error:
-                raise ClosedError(str(error)) from error
-            if not self._poll.poll(max(seconds, 0) * 1e3):
-                return None
-            end, seconds = 0.0, 0.0
-        with _closing(descriptors):
+        if self._spin:
+            end = self._now() + min(self._spin, seconds)
+            while not self._poll.poll(0) and self._now() < end:
+                self._system.os.sched_yield()  # to whoever has something to do
+        if not self._poll.poll(max(seconds, 0) * 1e3):
+            return None
+        try:
+            data, descriptors = _receive(self._system, self._socket)
+        except BlockingIOError:  # there was nothing after all
+            return None
+        except OSError as error:
+            raise ClosedError(str(error)) from error
+        with _Closing(descriptors):
             if not data:
                 raise ClosedError("the server has closed the connection")
             message = messages.decode(data)
             if message.buffer >= 0:
-                if self._sizes is None:
-                    raise MessageError("a vector before the welcome.")
-                if descriptors:
-                    segment = memory.Segment(self._sizes.pull, descriptors.pop())
-                    array = segment.array(self._sizes.pull_dtype)
-                    self._buffers[message.buffer] = array
-                    segment.close()
-                if message.buffer not in self._buffers:
-                    raise MessageError("a buffer that was never sent.")
-                message.payload = self._buffers[message.buffer]
+                message.payload = self._buffer(message.buffer, descriptors)
         return message
+
+    def _buffer(self, index: int, descriptors: list[int]) -> np.ndarray:
+        """The server's buffer of this index, with whose descriptor it came first."""
+        if self._sizes is None:
+            raise MessageError("a vector before the welcome.")
+        if descriptors:
+            segment = memory.Segment(self._sizes.pull, descriptors.pop())
+            self._buffers[index] = segment.array(self._sizes.pull_dtype)
+            segment.close()
+        if index not in self._buffers:
+            raise MessageError("a buffer that was never sent.")
+        return self._buffers[index]
 
     def close(self) -> None:
         self._socket.close()
@@ -238,7 +238,7 @@ class _SharedPeer(Peer):
             data = self.socket.recv(_LIMIT)
         else:
             data, descriptors = _receive(self._system, self.socket)
-        with _closing(descriptors):
+        with _Closing(descriptors):
             if not data:
                 return None
             message = messages.decode(data)
@@ -316,11 +316,15 @@ def _receive(system: System, connection: Any) -> tuple[bytes, list[int]]:
     return data, descriptors
 
 
-@contextlib.contextmanager
-def _closing(descriptors: list[int]):
+class _Closing:
     """Closes the descriptors that nobody has taken out of the list."""
-    try:
-        yield
-    finally:
-        for descriptor in descriptors:
+
+    def __init__(self, descriptors: list[int]):
+        self._descriptors = descriptors
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *_: Any) -> None:
+        for descriptor in self._descriptors:
             os.close(descriptor)

@@ -4,10 +4,9 @@ A header, its text and its vector follow each other on the stream. Nothing here 
 and a vector is received into memory that is used again and again.
 """
 
-import collections
 import socket
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,11 @@ from abs_dssp.cluster.messages import Message
 from abs_dssp.cluster.transport.base import ClosedError
 
 _JOINED = 1 << 16  # bytes of a vector whose copy costs less than a call of the system
+# Bytes on their way within a host, half of what the system then allows: those that have
+# left the caches before they are read cost both sides a fifth more. Between hosts it
+# depends on the distance, which the system finds out.
+_ON_THE_WAY = 1 << 19
+_AT_ONCE = 1 << 20  # bytes of a vector to sleep for, where sleeping saves time
 _BUFFER = messages.HEADER_BYTES + messages.MAX_TEXT
 # Seconds until the other host is asked whether it is there, seconds between two
 # questions, and how many may stay unanswered.
@@ -32,13 +36,21 @@ class KeyRefusedError(ClosedError):
 class Stream:
     """Bytes over a connected socket. Belongs to one thread."""
 
-    def __init__(self, connection: Any, context: Any = None, server: bool = False):
+    def __init__(
+        self,
+        connection: Any,
+        context: Any = None,
+        server: bool = False,
+        seldom: bool = False,
+    ):
         """Shakes hands, as a client; a server does so as it reads.
 
         Args:
           connection: a socket, with a timeout as a client.
           context: for TLS, an `ssl.SSLContext`; None without.
           server: which side of TLS this is.
+          seldom: whether to be woken up once for many bytes rather than early: where
+            others have a use for the core.
 
         Raises:
           ClosedError: if the other side wants none of it.
@@ -48,7 +60,11 @@ class Stream:
         for name, value in _KEEPALIVE.items():
             if hasattr(socket, name):  # not on every system
                 connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+        if connection.getsockname()[0] == connection.getpeername()[0]:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _ON_THE_WAY)
         self._encrypted = context is not None
+        # Bytes that wake up; those of TLS are not the vector's.
+        self._wakes = 1 if seldom and not self._encrypted else None
         if server:
             connection.setblocking(False)
         if context is not None:
@@ -76,10 +92,27 @@ class Stream:
             raise ClosedError("the other side has closed the connection")
         return count
 
-    def write(self, data: memoryview) -> int:
-        """Bytes sent, at least 1; errors as those of `read_into`."""
+    def wake_at(self, count: int) -> None:
+        """Has selectors take the socket for readable when so many bytes are there.
+
+        For a hint: there may be fewer, or another limit, but never none.
+        """
+        count = min(count, _AT_ONCE)
+        if self._wakes is not None and self._wakes != count:
+            self._wakes = count
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, count)
+
+    def write(self, parts: Sequence[bytes | memoryview]) -> int:
+        """Bytes sent of those that follow each other in `parts`, at least 1.
+
+        Raises:
+          BlockingIOError: if there is no room.
+          ClosedError: at the end of the connection.
+        """
         try:
-            return self.socket.send(data)
+            if len(parts) == 1 or self._encrypted:
+                return self.socket.send(parts[0])
+            return self.socket.sendmsg(parts)
         except OSError as error:
             raise _named(error) from error
 
@@ -142,31 +175,27 @@ class Reader:
           MessageError: if it is none; the connection is then of no use.
         """
         while self._message is None:
-            found = self._begun()
+            found = messages.first(self._buffer, self._start, self._end)
             if found is None:
                 self._fill()
-            elif not found.nbytes:
-                return found
-            else:
-                self._message = found
-                found.payload = self._room(found)
-                self._vector = found.payload.view(np.uint8).data
-                self._take()
+                continue
+            message, self._start = found
+            if not message.nbytes:
+                return message
+            self._message = message
+            message.payload = self._room(message)
+            self._vector = message.payload.view(np.uint8).data
+            self._take()
         while self._vector:
-            self._vector = self._vector[self._stream.read_into(self._vector) :]
+            try:
+                count = self._stream.read_into(self._vector)
+            except BlockingIOError:
+                self._stream.wake_at(len(self._vector))
+                raise
+            self._vector = self._vector[count:]
+        self._stream.wake_at(1)
         message, self._message = self._message, None
         return message
-
-    def _begun(self) -> Message | None:
-        """The message at the start of the buffer, without its vector."""
-        held = self._buffer[self._start : self._end]
-        if len(held) < messages.HEADER_BYTES:
-            return None
-        length = messages.announced(held)
-        if len(held) < length:
-            return None
-        self._start += length
-        return messages.decode(held[:length])
 
     def _fill(self) -> None:
         """Receives more."""
@@ -189,7 +218,7 @@ class Writer:
 
     def __init__(self, stream: Stream):
         self._stream = stream
-        self._parts: collections.deque[memoryview] = collections.deque()
+        self._parts: list[bytes | memoryview] = []
 
     @property
     def is_done(self) -> bool:
@@ -199,11 +228,11 @@ class Writer:
     def put(self, message: Message, vector: np.ndarray | None = None) -> None:
         """Adds a message; its vector must not change until all is sent."""
         head = messages.encode(message)
-        data = memoryview(b"") if vector is None else vector.view(np.uint8).data
+        data = b"" if vector is None else vector.view(np.uint8).data
         if len(data) < _JOINED:
-            self._parts.append(memoryview(head + data))
+            self._parts.append(head + data)
         else:
-            self._parts += memoryview(head), data
+            self._parts += head, data
 
     def flush(self) -> None:
         """Sends what there is.
@@ -212,9 +241,10 @@ class Writer:
           BlockingIOError: if there is no room for all of it now.
           ClosedError: at the end of the connection.
         """
-        while self._parts:
-            rest = self._parts[0][self._stream.write(self._parts[0]) :]
-            if rest:
-                self._parts[0] = rest
-            else:
-                self._parts.popleft()
+        parts = self._parts
+        while parts:
+            count = self._stream.write(parts)
+            while parts and count >= len(parts[0]):
+                count -= len(parts.pop(0))
+            if count:
+                parts[0] = memoryview(parts[0])[count:]
