@@ -291,10 +291,12 @@ def test_killed_workers_and_servers_leave_one_exact_history(text, tmp_path):
         assert rederivation.first_difference(mine, again) == ""
 
 
-def test_recovery_without_a_checkpoint_reads_every_push(made, tmp_path):
-    """As if a server had been killed before its first checkpoint."""
-    out, result = made
-    copy = tmp_path / "copy"
+def test_recovery_without_a_checkpoint_reads_every_push(tmp_path):
+    """As if a server had been killed before its first checkpoint, that of the end."""
+    out, copy = tmp_path / "run", tmp_path / "copy"
+    seldom = dataclasses.replace(program.SETTINGS, checkpoint=1000.0)
+    cluster = topology.alone(ALONE, N)
+    result = program.train(out, "ssp(s=1)", F, 1, cluster, 60, settings=seldom)
     subprocess.run(["cp", "-r", out, copy], check=True)
     for fragment in range(F):
         folder = fragment_log.folder_of(copy, fragment)
