@@ -48,6 +48,7 @@ _LEAVE = b"l"  # a follower was asked to end
 _ORDER = struct.Struct("=ciiiif")
 _LIMIT = 1 << 20  # bytes of a message
 _PATIENCE = 0.2  # seconds between two looks for the leader
+_SILENCE = 5.0  # seconds for the first words of who has connected
 
 
 def take_part(
@@ -71,6 +72,11 @@ def take_part(
     """
     team = cluster.team
     assert team is not None
+    if not memory.supported():
+        raise WorkerError(
+            "--processes_per_worker: the processes of a worker share memory as Linux "
+            "has it, and this system does not; give 1."
+        )
     if cluster.follows:
         _Follower(cluster, team, plan).run()
         return
@@ -233,9 +239,14 @@ def _gathered(cluster: Cluster, team: Team, plan: WorkerPlan) -> list[_Link]:
                 connection.close()
                 continue
             link = _Link(connection, "")
-            kind, _ = link.receive()
+            connection.settimeout(_SILENCE)
+            kind = b""
+            with contextlib.suppress(OSError):
+                kind, _ = link.receive()
             if kind[:1] != _HELLO:
-                continue  # it has ended already
+                connection.close()  # it has ended already, or is none of us
+                continue
+            connection.settimeout(None)
             hello = json.loads(kind[1:])
             process = hello["process"]
             link.name = f"process {process}, of the same worker,"

@@ -1,5 +1,6 @@
 """Workers that have several processes each."""
 
+import socket
 import threading
 import time
 from types import SimpleNamespace
@@ -221,3 +222,22 @@ def test_who_does_not_come_is_named(meet):
     leader, _ = meet([{}, {}], start=0.3, alone=True)
     assert isinstance(leader, LostError)
     assert "worker 0: process 2 has not come within 0 s" in str(leader)
+
+
+def test_who_says_nothing_is_not_waited_for(meet, monkeypatch):
+    """Some other process of the user, that connects and is silent."""
+    monkeypatch.setattr(team, "_SILENCE", 0.2)
+    accepted = socket.socket.accept
+    strangers = []
+
+    def accept(listening):
+        if not strangers:
+            stranger = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            stranger.connect(listening.getsockname())
+            strangers.append(stranger)
+        return accepted(listening)
+
+    monkeypatch.setattr(socket.socket, "accept", accept)
+    errors = meet([{"seed": 1}, {"seed": 2}])
+    assert len(strangers) == 1 and all("must agree on seed" in str(e) for e in errors)
+    strangers[0].close()
