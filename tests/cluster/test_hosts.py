@@ -239,7 +239,7 @@ def test_a_run_that_sigterm_ended_says_so_to_whoever_starts_it_again(tmp_path):
     _, _, start = documented("By hand")
     with hosts.network(2) as machines:
         cluster = Cluster(machines, tmp_path)
-        coordinator = cluster.start(0, f"{start} --linger_seconds=30", "coordinator")
+        coordinator = cluster.start(0, f"{start} --linger_seconds=120", "coordinator")
         cluster.expect("coordinator", "ready at 10.0.0.1:1234")
         more = (cluster.key(), "--coordinator_apart", PACED, TIMES)
         running = [cluster.process(0, *more), cluster.process(1, *more)]
