@@ -125,7 +125,7 @@ class _Link:
             socket.send_fds(self._socket, [data], descriptors)
         except OSError as error:
             if not self._over:
-                end_with(f"{self.name} does not listen ({error})")
+                _end_with(f"{self.name} does not listen ({error})")
 
     def receive(self) -> tuple[bytes, list[int]]:
         """The next message and the descriptors with it, before the thread reads."""
@@ -146,7 +146,7 @@ class _Link:
                 self.leave()
                 continue
             if not data and not self._over:
-                end_with(f"{self.name} has ended")
+                _end_with(f"{self.name} has ended")
             self._over |= data[:1] == _END
             self.heard.put(data)
             if self._over:
@@ -428,10 +428,10 @@ def _together() -> Iterator[None]:
     try:
         yield
     except jax.errors.JaxRuntimeError as error:
-        end_with(f"a program of several processes failed ({error})")
+        _end_with(f"a program of several processes failed ({error})")
 
 
-def end_with(reason: str) -> None:
+def _end_with(reason: str) -> None:
     """Ends this process as a crash does, so that it is started again.
 
     Args:
