@@ -95,8 +95,7 @@ class Server:
         self.measures = Measures(task.num_workers, self._now)
         self.incarnation = system.os.urandom(8).hex()
         self._log, self._store, self._say = log, store, say
-        size = functions.layout.size + functions.local_size
-        self.sizes = Sizes.of(size, functions.wire)
+        self.sizes = Sizes.of_functions(functions)
         self.arithmetic = Arithmetic(task, functions, training.seed)
         self.arithmetic.warm_up(self.sizes.push_dtype, self.sizes.pull_dtype)
         samples = task.batch_size * functions.config.local_steps * functions.fragments

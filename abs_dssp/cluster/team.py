@@ -31,7 +31,7 @@ import numpy as np
 from abs_dssp.cluster import bootstrap, memory, run_config
 from abs_dssp.cluster.local_workers import LocalWorkers
 from abs_dssp.cluster.topology import Cluster, Team
-from abs_dssp.cluster.transport import Sizes
+from abs_dssp.cluster.transport import Sizes, shared
 from abs_dssp.cluster.worker import (
     EndedError,
     LostError,
@@ -164,8 +164,7 @@ class _Leader(contextlib.AbstractContextManager):
         self.leave: Callable[[], None] = lambda: None
         functions = plan.functions
         assert isinstance(functions, mesh.MeshFunctions)
-        size = functions.layout.size + functions.local_size
-        sizes = Sizes.of(size, functions.wire)
+        sizes = Sizes.of_functions(functions)
         segments = memory.Segment(sizes.pull), memory.Segment(sizes.push)
         self._version = segments[0].array(sizes.pull_dtype)
         self.push = segments[1].array(sizes.push_dtype)
@@ -235,7 +234,7 @@ def _gathered(cluster: Cluster, team: Team, plan: WorkerPlan) -> list[_Link]:
                     f"worker {team.worker}: process {some} has not come within "
                     f"{patience:.0f} s; look at what it says."
                 ) from None
-            if _user(connection) != os.getuid():
+            if shared.whose(connection)[1] != os.getuid():
                 connection.close()
                 continue
             link = _Link(connection, "")
@@ -336,8 +335,7 @@ class _Follower:
         self._name = f"process {cluster.process}, pid {os.getpid()}"
         functions = self._functions = plan.functions
         assert isinstance(functions, mesh.MeshFunctions)
-        size = functions.layout.size + functions.local_size
-        sizes = Sizes.of(size, functions.wire)
+        sizes = Sizes.of_functions(functions)
         self._link, (version, push) = _connected(cluster, team, plan)
         self._version = memory.Segment(sizes.pull, version).array(sizes.pull_dtype)
         self._push = memory.Segment(sizes.push, push).array(sizes.push_dtype)
@@ -445,9 +443,3 @@ def _end_with(reason: str) -> None:
 
 def _key(team: Team) -> str:
     return f"abs_dssp/team/{team.worker}"
-
-
-def _user(connection: socket.socket) -> int:
-    size = struct.calcsize("3i")
-    told = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size)
-    return struct.unpack("3i", told)[1]

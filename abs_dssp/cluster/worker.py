@@ -247,18 +247,17 @@ class Worker:
         if answer.kind is Kind.STOP:
             self._newer = answer
             return
-        size = self._functions.layout.size + self._functions.local_size
-        sizes = Sizes.of(size, self._functions.wire)
+        sizes = Sizes.of_functions(self._functions)
         channel.expect(sizes)
         if self.steps == 0:
-            self._compile(size, sizes.pull_dtype)
+            self._compile(sizes)
         self.grant_id = 0  # the server may have lost what it knew
         self.introduced = True
         self.waiting = True
 
-    def _compile(self, size: int, dtype: np.dtype) -> None:
+    def _compile(self, sizes: Sizes) -> None:
         """Compiles everything before the clock starts."""
-        vector = memory.aligned(size * dtype.itemsize, dtype)
+        vector = memory.aligned(sizes.pull, sizes.pull_dtype)
         vector.fill(0)
         push = self._functions.compute(
             memory.Views(self._devices).of(vector),

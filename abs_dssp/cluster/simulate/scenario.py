@@ -25,7 +25,7 @@ from abs_dssp.cluster.simulate.operated import (
 )
 from abs_dssp.cluster.simulate.strangers import Strangers
 from abs_dssp.cluster.simulate.world import Process
-from abs_dssp.cluster.transport import stream
+from abs_dssp.cluster.transport import Sizes, stream
 from abs_dssp.replay import Result
 from abs_dssp.tasks import splitting
 from abs_dssp.training import mesh
@@ -106,8 +106,7 @@ class Scenario(Operated):
             devices_per_worker=self.devices,
         )
         self._joined = world.random.choice([1, stream._JOINED])
-        functions = self.training.functions
-        push = 4 * (functions.layout.size + functions.local_size)
+        push = Sizes.of_functions(self.training.functions).push
         self._strangers = Strangers(world, self._network, push, agreed)
         self._keeper = Keeper(world, server.disk, OUT, sync)
         self._checker = Checker(NUM_WORKERS, self._keeper.content)

@@ -27,6 +27,11 @@ class Sizes(NamedTuple):
         push, pull = (np.dtype(flat.DTYPES[name]) for name in wire)
         return cls(count * push.itemsize, push, count * pull.itemsize, pull)
 
+    @classmethod
+    def of_functions(cls, functions: Any) -> "Sizes":
+        """Those of what a worker is given and sends back: `flat.Functions`."""
+        return cls.of(functions.layout.size + functions.local_size, functions.wire)
+
 
 class Channel(abc.ABC):
     """A worker's end. A channel belongs to one thread."""

@@ -163,10 +163,7 @@ class SharedAcceptor:
             connection, _ = self._listener.accept()
         except OSError:
             return []
-        credentials = connection.getsockopt(
-            socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i")
-        )
-        process, user, _ = struct.unpack("3i", credentials)
+        process, user = whose(connection)
         if user != self.system.os.getuid():
             self.refused += 1
             connection.close()
@@ -303,6 +300,14 @@ class _SharedPeer(Peer):
     def close(self) -> None:
         self.open = False
         self.socket.close()
+
+
+def whose(connection: Any) -> tuple[int, int]:
+    """Process and user at the other end of a Unix socket."""
+    size = struct.calcsize("3i")
+    told = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size)
+    process, user, _ = struct.unpack("3i", told)
+    return process, user
 
 
 def _socket(system: System) -> Any:
