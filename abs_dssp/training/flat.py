@@ -208,7 +208,7 @@ class Functions(ServerFunctions):
           Push, (D + S,) in the format of pushes, and mean loss, float32, both on the
           device; None if cancelled.
         """
-        context = _context(worker, clock, version, epoch)
+        context = push_context(worker, clock, version, epoch)
         if self.config.local_steps == 1:
             return self.programs(key).push(vector, data, key, context)
         state = self._stepped(vector, data, key, context, pause)
@@ -232,7 +232,7 @@ class Functions(ServerFunctions):
           The variables after the last step with the local optimiser behind them,
           (D + S,), and mean loss, float32, both on the device; None if cancelled.
         """
-        context = _context(worker, clock, version, epoch)
+        context = push_context(worker, clock, version, epoch)
         state = self._stepped(vector, data, key, context, pause)
         return None if state is None else self._arrive(state)
 
@@ -249,7 +249,8 @@ class Functions(ServerFunctions):
         return state
 
 
-def _context(worker, clock, version, epoch) -> Any:
+def push_context(worker: Any, clock: Any, version: Any, epoch: Any) -> Any:
+    """The numbers of a push as `Functions.compute` gives them to its programs."""
     integers = (np.int32(worker), np.int32(clock), np.int32(version))
     return update.PushContext._make((*integers, np.float32(epoch)))
 

@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 import scripts
-from abs_dssp.cluster import bootstrap, team, topology
+from abs_dssp.cluster import bootstrap, team, team_links, topology
 from abs_dssp.cluster import log as logs
 from abs_dssp.cluster.bootstrap import Place
 from abs_dssp.cluster.settings import Settings
@@ -191,7 +191,7 @@ def meet(monkeypatch):
             host = {"boot": hosts[number], "namespace": "x"}
             cluster = SimpleNamespace(process=1 + number, host=lambda: host)
             try:
-                made = team._connected if number else team._Leader
+                made = team_links.connected if number else team._Leader
                 made(cluster, ours, plan)
             except WorkerError as error:
                 errors[number] = error
@@ -226,7 +226,7 @@ def test_who_does_not_come_is_named(meet):
 
 def test_who_says_nothing_is_not_waited_for(meet, monkeypatch):
     """Some other process of the user, that connects and is silent."""
-    monkeypatch.setattr(team, "_SILENCE", 0.2)
+    monkeypatch.setattr(team_links, "_SILENCE", 0.2)
     accepted = socket.socket.accept
     strangers = []
 

@@ -27,7 +27,7 @@ def test_a_push_of_a_large_model_is_not_put_together_value_by_value():
     functions = flat.Functions(task, UpdateConfig(optimizers.sgd(0.1)))
     key = jax.random.key(0)
     vector = functions.initial(key)
-    context = flat._context(0, 1, 0, 0.0)
+    context = flat.push_context(0, 1, 0, 0.0)
     lowered = jax.jit(functions.push).lower(vector, task.data, key, context)
     size = functions.layout.size
     assert f"tensor<{size}xf32>" in lowered.as_text()
