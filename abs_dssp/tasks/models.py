@@ -58,11 +58,12 @@ class Convolutional(nn.Module):
     def __call__(
         self, x: Float[Array | np.ndarray, "B ..."], train: bool = False
     ) -> Float[Array, "B K"]:
+        conv = partial(Conv, kernel_size=(self.kernel,) * 2, kernel_init=_he)
+        x = x.transpose(3, 1, 2, 0)  # the batch last
         for width in self.channels:
-            size = (self.kernel, self.kernel)
             # ReLU after pooling: the same values, a quarter of the work.
-            x = nn.relu(max_pool(Conv(width, size, kernel_init=_he)(x)))
-        x = x.reshape(x.shape[0], -1)
+            x = nn.relu(max_pool(conv(width, batch_last=True)(x)))
+        x = x.transpose(3, 1, 2, 0).reshape(x.shape[-1], -1)
         for width in self.hidden:
             x = nn.relu(nn.Dense(width, kernel_init=_he)(x))
         return nn.Dense(self.num_classes)(x)

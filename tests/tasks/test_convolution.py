@@ -16,6 +16,20 @@ def _images(*shape):
     return jnp.asarray(generator.normal(size=shape), jnp.float32)
 
 
+class _Images(nn.Module):
+    """A convolution with the batch first, whatever it has inside."""
+
+    inner: convolution.Conv
+
+    def setup(self):
+        nn.share_scope(self, self.inner)
+
+    def __call__(self, x):
+        if not self.inner.batch_last:
+            return self.inner(x)
+        return self.inner(x.transpose(3, 1, 2, 0)).transpose(3, 1, 2, 0)
+
+
 @settings(max_examples=8)
 @given(
     size=st.tuples(st.integers(1, 9), st.integers(1, 9)),
@@ -23,10 +37,15 @@ def _images(*shape):
     strides=st.tuples(st.integers(1, 3), st.integers(1, 3)),
     channels=st.sampled_from([1, 3]),
     bias=st.booleans(),
+    batch_last=st.booleans(),
 )
-def test_values_and_gradients_are_those_of_flax(size, kernel, strides, channels, bias):
+def test_values_and_gradients_are_those_of_flax(
+    size, kernel, strides, channels, bias, batch_last
+):
     images = _images(2, *size, channels)
-    ours = convolution.Conv(4, kernel, strides=strides, use_bias=bias)
+    ours = _Images(
+        convolution.Conv(4, kernel, strides, use_bias=bias, batch_last=batch_last)
+    )
     theirs = nn.Conv(4, kernel, strides=strides, use_bias=bias)
     variables, expected = (
         jax.jit(module.init)(jax.random.key(1), images) for module in (ours, theirs)
