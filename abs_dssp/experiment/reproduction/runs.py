@@ -124,6 +124,9 @@ class Runner(contextlib.AbstractContextManager):
         self._begun += len(runs)
         if self._pool is None:
             self._pool = pool.start(self.processes, self.out / "programs")
+        # Seed by seed: runs that differ in nothing else share a program, which two
+        # processes would otherwise compile at the same time.
+        runs = sorted(runs, key=lambda run: run.seed)
         waiting = {self._pool.submit(make, run): run for run in runs}
         for done in concurrent.futures.as_completed(waiting):
             yield waiting[done], done.result()
