@@ -37,7 +37,7 @@ class Arithmetic:
         self._size = functions.layout.size
         self._parameters = Parameters(functions, functions.initial(self._key))
         self._versions: dict[int, np.ndarray] = {}  # of the latest `advance`, (D,)
-        # Calls for several pushes are for models whose arithmetic takes less than one.
+        # Versions made in one call are for models whose arithmetic takes less than one.
         # They do not carry on local optimisers.
         small = 4 * functions.layout.size <= _SMALL and task.num_workers > 1
         self.advances = small and not functions.local_size and advances(functions)

@@ -111,6 +111,7 @@ class Core:
         self.wake = self._machine.wake  # seconds of the run; the policy's deadline
         self._pending = 0  # pushes that wait for a commit
         self.together = False  # whether several pushes may be decided at once
+        self._advances = False  # and made into versions at once
         self._reads_loss = policies.reads_loss(policy, num_workers)
         # Each push may change what is decided before the next one: the estimate of the
         # loss, or the deadline.
@@ -154,9 +155,13 @@ class Core:
             *self._follow(event, done, vector),
         ]
 
-    def decide_together(self) -> None:
-        """Allows `apply_pushes`, for a shell that can do an `Advance`; compiles it."""
-        self.together = True
+    def decide_together(self, advances: bool) -> None:
+        """Allows `apply_pushes`, and compiles it.
+
+        Args:
+          advances: whether the shell can do an `Advance`.
+        """
+        self.together, self._advances = True, advances
         if not self._one_by_one:
             self._machine.prepare_pushes()
 
@@ -177,21 +182,20 @@ class Core:
         made = self._machine.pushes(events, grants, self._loss())
         events, vectors = events[: len(made)], vectors[: len(made)]
         single = self._pending == 0 and all(d.commit and d.weight > 0 for d in made)
+        advances = self._advances and single
         entries = tuple(map(HostTransition.entry, made, events))
         wanted: list[Effect] = [effects.Append(entries)]
         steps = list(map(self._follow, events, made, vectors))
-        if single:
+        if advances:
             commits: Any = tuple((step[0], step[1]) for step in steps)
             wanted.append(effects.Advance(commits))
             steps = [step[2:] for step in steps]
-        told: dict[int, Effect] = {}
-        for effect in itertools.chain.from_iterable(steps):
-            if type(effect) is effects.Tell:
-                # Once each, and only what is true after the last of them.
-                told.setdefault(effect.worker, effect)
-            else:
+        later = list(itertools.chain.from_iterable(steps))
+        last = {e.worker: i for i, e in enumerate(later) if type(e) is effects.Tell}
+        for place, effect in enumerate(later):
+            # Everybody once, with what is true after the last of these pushes.
+            if type(effect) is not effects.Tell or last[effect.worker] == place:
                 wanted.append(effect)
-        wanted += told.values()
         return wanted, len(made)
 
     def pushes_together(self, events: Sequence[Event]) -> int:

@@ -108,8 +108,8 @@ class Server:
             self._first_loss(),
             keeps_local_state=functions.keeps_every_push,
         )
-        if self.arithmetic.advances:
-            self.core.decide_together()
+        if task.num_workers > 1:
+            self.core.decide_together(self.arithmetic.advances)
         self.recoveries = 0
         self._resumes = False
         self._failure: BaseException | None = None

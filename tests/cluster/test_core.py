@@ -72,12 +72,12 @@ def same(one: Core, other: Core) -> None:
 
 @pytest.mark.often(5)
 @pytest.mark.parametrize("text", RULES)
-@hypothesis.given(happenings, st.integers(0, 60))
+@hypothesis.given(happenings, st.integers(0, 60), st.booleans())
 @hypothesis.settings(max_examples=25)
-def test_what_is_recovered_is_what_was_there(text, steps, cut):
+def test_what_is_recovered_is_what_was_there(text, steps, cut, advances):
     """From the log alone, and from a checkpoint at any moment and the rest."""
     live = new_core(text)
-    live.decide_together()
+    live.decide_together(advances)
     held = carried_out({}, live.start())
     entries, checkpoint = [], None
     now, queue = 0.0, []

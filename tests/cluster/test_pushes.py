@@ -10,7 +10,7 @@ from abs_dssp.cluster.settings import Settings
 def _together(finite=lambda vector, loss: True, text="asp()", **limits):
     """A server whose three workers have been granted, and their pushes in one go."""
     core = new_core(text, **limits)
-    core.decide_together()
+    core.decide_together(advances=True)
     server = membership.Membership(core, Settings(), {}, "one", N, finite, 0.0)
     peers = [Peer() for _ in range(N)]
     for index, peer in enumerate(peers):

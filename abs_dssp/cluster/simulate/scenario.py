@@ -43,13 +43,18 @@ POLICIES = (
 )
 
 
+# Of the first, several versions may be made in one call; the second needs what every
+# push was computed from.
+_AGGREGATORS = ("mean", "compensated")
+
+
 @functools.cache
-def training(text: str, local_steps: int, devices: int) -> Training:
+def training(text: str, local_steps: int, aggregator: str, devices: int) -> Training:
     """What is trained by workers of so many devices, compiled once for all seeds."""
     task = tasks.logistic(NUM_WORKERS, samples=30, dim=6, batch_size=2)
     # A rate on the clock of epochs, so that it matters which one a version has.
     server = optimizers.sgd(lambda epoch: 0.1 / (1 + epoch), momentum=0.5)
-    update = UpdateConfig(server, optimizers.sgd(0.1), local_steps, "mean")
+    update = UpdateConfig(server, optimizers.sgd(0.1), local_steps, aggregator)
     policy = policies.parse(text, NUM_WORKERS)
     split = splitting.of_task(task, devices)
     return Training(task, policy, mesh.functions(task, update, split=split), 7)
@@ -87,8 +92,9 @@ class Scenario(Operated):
         world = self.world
         self.address: dict[str, Any] | None = None
         text = POLICIES[seed % len(POLICIES)]
-        steps = 1 + (seed // len(POLICIES)) % 2
-        self.training = training(text, steps, self.devices)
+        others = seed // len(POLICIES)
+        steps, aggregator = 1 + others % 2, _AGGREGATORS[others // 2 % 2]
+        self.training = training(text, steps, aggregator, self.devices)
         sync = bool(world.random.getrandbits(1))
         settings = dataclasses.replace(SETTINGS, sync_log=sync)
         limits = RunLimits(pushes=self.pushes)
