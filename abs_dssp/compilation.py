@@ -15,10 +15,24 @@ def many_small_operations() -> dict[str, Any] | None:
     one thread, and region analysis copies fewer loop variables: the event loop is 1.1
     to 1.7 times as fast, a single decision twice.
     """
-    options = {
-        "xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED",
-        "xla_cpu_copy_insertion_use_region_analysis": True,
-    }
+    return _known(
+        xla_cpu_scheduler_type="CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED",
+        xla_cpu_copy_insertion_use_region_analysis=True,
+    )
+
+
+@functools.cache
+def on_one_thread() -> dict[str, Any] | None:
+    """For programs of some microseconds; None where XLA has no such setting.
+
+    XLA divides a loop over 256 KiB or more between threads. Where other processes keep
+    the cores busy, waiting for the other thread takes longer than its part.
+    """
+    return _known(xla_disable_hlo_passes="cpu-parallel-task-assigner")
+
+
+def _known(**options: Any) -> dict[str, Any] | None:
+    """The options, if this is a CPU and its XLA takes them."""
     if jax.default_backend() != "cpu":
         return None
     try:

@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from abs_dssp import compilation
 from abs_dssp.tasks.base import Task, Variables
 from abs_dssp.tasks.splitting import Split
 from abs_dssp.training import local_vectors, update
@@ -27,6 +28,8 @@ from abs_dssp.training.config import DTYPES, UpdateConfig, Wire
 from abs_dssp.training.config import wire as wire
 from abs_dssp.training.elementwise import is_elementwise
 from abs_dssp.training.vectors import joined
+
+_ONE_THREAD = 1 << 20  # bytes of a vector; a larger one gains by several threads
 
 
 class Layout(NamedTuple):
@@ -126,10 +129,10 @@ class ServerFunctions:
         self.copy = _copy
         self.start_optimizer = functools.partial(_start_optimizer, plan)
         self.init = functools.partial(_init, plan)
-        self.accumulate = functools.partial(_accumulate, plan)
-        self.commit = functools.partial(_commit, plan)
-        self.commit_single = _commit_single(plan)
-        self.commit_singles = _commit_singles(plan)
+        self.accumulate = _compiled(_accumulate, plan, 1)
+        self.commit = _compiled(_commit, plan, 3)
+        self.commit_single = _compiled(_commit_single, plan, 2)
+        self.commit_singles = _compiled(_commit_singles, plan, 2)
 
 
 class Functions(ServerFunctions):
@@ -337,7 +340,17 @@ def _init(plan, vector):
     return plan.config.aggregator.init(vector[:cut], vector[cut:], plan.num_workers)
 
 
-@functools.partial(jax.jit, static_argnums=(0,), donate_argnums=(1,))
+@functools.lru_cache(maxsize=256)
+def _compiled(function, plan, donated):
+    """One of the functions below of a plan, with so many arguments donated."""
+    small = 4 * plan.layout.size <= _ONE_THREAD
+    return jax.jit(
+        functools.partial(function, plan),
+        donate_argnums=range(donated),
+        compiler_options=compilation.on_one_thread() if small else None,
+    )
+
+
 def _accumulate(plan, accumulator, arrival):
     cut = plan.layout.num_parameters
     push, pulled = (v.astype(jnp.float32) for v in (arrival.gradient, arrival.pulled))
@@ -346,7 +359,6 @@ def _accumulate(plan, accumulator, arrival):
     return plan.config.aggregator.accumulate(accumulator, arrival)
 
 
-@functools.partial(jax.jit, static_argnums=(0,), donate_argnums=(1, 2, 3))
 def _commit(plan, vector, state, accumulator, epoch, version):
     stats = vector[plan.layout.num_parameters :]
     gradient, stats, accumulator = plan.config.aggregator.finalize(accumulator, stats)
@@ -362,7 +374,7 @@ def packed(*commits: tuple[Any, Any, Any]) -> np.ndarray:
 _COMMIT = struct.Struct("=ffi")
 
 
-def _single(plan, vector, state, push, numbers):
+def _commit_single(plan, vector, state, push, numbers):
     weight, epoch = jax.lax.bitcast_convert_type(numbers[:2], jnp.float32)
     cut = plan.layout.num_parameters
     push = push.astype(jnp.float32)
@@ -370,21 +382,12 @@ def _single(plan, vector, state, push, numbers):
     return _moved(plan, vector, state, gradient, push[cut:], epoch, numbers[2])
 
 
-@functools.lru_cache(maxsize=64)
-def _commit_single(plan):
-    return jax.jit(functools.partial(_single, plan), donate_argnums=(0, 1))
-
-
-@functools.lru_cache(maxsize=64)
-def _commit_singles(plan):
-    def commits(vector, state, pushes, numbers):
-        vectors = []
-        for push, each in zip(pushes, numbers.reshape(-1, 3), strict=True):
-            vector, state = _single(plan, vector, state, push, each)
-            vectors.append(vector)
-        return jnp.stack(vectors), vector, state
-
-    return jax.jit(commits, donate_argnums=(0, 1))
+def _commit_singles(plan, vector, state, pushes, numbers):
+    vectors = []
+    for push, each in zip(pushes, numbers.reshape(-1, 3), strict=True):
+        vector, state = _commit_single(plan, vector, state, push, each)
+        vectors.append(vector)
+    return jnp.stack(vectors), vector, state
 
 
 def _moved(plan, vector, state, gradient, stats, epoch, version):
