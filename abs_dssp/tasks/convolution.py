@@ -3,11 +3,11 @@
 XLA's convolutions are slow there, and another ten times slower inside a loop; its
 matrix products are neither. On other devices XLA's convolution computes.
 
-Images lie as (B, h, w, c), or with the batch last as (c, h, w, B), which on a CPU takes
-half the time where channels are few, and no more where they are many.
+Images lie as (B, h, w, c), or with the batch last as (c, h, w, B), which is faster
+where channels are few.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -57,6 +57,23 @@ class Conv(nn.Module):
             return y
         bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
         return y + bias.reshape((-1, 1, 1, 1) if self.batch_last else (1, 1, 1, -1))
+
+
+def prefers_batch_last(channels: Sequence[int]) -> bool:
+    """Whether a network is faster with the batch last.
+
+    On a CPU, gradients of networks that begin with 8 channels take 0.65 to 0.75 times
+    as long. From 16 on it is 0.8 to 0.9 times on one thread, and on two threads up to
+    1.1 times, without the gradient 1.4 times.
+
+    Args:
+      channels: of its convolutions.
+
+    Example:
+      >>> prefers_batch_last([32, 64])
+      False
+    """
+    return jax.default_backend() == "cpu" and min(channels) <= 8
 
 
 def convolve(

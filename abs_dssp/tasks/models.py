@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from abs_dssp import checks, literals
-from abs_dssp.tasks.convolution import Conv, max_pool
+from abs_dssp.tasks.convolution import Conv, max_pool, prefers_batch_last
 from abs_dssp.tasks.transformer import Transformer
 
 _he = nn.initializers.he_normal()
@@ -59,11 +59,13 @@ class Convolutional(nn.Module):
         self, x: Float[Array | np.ndarray, "B ..."], train: bool = False
     ) -> Float[Array, "B K"]:
         conv = partial(Conv, kernel_size=(self.kernel,) * 2, kernel_init=_he)
-        x = x.transpose(3, 1, 2, 0)  # the batch last
+        batch_last = prefers_batch_last(self.channels)
+        x = x.swapaxes(0, 3) if batch_last else x
         for width in self.channels:
             # ReLU after pooling: the same values, a quarter of the work.
-            x = nn.relu(max_pool(conv(width, batch_last=True)(x)))
-        x = x.transpose(3, 1, 2, 0).reshape(x.shape[-1], -1)
+            x = nn.relu(max_pool(conv(width, batch_last=batch_last)(x)))
+        x = x.swapaxes(0, 3) if batch_last else x
+        x = x.reshape(x.shape[0], -1)
         for width in self.hidden:
             x = nn.relu(nn.Dense(width, kernel_init=_he)(x))
         return nn.Dense(self.num_classes)(x)

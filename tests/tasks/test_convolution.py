@@ -93,3 +93,30 @@ def test_no_model_has_a_convolution_of_xla_on_a_cpu(text):
     image = jnp.zeros((1, 32, 32, 3))
     program = jax.make_jaxpr(lambda: module.init(jax.random.key(0), image))()
     assert "conv_general_dilated" not in str(program)
+
+
+class _Usual(nn.Module):
+    """`models.Convolutional` in flax's own layers."""
+
+    like: models.Convolutional
+
+    @nn.compact
+    def __call__(self, x):
+        for number, width in enumerate(self.like.channels):
+            x = nn.Conv(width, (self.like.kernel,) * 2, name=f"Conv_{number}")(x)
+            x = nn.max_pool(nn.relu(x), (2, 2), strides=(2, 2))
+        x = x.reshape(len(x), -1)
+        for width in self.like.hidden:
+            x = nn.relu(nn.Dense(width)(x))
+        return nn.Dense(self.like.num_classes)(x)
+
+
+@pytest.mark.parametrize("channels", [[4, 16], [16, 32]])  # the batch last, and first
+def test_convolutional_networks_are_those_of_flax(channels):
+    module = models.cnn(channels, hidden=8)(10)
+    images = _images(3, 8, 12, 3)
+    variables = module.init(jax.random.key(0), images)
+    expected = _Usual(module).apply(variables, images)
+    np.testing.assert_allclose(
+        module.apply(variables, images), expected, rtol=1e-4, atol=1e-5
+    )
