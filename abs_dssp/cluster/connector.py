@@ -8,7 +8,8 @@ from abs_dssp.cluster.settings import spin_seconds
 from abs_dssp.cluster.system import REAL, System
 from abs_dssp.cluster.topology import Cluster
 from abs_dssp.cluster.transport import Channel, ClosedError
-from abs_dssp.cluster.worker import OverError, WorkerError, WorkerPlan
+from abs_dssp.cluster.worker import WorkerPlan
+from abs_dssp.cluster.worker_errors import OverError, WorkerError
 
 Lookup = Callable[[float], dict[str, Any] | None]
 

@@ -11,7 +11,8 @@ import numpy as np
 from abs_dssp.cluster.fragment_server import BEGINS, FRAGMENT, OVER
 from abs_dssp.cluster.messages import Kind, Message
 from abs_dssp.cluster.transport import Channel, ClosedError, Sizes
-from abs_dssp.cluster.worker import Connect, Heartbeats, WorkerError
+from abs_dssp.cluster.worker import Connect, Heartbeats
+from abs_dssp.cluster.worker_errors import WorkerError
 
 
 class StoppedError(Exception):

@@ -36,7 +36,8 @@ from abs_dssp.cluster.system import REAL, System
 from abs_dssp.cluster.topology import Cluster
 from abs_dssp.cluster.transport import Sizes
 from abs_dssp.cluster.whereabouts import Whereabouts
-from abs_dssp.cluster.worker import EndedError, StragglerInjection, WorkerPlan
+from abs_dssp.cluster.worker import StragglerInjection, WorkerPlan
+from abs_dssp.cluster.worker_errors import EndedError
 from abs_dssp.training import checkpoints
 from abs_dssp.training.driver import Result
 from abs_dssp.training.fragmented import Division, PartFunctions

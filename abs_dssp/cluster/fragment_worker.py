@@ -25,14 +25,11 @@ import jax
 from abs_dssp.cluster.fragment_links import Link, StoppedError
 from abs_dssp.cluster.fragment_server import OVER
 from abs_dssp.cluster.messages import Kind, Message, MessageError, push_for
+from abs_dssp.cluster.patience import Patience
 from abs_dssp.cluster.push_store import Turn
 from abs_dssp.cluster.system import REAL, System
-from abs_dssp.cluster.worker import (
-    LostError,
-    OverError,
-    StragglerInjection,
-    WorkerPlan,
-)
+from abs_dssp.cluster.worker import StragglerInjection, WorkerPlan
+from abs_dssp.cluster.worker_errors import OverError
 from abs_dssp.training.fragmented import Division
 
 _TEND = 0.5  # seconds between two looks at the servers that are not waited for
@@ -65,7 +62,7 @@ class FragmentWorker:
         """
         self.index, self.settings, self._injection = index, plan.settings, injection
         self._waits = waits
-        self._time, self.now = system.time, system.time.perf_counter
+        self._system, self.now = system, system.time.perf_counter
         self._functions, self._parts = plan.functions, parts
         self._device = devices[0]
         self._data = self._functions.placed(plan.task.data, devices)
@@ -80,7 +77,6 @@ class FragmentWorker:
         # What it was last given of every fragment, and the sum of their versions.
         self.seen: tuple[tuple[Any, ...], int] | None = None
         self._computed = 0
-        self._lost = 0.0  # since when a server that is waited for cannot be found
         self._tended = 0.0
 
     def run(self) -> None:
@@ -207,7 +203,7 @@ class FragmentWorker:
         end = self.now() + self._injection.missing(self._computed - 1, took)
         while (missing := end - self.now()) > 0:
             self.steps += 1  # asleep on purpose is not stuck
-            self._time.sleep(min(missing, 0.2))
+            self._system.time.sleep(min(missing, 0.2))
             if self.leaving:
                 self._leave()
         return moved, float(loss), self.now() - begun
@@ -246,7 +242,11 @@ class FragmentWorker:
         again: Callable[[], None] = lambda: None,
     ) -> None:
         """Talks to a server until something is so, whatever becomes of connections."""
-        self.waits_at, self._lost, wait = link.fragment, self.now(), 0.05
+        self.waits_at = link.fragment
+        missing = f"worker {self.index}: no server of fragment {link.fragment}"
+        patience = Patience(
+            missing, "its process", self.settings, self._random, self._system
+        )
         while True:
             if self.leaving:
                 self._leave()
@@ -258,12 +258,10 @@ class FragmentWorker:
                 if done():
                     break
                 link.poll(min(0.2, self.settings.resend))
-                self._lost, wait = self.now(), 0.05
+                patience.found()
             except (OSError, MessageError) as error:  # ClosedError is an OSError
                 link.close()
-                self._require_found(link, error)
-                self._time.sleep(wait * (0.5 + self._random.random()))
-                wait = min(2 * wait, 2.0)
+                patience.fail(error)
             self._tend(link)
         self.waits_at = None
         self._tend(link, now=True)
@@ -282,14 +280,6 @@ class FragmentWorker:
                     pass
             except (OSError, MessageError):
                 link.close()  # found again when it is waited for, or at the next look
-
-    def _require_found(self, link: Link, error: Exception) -> None:
-        gone = self.now() - self._lost
-        if gone > self.settings.reconnect:
-            raise LostError(
-                f"worker {self.index}: no server of fragment {link.fragment} for "
-                f"{gone:.0f} s ({error}); look at the log of its process."
-            ) from None
 
     def _leave(self) -> None:
         raise StoppedError("interrupted by SIGTERM", True)

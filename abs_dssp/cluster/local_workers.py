@@ -7,13 +7,8 @@ from typing import Any
 from abs_dssp.cluster.connector import Connector
 from abs_dssp.cluster.system import REAL, System
 from abs_dssp.cluster.topology import Cluster
-from abs_dssp.cluster.worker import (
-    EndedError,
-    Heartbeats,
-    StragglerInjection,
-    Worker,
-    WorkerPlan,
-)
+from abs_dssp.cluster.worker import Heartbeats, StragglerInjection, Worker, WorkerPlan
+from abs_dssp.cluster.worker_errors import EndedError
 from abs_dssp.simulation import delays
 from abs_dssp.simulation.delays import Delays
 

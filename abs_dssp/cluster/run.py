@@ -27,7 +27,8 @@ from abs_dssp.cluster.status import Status
 from abs_dssp.cluster.stopping import Stopper
 from abs_dssp.cluster.system import REAL, System
 from abs_dssp.cluster.topology import Cluster
-from abs_dssp.cluster.worker import StragglerInjection, WorkerError, WorkerPlan
+from abs_dssp.cluster.worker import StragglerInjection, WorkerPlan
+from abs_dssp.cluster.worker_errors import WorkerError
 from abs_dssp.history.trace_format import settings_of
 from abs_dssp.policies import Policy
 from abs_dssp.simulation import fragment_schedule

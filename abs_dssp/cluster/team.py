@@ -26,12 +26,8 @@ from abs_dssp.cluster.local_workers import LocalWorkers
 from abs_dssp.cluster.team_links import Order
 from abs_dssp.cluster.topology import Cluster, Team
 from abs_dssp.cluster.transport import Sizes
-from abs_dssp.cluster.worker import (
-    EndedError,
-    StragglerInjection,
-    WorkerError,
-    WorkerPlan,
-)
+from abs_dssp.cluster.worker import StragglerInjection, WorkerPlan
+from abs_dssp.cluster.worker_errors import EndedError, WorkerError
 from abs_dssp.training import mesh
 
 

@@ -24,7 +24,8 @@ import jax
 from abs_dssp.cluster import bootstrap, run_config
 from abs_dssp.cluster.topology import Cluster, Team
 from abs_dssp.cluster.transport import shared
-from abs_dssp.cluster.worker import LostError, WorkerError, WorkerPlan
+from abs_dssp.cluster.worker import WorkerPlan
+from abs_dssp.cluster.worker_errors import LostError, WorkerError
 from abs_dssp.training import flat, update
 
 _HELLO, GO, _REFUSED, END = b"h", b"g", b"r", b"e"  # each with JSON behind it

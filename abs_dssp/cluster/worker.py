@@ -12,36 +12,17 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from abs_dssp import checks
 from abs_dssp.cluster import memory
 from abs_dssp.cluster.messages import Kind, Message, MessageError, push_for
+from abs_dssp.cluster.patience import Patience
 from abs_dssp.cluster.settings import Settings
 from abs_dssp.cluster.system import REAL, System
 from abs_dssp.cluster.transport import Channel, ClosedError, Sizes
+from abs_dssp.cluster.worker_errors import OverError, WorkerError
 from abs_dssp.tasks.base import Task
 from abs_dssp.training import flat
 
 Connect = Callable[[], Channel]  # raises OSError or ClosedError
-
-
-class WorkerError(ValueError):
-    """The server refused this worker, or cannot be found."""
-
-
-class EndedError(WorkerError, checks.TransientError):
-    """This process, or the run, was ended before the run's end; it may go on later."""
-
-    def __init__(self, who: str, reason: str):
-        super().__init__(f"{who}: {reason}; the same command takes part again.")
-        self.reason = reason
-
-
-class OverError(Exception):
-    """The run is over, for the reason that the message gives."""
-
-
-class LostError(WorkerError, checks.TransientError):
-    """The server cannot be found."""
 
 
 @dataclasses.dataclass
@@ -172,7 +153,7 @@ class Worker:
         """
         task, seed = plan.task, plan.seed
         self.index, self.settings, self._injection = index, plan.settings, injection
-        self._time, self._now = system.time, system.time.perf_counter
+        self._system, self._now = system, system.time.perf_counter
         self._connect, self._identity, self._heartbeats = connect, identity, heartbeats
         self._functions, self._devices = plan.functions, devices
         self._views = memory.Views(devices)
@@ -196,15 +177,16 @@ class Worker:
         Raises:
           WorkerError: if it refuses this worker, or cannot be found for too long.
         """
-        lost = self._now()
-        wait = 0.05
+        missing = f"worker {self.index}: no server"
+        patience = Patience(
+            missing, "process 0", self.settings, self._random, self._system
+        )
         while True:
             channel: Channel | None = None
             try:
                 channel = self._connect()
                 self._generation = self._heartbeats.generation
                 self._introduce(channel)
-                wait = 0.05
                 self._work(channel)
                 return
             except OverError as over:
@@ -212,15 +194,8 @@ class Worker:
                 return
             except (OSError, MessageError) as error:
                 if self.introduced:  # the server was there until now
-                    lost = self._now()
-                gone = self._now() - lost
-                if gone > self.settings.reconnect:
-                    raise LostError(
-                        f"worker {self.index}: no server for {gone:.0f} s ({error}); "
-                        "look at the log of process 0."
-                    ) from None
-                self._time.sleep(wait * (0.5 + self._random.random()))
-                wait = min(2 * wait, 2.0)
+                    patience.found()
+                patience.fail(error)
             finally:
                 if channel is not None:
                     channel.close()

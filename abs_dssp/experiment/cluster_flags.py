@@ -251,7 +251,7 @@ def train(
       settings_record: what `settings.json` is to say, once the folder is this run's.
     """
     from abs_dssp.cluster import run as cluster_run
-    from abs_dssp.cluster.worker import EndedError
+    from abs_dssp.cluster.worker_errors import EndedError
 
     num_pushes = simulate.push_limit(
         task, None, run.until_seconds, run.epochs, run.local_steps

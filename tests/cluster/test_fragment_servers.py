@@ -30,7 +30,7 @@ from abs_dssp.cluster import log as logs
 from abs_dssp.cluster.log import LogError
 from abs_dssp.cluster.push_store import PushStore, Turn
 from abs_dssp.cluster.whereabouts import Whereabouts
-from abs_dssp.cluster.worker import EndedError
+from abs_dssp.cluster.worker_errors import EndedError
 from abs_dssp.history import rederivation
 from abs_dssp.traces import Trace
 from abs_dssp.training import checkpoints

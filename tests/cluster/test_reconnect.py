@@ -5,7 +5,7 @@ import types
 
 import pytest
 
-from abs_dssp.cluster import settings, worker
+from abs_dssp.cluster import settings, worker, worker_errors
 
 RECONNECT = 10.0
 
@@ -13,6 +13,9 @@ RECONNECT = 10.0
 class Clock:
     def __init__(self):
         self.now = 0.0
+
+    def perf_counter(self):
+        return self.now
 
     def sleep(self, seconds):
         self.now += seconds
@@ -23,7 +26,8 @@ def made(clock, connect, works):
     it = object.__new__(worker.Worker)
     it.index, it.introduced, it.reason = 0, False, ""
     it.settings = settings.Settings(reconnect=RECONNECT)
-    it._time, it._now, it._random = clock, lambda: clock.now, random.Random(0)
+    it._random, it._now = random.Random(0), clock.perf_counter
+    it._system = types.SimpleNamespace(time=clock)
     it._connect, it._heartbeats = connect, types.SimpleNamespace(generation=0)
     it._introduce = lambda channel: setattr(it, "introduced", True)
     it._work = lambda channel: next(works)()
@@ -49,5 +53,5 @@ def test_a_server_that_does_not_come_back_is_given_up():
     def nobody():
         raise OSError("connection refused")
 
-    with pytest.raises(worker.LostError, match="no server for 1[0-2] s"):
+    with pytest.raises(worker_errors.LostError, match="no server for 1[0-2] s"):
         made(clock, nobody, iter([])).run()

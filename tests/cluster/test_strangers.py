@@ -27,7 +27,8 @@ from abs_dssp.cluster.core import Core, RunLimits
 from abs_dssp.cluster.messages import Kind, Message
 from abs_dssp.cluster.settings import Settings
 from abs_dssp.cluster.topology import Options
-from abs_dssp.cluster.worker import WorkerError, WorkerPlan
+from abs_dssp.cluster.worker import WorkerPlan
+from abs_dssp.cluster.worker_errors import WorkerError
 from abs_dssp.history.events import Entry, Event
 from scripts import ROOT
 

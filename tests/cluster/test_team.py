@@ -16,7 +16,8 @@ from abs_dssp.cluster import log as logs
 from abs_dssp.cluster.bootstrap import Place
 from abs_dssp.cluster.settings import Settings
 from abs_dssp.cluster.topology import Options, Team
-from abs_dssp.cluster.worker import LostError, WorkerError, WorkerPlan
+from abs_dssp.cluster.worker import WorkerPlan
+from abs_dssp.cluster.worker_errors import LostError, WorkerError
 from abs_dssp.history.traces import Trace
 from abs_dssp.tasks import splitting
 from abs_dssp.training import flat, mesh

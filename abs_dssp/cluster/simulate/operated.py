@@ -25,7 +25,8 @@ from abs_dssp.cluster.simulate.faults import Dice, Faults
 from abs_dssp.cluster.simulate.world import Process, World
 from abs_dssp.cluster.system import System
 from abs_dssp.cluster.transport import stream
-from abs_dssp.cluster.worker import StragglerInjection, WorkerError
+from abs_dssp.cluster.worker import StragglerInjection
+from abs_dssp.cluster.worker_errors import WorkerError
 from abs_dssp.replay import Result
 from abs_dssp.training import mesh
 
