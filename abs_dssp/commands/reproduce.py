@@ -54,8 +54,8 @@ def main(argv):
             sections.append(FIGURES[name](here))
             took[name] = time.monotonic() - start
             setting = study_flags.setting(here, time.monotonic() - begun, took)
-            judged = verdicts.judged(sections)
-            report = [_overview(judged), *judged, setting]
+            judged = verdicts.judged(sections, here.scale.level)
+            report = [_overview(judged, here.scale.level), *judged, setting]
             outputs.save_report(TITLE, report, here.out, notice=notice)
     outputs.save_report(TITLE, report, here.out, _PUBLISH.value, notice)
     if _PUBLISH.value is not None:
@@ -71,17 +71,18 @@ def main(argv):
     )
 
 
-def _overview(sections: list[Section]) -> Section:
+def _overview(sections: list[Section], level: float) -> Section:
     return Section(
         "Every claim",
         [
             "Verdicts follow from rules that were fixed beforehand. Seeds are paired. "
             "For `agrees` the contrary of a claim must be rejected, for `differs` the "
-            "claim itself, both at 5 % after Holm's correction over all rows; where "
-            "neither is, a row is `inconclusive`. `by construction` marks numbers that "
-            "were put in, and runs of one and the same schedule; `not tested` what "
-            "the paper gives no number for. Effects have 95 % intervals, which are not "
-            "corrected; a spread is one sample standard deviation over seeds.",
+            f"claim itself, both at {100 * level:g} % after Holm's correction over all "
+            "rows; where neither is, a row is `inconclusive`. `by construction` marks "
+            "numbers that were put in, and runs of one and the same schedule; `not "
+            "tested` what the paper gives no number for. Effects have 95 % intervals, "
+            "which are not corrected; a spread is one sample standard deviation over "
+            "seeds.",
             document.claims_table(sections),
         ],
     )

@@ -4,7 +4,7 @@ A claim is about a mean over seeds, and runs that are compared are paired by see
 speaks for a claim and against it is two p-values: of the data if its contrary held, and
 if it held itself. The smaller of the two takes part in Holm's procedure over all rows
 of a report (Holm, "A Simple Sequentially Rejective Multiple Test Procedure", 1979), and
-decides where it is below 5 % after it:
+decides where it is below a level after it, 5 % unless the report says so:
 
     agrees           the contrary of the claim is rejected
     differs          the claim is rejected
@@ -182,16 +182,20 @@ def holm(values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def judged(sections: Sequence[Section]) -> list[Section]:
+def judged(sections: Sequence[Section], level: float = LEVEL) -> list[Section]:
     """The sections of a report with every claim's evidence turned into a verdict.
 
     Claims whose verdict is known (by construction, not tested) stay as they are and
     take no part in Holm's procedure.
+
+    Args:
+      sections: with claims.
+      level: that p-values must be below, after the procedure.
     """
     open_ = [c for s in sections for c in s.claims if c.evidence is not None]
     best = [min(c.evidence.against_contrary, c.evidence.against_claim) for c in open_]
     said = {
-        id(claim): _word(claim.evidence, adjusted)
+        id(claim): _word(claim.evidence, adjusted, level)
         for claim, adjusted in zip(open_, holm(best), strict=True)
     }
     return [
@@ -213,8 +217,8 @@ def claim(
     return Claim(text, paper, ours, "", reason, evidence.text, evidence)
 
 
-def _word(evidence: Evidence, adjusted: float) -> str:
-    if not adjusted < LEVEL:
+def _word(evidence: Evidence, adjusted: float, level: float) -> str:
+    if not adjusted < level:
         return document.INCONCLUSIVE
     holds = evidence.against_contrary < evidence.against_claim
     return document.AGREES if holds else document.DIFFERS

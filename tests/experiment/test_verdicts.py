@@ -133,3 +133,11 @@ def test_smoothing_is_a_mean_of_as_many_before_as_after(values):
     for i in range(len(values)):
         k = min(2, i, len(values) - 1 - i)
         assert smooth[i] == pytest.approx(np.mean(values[i - k : i + k + 1]))
+
+
+def test_the_level_is_that_of_the_report():
+    claims = [verdicts.claim("is above", "", "", verdicts.above([1.0, 2.0, 1.5, 2.5]))]
+    p = claims[0].evidence.against_contrary
+    for level, word in ((1.01 * p, document.AGREES), (p, document.INCONCLUSIVE)):
+        (section,) = verdicts.judged([Section("all", [], claims)], level)
+        assert section.claims[0].verdict == word

@@ -46,7 +46,9 @@ def build(context: Context) -> Section:
             run = abs_setting.run(context, WORKERS, policy, local_steps, timing)
             runs[f"tau_max = {tau}"] = run
         rates, tuning = context.tune(runs, problem, label)
-        tuned = context.over_seeds(study.at_rates(runs, rates), f"{label}, tuned")
+        tuned = context.over_seeds(
+            study.at_rates(runs, rates), f"{label}, tuned", scale.abs_seeds
+        )
         parts += [_table(title, tuned, target), tuning]
         looks = panels.shades(len(runs))
         lines = panels.curves(tuned, looks)

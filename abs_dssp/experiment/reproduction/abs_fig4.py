@@ -46,7 +46,8 @@ def build(context: Context) -> Section:
     kinds = {}
     for kind, runs in readings.items():
         tuned = study.at_rates(runs, dict.fromkeys(runs, rates["K fixed"]))
-        kinds[kind] = context.over_seeds(tuned, f"ABS Figure 4, {kind}")
+        label = f"ABS Figure 4, {kind}"
+        kinds[kind] = context.over_seeds(tuned, label, scale.abs_seeds)
     parts += [abs_setting.results(context, made, kind) for kind, made in kinds.items()]
     parts.append(tuning)
     for letter, (kind, made) in zip("ab", kinds.items(), strict=True):

@@ -26,11 +26,6 @@ class Context:
     runner: Runner
     ratio: float = 2.6  # of the speeds of Figure 4's two workers
 
-    @property
-    def seeds(self) -> range:
-        """Seeds of the final runs."""
-        return range(self.scale.seeds)
-
     def folder(self, name: str) -> Path:
         """Where a figure's pictures and report go."""
         path = self.out / name
@@ -40,9 +35,10 @@ class Context:
     def over_seeds(
         self, named: Mapping[str, Run], label: str, seeds: int | None = None
     ) -> Outcomes:
-        """Every run with every seed, or with the first few of them, by name."""
+        """Every run with every seed, or with so many, by name."""
+        count = self.scale.seeds if seeds is None else seeds
         wanted = {
-            name: [dataclasses.replace(run, seed=seed) for seed in self.seeds[:seeds]]
+            name: [dataclasses.replace(run, seed=seed) for seed in range(count)]
             for name, run in named.items()
         }
         made = self.runner.execute((r for rs in wanted.values() for r in rs), label)

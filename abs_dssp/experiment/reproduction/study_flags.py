@@ -50,7 +50,7 @@ def context() -> Context:
     extras.require("matplotlib", "a report with pictures")
     scale = scales.SCALES[_SCALE.value]
     if _SEEDS.value is not None:
-        scale = dataclasses.replace(scale, seeds=_SEEDS.value)
+        scale = dataclasses.replace(scale, seeds=_SEEDS.value, abs_seeds=None)
     on_cpu = jax.default_backend() == "cpu"
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
     processes = _PROCESSES.value or (cores if on_cpu else 1)
@@ -79,8 +79,9 @@ def setting(
                 ],
             ),
             f"Made on {outputs.today()}, {outputs.machine(jax.devices()[0])}. Seeds 0 "
-            f"to {scale.seeds - 1}. This call took {took:.0f} s; runs kept "
-            f"from before are not made again."
+            f"to {scale.seeds - 1}, of ABS's runs 0 to "
+            f"{(scale.abs_seeds or scale.seeds) - 1}. This call took {took:.0f} s; "
+            "runs kept from before are not made again."
             + "".join(f" {name}: {s:.0f} s." for name, s in (each or {}).items()),
         ],
     )
@@ -96,7 +97,7 @@ def main(name: str) -> None:
         with here.runner:
             section = FIGURES[name](here)
         folder = here.folder(name)
-        (section,) = verdicts.judged([section])
+        (section,) = verdicts.judged([section], here.scale.level)
         sections = [section, setting(here, time.monotonic() - begun)]
         notice = scales.notice(here.scale)
         outputs.save_report(section.title, sections, folder, notice=notice)
