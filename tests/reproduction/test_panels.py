@@ -17,7 +17,7 @@ def _lines(*curves, **more):
     panel = panels.Panel("title", curves, **more)
     with style.figure() as canvas:
         _, axes = canvas.subplots()
-        panels._draw(axes, panel, 0, False)
+        panels._draw(axes, panel, "title")
         drawn = {line.get_label(): line.get_xydata() for line in axes.get_lines()}
     return drawn
 
@@ -52,7 +52,7 @@ def test_a_linear_axis_shows_where_methods_differ():
     with style.figure() as canvas:
         _, axes = canvas.subplots()
         curves = [_curve("slow", slow), _curve("fast", fast), _curve("short", short)]
-        panels._draw(axes, panels.Panel("title", curves), 0, False)
+        panels._draw(axes, panels.Panel("title", curves), "title")
         low, high = axes.get_ylim()
     assert low == pytest.approx(0.6 - 0.05 * 0.2) and high > 0.8
 

@@ -1,7 +1,7 @@
 """Pictures of the papers' kind: panels of curves with bands over seeds."""
 
 import dataclasses
-import itertools
+import string
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -96,15 +96,16 @@ def save(panels: Sequence[Panel], path: Path, columns: int = 2) -> Path:
     rows = -(-len(panels) // columns)
     shown = [panels[r * columns : (r + 1) * columns] for r in range(rows)]
     with style.figure() as canvas:
-        # Inches of a panel, and letters that its title has room for in a line.
-        width, letters = (3.3, 48) if columns < 3 else (2.45, 34)
+        # Inches of a panel, and characters that fit into a line of its title.
+        width, room = (3.3, 48) if columns < 3 else (2.45, 34)
         figure = canvas.figure(figsize=(width * columns, 2.95 * rows))
         parts = np.atleast_1d(figure.subfigures(rows, 1))
-        numbers = itertools.count()
+        letters = iter(string.ascii_lowercase)
         for part, row in zip(parts, shown, strict=True):
             axes = np.atleast_1d(part.subplots(1, columns))
             for axis, panel in zip(axes, row, strict=False):
-                _draw(axis, panel, next(numbers), len(panels) > 1, letters)
+                letter = f"({next(letters)}) " if len(panels) > 1 else ""
+                _draw(axis, panel, textwrap.fill(letter + panel.title, room))
             for axis in axes[len(row) :]:
                 axis.set_visible(False)
             axes[0].set_ylabel("test accuracy")
@@ -154,7 +155,7 @@ def average(groups: Sequence[Sequence[History]]) -> list[History]:
     return averaged
 
 
-def _draw(axes, panel: Panel, number: int, lettered: bool, letters: int) -> None:
+def _draw(axes, panel: Panel, title: str) -> None:
     lines: list[tuple[list[str], np.ndarray, np.ndarray, Curve]] = []
     for curve in panel.curves:
         histories = (panel.log and curve.early) or curve.histories
@@ -177,8 +178,7 @@ def _draw(axes, panel: Panel, number: int, lettered: bool, letters: int) -> None
         axes.axhline(panel.target, color="0.5", linewidth=0.7, linestyle=":")
     if panel.log:
         axes.set_xscale("log")
-    letter = f"({'abcdefghijkl'[number]}) " if lettered else ""
-    axes.set_title(textwrap.fill(letter + panel.title, letters), loc="left")
+    axes.set_title(title, loc="left")
     axes.set_xlabel(panel.xlabel)
     axes.margins(x=0.01)
 
