@@ -206,8 +206,10 @@ def _publish(title: str, sections: Sequence[Section], path: Path, notice: str) -
             from PIL import Image
         copy = pictures / f"{part.path.parent.name}_{part.path.name}"
         with Image.open(part.path) as picture:
-            # 256 colours make small files; this method keeps those of thin lines.
-            few = picture.convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE)
+            # 256 colours make small files. This method keeps those of thin lines, and
+            # the means after it those of pale bands.
+            method = Image.Quantize.MAXCOVERAGE
+            few = picture.convert("RGB").quantize(256, method, kmeans=3)
             few.save(copy, optimize=True)
         return dataclasses.replace(part, path=copy)
 
