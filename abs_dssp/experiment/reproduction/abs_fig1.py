@@ -47,7 +47,7 @@ def build(context: Context) -> Section:
             runs[f"tau_max = {tau}"] = run
         rates, tuning = context.tune(runs, problem, label)
         tuned = context.over_seeds(
-            study.at_rates(runs, rates), f"{label}, tuned", scale.abs_seeds
+            study.at_rates(runs, rates), f"{label}, tuned", scale.seeds_of_abs
         )
         parts += [_table(title, tuned, target), tuning]
         looks = panels.shades(len(runs))

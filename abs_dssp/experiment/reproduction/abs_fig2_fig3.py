@@ -121,7 +121,9 @@ def build(context: Context, number: int, workers: int) -> Section:
         label = f"ABS Figure {number}, {setting.title}"
         runs = _methods(context, setting)
         rates, tuning = context.tune(runs, problem, label)
-        made = context.over_seeds(study.at_rates(runs, rates), label, scale.abs_seeds)
+        made = context.over_seeds(
+            study.at_rates(runs, rates), label, scale.seeds_of_abs
+        )
         parts += [abs_setting.results(context, made, setting.title), tuning]
         claims += _claims(made, target, setting)
         if setting.timing == MAIN:

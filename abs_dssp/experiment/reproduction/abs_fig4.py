@@ -47,7 +47,7 @@ def build(context: Context) -> Section:
     for kind, runs in readings.items():
         tuned = study.at_rates(runs, dict.fromkeys(runs, rates["K fixed"]))
         label = f"ABS Figure 4, {kind}"
-        kinds[kind] = context.over_seeds(tuned, label, scale.abs_seeds)
+        kinds[kind] = context.over_seeds(tuned, label, scale.seeds_of_abs)
     parts += [abs_setting.results(context, made, kind) for kind, made in kinds.items()]
     parts.append(tuning)
     for letter, (kind, made) in zip("ab", kinds.items(), strict=True):

@@ -121,6 +121,11 @@ class Scale:
     abs_a: int = 20  # of Figures 2 and 3
     abs_interval: float = 10  # seconds between AdaSync's updates of K
 
+    @property
+    def seeds_of_abs(self) -> int:
+        """Seeds of ABS's final runs."""
+        return self.seeds if self.abs_seeds is None else self.abs_seeds
+
 
 def notice(scale: Scale) -> str:
     """What a report of this scale must say first."""

@@ -80,7 +80,7 @@ def setting(
             ),
             f"Made on {outputs.today()}, {outputs.machine(jax.devices()[0])}. Seeds 0 "
             f"to {scale.seeds - 1}, of ABS's runs 0 to "
-            f"{(scale.abs_seeds or scale.seeds) - 1}. This call took {took:.0f} s; "
+            f"{scale.seeds_of_abs - 1}. This call took {took:.0f} s; "
             "runs kept from before are not made again."
             + "".join(f" {name}: {s:.0f} s." for name, s in (each or {}).items()),
         ],
